@@ -1,0 +1,1 @@
+"""longattn: long documents whose far ends depend on each other, found by token-level attention."""
