@@ -1,0 +1,239 @@
+"""Settings of a run: typed, keyword-only, read from YAML. Every default lives here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit, urlunsplit
+
+import fsspec
+import yaml
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import model_validator
+
+SAMPLES = "samples:"  # a source path `samples:book.jsonl.gz` names a document file shipped with the package
+
+
+class ConfigError(ValueError):
+    """A bad setting, told in one line: the field, the value given, what is allowed."""
+
+
+def _count(value: Any) -> Any:
+    """`1.5B`, `200K`, `3e9` or a plain number -> int."""
+    if isinstance(value, str):
+        match = re.fullmatch(r"\s*([0-9.]+(?:[eE]\+?[0-9]+)?)\s*([KMGBT]?)\s*", value)
+        if match:
+            scale = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "B": 10**9, "T": 10**12}
+            return round(float(match[1]) * scale[match[2]])
+    return round(value) if isinstance(value, float) else value
+
+
+def _category(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", value):
+        raise ValueError(
+            "a category names a folder: 1 to 64 of A-Z a-z 0-9 _ . -, not starting with . - or _"
+        )
+    return value
+
+
+def _range(value: Any) -> Any:
+    if isinstance(value, int):
+        value = (value, value)
+    if isinstance(value, (list, tuple)) and len(value) == 2 and value[0] > value[1]:
+        raise ValueError("the first number is the smallest pool, the second the largest")
+    return value
+
+
+Count = Annotated[int, BeforeValidator(_count), Field(ge=1)]
+Fraction = Annotated[float, Field(gt=0, le=1)]
+Pool = Annotated[
+    tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]], BeforeValidator(_range)
+]
+
+
+class Settings(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class Sample(Settings):
+    """A share of a category's windows, decided by a hash of `data_id` alone."""
+
+    fraction: Fraction
+    seed: int = 0
+
+
+class Source(Settings):
+    """Raw documents of one category."""
+
+    category: Annotated[str, AfterValidator(_category)] = Field(
+        description="name under which its windows are compared and kept"
+    )
+    path: str = Field(min_length=1, description="file, folder or glob; local or any fsspec URL")
+    text_column: str = Field("content", min_length=1, description="column that holds the text")
+    sample: Sample | None = Field(None, description="take only a share of the windows")
+
+
+class Window(Settings):
+    tokens: int = Field(32768, ge=16, description="window length in tokens")
+
+
+class Scorer(Settings):
+    model: str = Field("builtin", min_length=1, description="builtin, a local folder, or a hub id")
+    min_distance: int | None = Field(
+        None, ge=1, description="the paper's k, in tokens; null: a quarter of the window"
+    )
+    rope_theta: float | None = Field(None, gt=0, description="null: the checkpoint's own")
+    add_bos: bool | None = Field(None, description="null: what the checkpoint's tokenizer does")
+    dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
+        None, description="of the products; null: bfloat16 on a GPU, float32 on a CPU"
+    )
+    batch: int = Field(8, ge=1, description="windows handed to a scorer at a time")
+
+
+class Keep(Settings):
+    """How much of each category is kept: exactly one of the three."""
+
+    fraction: Fraction | None = None
+    tokens: Count | None = None
+    count: Count | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Keep:
+        if sum(v is not None for v in (self.fraction, self.tokens, self.count)) != 1:
+            raise ValueError("exactly one of fraction, tokens, count")
+        return self
+
+
+class Select(Settings):
+    alpha: float = Field(0.5, ge=0, allow_inf_nan=False, description="weight of DU in LDS (Eq. 8)")
+    standardize: Literal["zscore", "minmax"] = "zscore"
+    keep: Keep = Keep(fraction=0.5)
+
+
+class Workers(Settings):
+    window: Pool = Field((1, 64), description="smallest and largest pool of CPU window actors")
+    score: Pool = Field((1, 8), description="smallest and largest pool of scoring actors")
+    gpus_per_scorer: float | None = Field(
+        None, ge=0, description="null: 1 where the cluster has or can get GPUs, else 0"
+    )
+
+
+class Config(Settings):
+    """One run. `Config.from_yaml(path)` reads it; `--set a.b=c` and `overrides` change any field."""
+
+    sources: Annotated[tuple[Source, ...], Field(min_length=1)]
+    output: str = Field(min_length=1, description="folder, local or any fsspec URL")
+    window: Window = Window()
+    scorer: Scorer = Scorer()
+    select: Select = Select()
+    workers: Workers = Workers()
+    max_bad_fraction: float = Field(
+        0.01, ge=0, le=1, description="bad records over records seen (once 1000) that stop a run"
+    )
+    max_record_bytes: Count = Field(512 * 2**20, description="a larger record is quarantined")
+    file_bytes: Count = Field(512 * 2**20, description="aimed size of a selected Parquet file")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Config:
+        k = self.scorer.min_distance
+        if k is not None and k > self.window.tokens:
+            raise ValueError(f"scorer.min_distance {k} is over window.tokens {self.window.tokens}")
+        samples: dict[str, Sample | None] = {}
+        for source in self.sources:
+            if samples.setdefault(source.category, source.sample) != source.sample:
+                raise ValueError(
+                    f"sources of category {source.category!r} have different sample settings; "
+                    "a category has one"
+                )
+        return self
+
+    @property
+    def min_distance(self) -> int:
+        """The paper's k in tokens."""
+        return self.scorer.min_distance or self.window.tokens // 4
+
+    @classmethod
+    def parse(cls, values: dict[str, Any], where: str = "config") -> Config:
+        """Check plain values; raises ConfigError, one line."""
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(str(part) for part in first["loc"]) or "config"
+            given = first["input"] if first["type"] != "missing" else "nothing"
+            shown = "" if isinstance(given, (dict, Settings)) else f" (given: {given!r:.120})"
+            message = first["msg"].removeprefix("Value error, ")
+            raise ConfigError(f"{where}: {field}: {message}{shown}") from None
+
+    @classmethod
+    def from_yaml(cls, path: str | Path, overrides: Sequence[str] = ()) -> Config:
+        """Read YAML from a local path or fsspec URL, apply `a.b=value` overrides, check.
+
+        Raises ConfigError in one line that names the file, the field and what is allowed.
+        """
+        try:
+            with fsspec.open(str(path), "rt", encoding="utf-8") as file:
+                values = yaml.safe_load(file)
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path}: cannot be read as a config: {error}") from None
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+        if not isinstance(values, dict):
+            raise ConfigError(f"{path}: a mapping with `sources` and `output` is wanted")
+        for override in overrides:
+            _override(values, override)
+        return cls.parse(values, str(path))
+
+    def to_yaml(self) -> str:
+        """The settings as YAML, with user names and passwords in URLs masked."""
+        values = self.model_dump(mode="json", exclude_none=True)
+        values["output"] = redact(values["output"])
+        for source in values["sources"]:
+            source["path"] = redact(source["path"])
+        return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    path, equals, text = override.partition("=")
+    parts = path.split(".")
+    if not equals or not all(parts):
+        raise ConfigError(f"--set {override}: field=value is wanted, as in select.alpha=1")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {override}: the value is not YAML") from None
+    if parts[:2] == ["select", "keep"] and len(parts) == 3:  # one of three: the new one replaces
+        parts, value = parts[:2], {parts[2]: value}
+    node: Any = values
+    for i, part in enumerate(parts):
+        where = ".".join(parts[: i + 1])
+        if isinstance(node, list):
+            if not part.isdigit() or int(part) >= len(node):
+                raise ConfigError(
+                    f"--set {override}: {where}: an index from 0 to {len(node) - 1} is wanted"
+                )
+            key: Any = int(part)
+        elif isinstance(node, dict):
+            key = part
+        else:
+            raise ConfigError(f"--set {override}: {where}: the value above it has no fields")
+        if i == len(parts) - 1:
+            node[key] = value
+            return
+        if isinstance(node, dict) and node.get(key) is None:
+            node[key] = {}
+        node = node[key]
+
+
+def redact(url: str) -> str:
+    """`scheme://user:secret@host/x?key=y` -> `scheme://***@host/x?***`; other text unchanged."""
+    parts = urlsplit(url) if "://" in url else None
+    if parts is None or not (
+        "@" in parts.netloc or parts.query and parts.scheme in ("http", "https")
+    ):
+        return url
+    host = "***@" + parts.netloc.rpartition("@")[2] if "@" in parts.netloc else parts.netloc
+    query = "***" if parts.query and parts.scheme in ("http", "https") else parts.query
+    return urlunsplit((parts.scheme, host, parts.path, query, parts.fragment))

@@ -1,0 +1,282 @@
+"""Windows of a document (Algorithm 1 of the paper), and the CPU actors that cut them."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from longattn import ledger
+from longattn.config import Sample
+from longattn.corpus import BadRecord, Record, Split, read_split
+from longattn.scoring.checkpoint import open_checkpoint
+from longattn.storage import QUARANTINE, WINDOWS, join, write_table
+from longattn.tokenization import DocumentTokenizer, TokenizedDocument
+
+# Internal columns, taken off by the sink, which puts what they say into the file's metadata.
+TRAVELLING = [("split", pa.string()), ("fingerprint", pa.string())]
+QUARANTINE_ROWS = 10_000  # bad records held before a quarantine file is written
+
+
+def sliding_windows(n_tokens: int, window: int) -> list[tuple[int, int]]:
+    """The windows of a document as (start, stop) in its own ids, in order of start.
+
+    Algorithm 1: none when shorter than a window; two (front and back, overlapping) up to twice its
+    length; front, middle and back up to three times; beyond that, front and back are taken off and
+    what is left between is cut the same way. A document of exactly one window gives that window.
+
+    Raises:
+        ValueError: a window below 1 or a negative length.
+    """
+    if window < 1 or n_tokens < 0:
+        raise ValueError(
+            f"sliding_windows({n_tokens}, {window}): window >= 1, n_tokens >= 0 wanted"
+        )
+    if n_tokens < window:
+        return []
+    left, right = 0, n_tokens
+    starts = []
+    while right - left > 3 * window:
+        starts += [left, right - window]
+        left, right = left + window, right - window
+    starts.append(left)
+    if right - left > 2 * window:
+        starts.append(left + (right - left - window) // 2)
+    if right - left > window:
+        starts.append(right - window)
+    return [(start, start + window) for start in sorted(starts)]
+
+
+def document_id(text: bytes) -> str:
+    """Hex of a 128-bit BLAKE2b of the UTF-8 text."""
+    return blake2b(text, digest_size=16).hexdigest()
+
+
+def is_sampled(data_id: str, sample: Sample | None) -> bool:
+    """Whether a window is in the sample: a hash of its id and the seed, so order plays no part."""
+    if sample is None:
+        return True
+    digest = blake2b(f"{sample.seed}:{data_id}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest) < sample.fraction * 2**64
+
+
+@dataclass
+class Counts:
+    """What became of the records of a split."""
+
+    records: int = 0
+    documents: int = 0
+    too_short: int = 0
+    duplicates: int = 0
+    inexact: int = 0  # documents whose ids a forced cut may have changed
+    windows: int = 0
+    sampled_out: int = 0
+    tokens: int = 0  # of the documents that were tokenized
+    bytes: int = 0
+    seconds: float = 0.0
+    bad: Counter[str] = field(default_factory=Counter)
+
+
+class WindowCutter:
+    """Cuts documents into rows of windows.
+
+    Args:
+        tokenizer: the scoring checkpoint's own.
+        window: tokens a window.
+        samples: of each category that is sampled, its setting.
+    """
+
+    def __init__(
+        self, tokenizer: DocumentTokenizer, window: int, samples: Mapping[str, Sample | None]
+    ) -> None:
+        self.tokenizer, self.window, self.samples = tokenizer, window, samples
+        self.shortest = tokenizer.min_bytes_for(window)
+
+    def cut(
+        self, text: bytes, category: str, source: str, counts: Counts, seen: set[tuple[str, str]]
+    ) -> Iterator[dict[str, Any]]:
+        """The windows of one document as rows of storage.WINDOWS; `seen` holds ids already cut.
+
+        Raises ValueError, before the first row, when the tokenizer fails on the text.
+        """
+        counts.documents += 1
+        counts.bytes += len(text)
+        if len(text) < self.shortest:
+            counts.too_short += 1
+            return iter(())
+        document = document_id(text)
+        if (category, document) in seen:
+            counts.duplicates += 1
+            return iter(())
+        tokenized = self.tokenizer.encode(text)
+        counts.tokens += len(tokenized.ids)
+        if len(tokenized.ids) < self.window:
+            counts.too_short += 1
+            return iter(())
+        seen.add((category, document))
+        counts.inexact += not tokenized.exact
+        return self._rows(tokenized, document, category, source, counts)
+
+    def _rows(
+        self,
+        tokenized: TokenizedDocument,
+        document: str,
+        category: str,
+        source: str,
+        counts: Counts,
+    ) -> Iterator[dict[str, Any]]:
+        spans = sliding_windows(len(tokenized.ids), self.window)
+        for index, (start, stop) in enumerate(spans):
+            data_id = f"{category}-{document}-{index}"
+            if not is_sampled(data_id, self.samples.get(category)):
+                counts.sampled_out += 1
+                continue
+            counts.windows += 1
+            yield {
+                "data_id": data_id,
+                "content": tokenized.text(start, stop),
+                "input_ids": tokenized.ids[start:stop],
+                "category": category,
+                "source": source,
+                "document_id": document,
+                "window_index": index,
+                "token_start": start,
+                "token_stop": stop,
+            }
+
+
+def window_table(rows: list[dict[str, Any]], split: str = "") -> pa.Table:
+    """Rows of `WindowCutter.cut` as an Arrow table, the ids never as Python integers."""
+    columns: dict[str, Any] = {
+        name: [row[name] for row in rows] for name in WINDOWS.names if name != "input_ids"
+    }
+    ids = [row["input_ids"] for row in rows]
+    offsets = np.cumsum([0, *map(len, ids)], dtype=np.int32)
+    values = np.concatenate(ids) if ids else np.empty(0, np.int32)
+    columns["input_ids"] = pa.ListArray.from_arrays(pa.array(offsets), pa.array(values))
+    columns |= {"split": [split] * len(rows), "fingerprint": [""] * len(rows)}
+    return pa.table(columns, schema=pa.schema([*WINDOWS, *TRAVELLING]))
+
+
+class SplitWindows:
+    """Ray Data actor: a row naming splits -> tables of their windows, with markers and quarantine.
+
+    One actor reads, tokenizes and cuts, so that documents never cross the object store and the
+    reader of a split knows, at its end, how many windows it gave.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        window: int,
+        samples: Mapping[str, Sample | None],
+        output: str,
+        max_record_bytes: int,
+        block_bytes: int,
+        report: Callable[[str, str, Counts], None],
+    ) -> None:
+        tokenizer = DocumentTokenizer.from_file(open_checkpoint(model).tokenizer_file)
+        self.cutter = WindowCutter(tokenizer, window, samples)
+        self.output, self.max_record_bytes = output, max_record_bytes
+        self.rows_per_block = max(1, block_bytes // (9 * window))  # 4 bytes an id, 4 to 5 of text
+        self.report = report  # raises when too many records of the run are bad
+
+    def __call__(self, batch: dict[str, Any]) -> Iterator[pa.Table]:
+        for task in batch["task"]:
+            splits, done = ledger.unpack_task(task)
+            seen: set[tuple[str, str]] = set()
+            markers = []
+            for split in splits:
+                counts = Counts()
+                yield from self._windows(split, done, counts, seen)
+                markers.append(ledger.marker(split, counts))
+            ledger.write_markers(self.output, markers)
+
+    def _windows(
+        self, split: Split, done: set[str], counts: Counts, seen: set[tuple[str, str]]
+    ) -> Iterator[pa.Table]:
+        started = time.perf_counter()
+        rows: list[dict[str, Any]] = []
+        bad: list[BadRecord] = []
+        parts = 0
+        for record in read_split(split, max_record_bytes=self.max_record_bytes):
+            counts.records += 1
+            cut = self._cut(record, split, counts, seen)
+            if isinstance(cut, BadRecord):
+                counts.bad[cut.reason] += 1
+                bad.append(cut)
+            else:
+                for row in cut:
+                    if row["data_id"] not in done:
+                        rows.append(row)
+                    if len(rows) == self.rows_per_block:
+                        table, rows = window_table(rows, split.id), []
+                        counts.seconds += time.perf_counter() - started
+                        yield table
+                        started = time.perf_counter()
+            if len(bad) == QUARANTINE_ROWS:
+                self._quarantine(split, parts, bad)
+                bad, parts = [], parts + 1
+            if counts.records % 1000 == 0:
+                self.report(split.id, split.category, counts)
+        if bad:
+            self._quarantine(split, parts, bad)
+        counts.seconds += time.perf_counter() - started
+        self.report(split.id, split.category, counts)
+        if rows:
+            yield window_table(rows, split.id)
+
+    def _cut(
+        self, record: Record | BadRecord, split: Split, counts: Counts, seen: set[tuple[str, str]]
+    ) -> Iterator[dict[str, Any]] | BadRecord:
+        if isinstance(record, BadRecord):
+            return record
+        try:
+            text = record.text.encode()
+            return self.cutter.cut(text, split.category, split.path, counts, seen)
+        except ValueError as error:
+            return BadRecord(record.position, "not_tokenized", str(error)[:200])
+
+    def _quarantine(self, split: Split, part: int, bad: list[BadRecord]) -> None:
+        columns = {
+            "category": [split.category] * len(bad),
+            "source": [split.path] * len(bad),
+            "position": [record.position for record in bad],
+            "reason": [record.reason for record in bad],
+            "detail": [record.detail for record in bad],
+        }
+        url = join(self.output, "quarantine", f"{split.id}-{part}.parquet")
+        write_table(url, pa.table(columns, schema=QUARANTINE), {"split": split.id})
+
+
+class DocumentWindows:
+    """Ray Data actor of the composition API: a table of documents -> tables of their windows."""
+
+    def __init__(
+        self, *, model: str, window: int, text_column: str, sample: Sample | None, block_bytes: int
+    ) -> None:
+        tokenizer = DocumentTokenizer.from_file(open_checkpoint(model).tokenizer_file)
+        self.cutter = WindowCutter(tokenizer, window, {})
+        self.text_column, self.sample = text_column, sample
+        self.rows_per_block = max(1, block_bytes // (9 * window))
+
+    def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
+        names = set(batch.column_names)
+        rows: list[dict[str, Any]] = []
+        for row in batch.to_pylist():
+            category = row["category"] if "category" in names else "default"
+            self.cutter.samples = {category: self.sample}
+            text = row[self.text_column].encode()
+            for cut in self.cutter.cut(text, category, row.get("source") or "", Counts(), set()):
+                rows.append(cut)
+                if len(rows) == self.rows_per_block:
+                    yield window_table(rows)
+                    rows = []
+        yield window_table(rows)
