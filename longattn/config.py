@@ -10,10 +10,15 @@ from urllib.parse import urlsplit, urlunsplit
 
 import fsspec
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
-from pydantic import model_validator
-
-SAMPLES = "samples:"  # a source path `samples:book.jsonl.gz` names a document file shipped with the package
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 
 class ConfigError(ValueError):
@@ -231,7 +236,7 @@ def redact(url: str) -> str:
     """`scheme://user:secret@host/x?key=y` -> `scheme://***@host/x?***`; other text unchanged."""
     parts = urlsplit(url) if "://" in url else None
     if parts is None or not (
-        "@" in parts.netloc or parts.query and parts.scheme in ("http", "https")
+        "@" in parts.netloc or (parts.query and parts.scheme in ("http", "https"))
     ):
         return url
     host = "***@" + parts.netloc.rpartition("@")[2] if "@" in parts.netloc else parts.netloc

@@ -118,7 +118,7 @@ class Labelled:
     url: str
     rows: int
     fingerprint: str
-    splits: dict[str, list[Any]]  # split id -> [path of its file, windows of it in here]
+    runs: list[list[Any]]  # in row order: [split id, path of its corpus file, rows]
 
 
 def read_footer(url: str) -> Labelled:
@@ -130,7 +130,7 @@ def read_footer(url: str) -> Labelled:
                 url,
                 parquet.metadata.num_rows,
                 metadata.get("fingerprint", ""),
-                metadata.get("splits", {}),
+                metadata.get("runs", []),
             )
     except (OSError, ValueError) as error:
         raise ValueError(f"{url}: no readable labelled file: {error}") from error
@@ -160,8 +160,8 @@ def remaining(output: str, splits: Sequence[Split]) -> Remaining:
     labelled: Counter[str] = Counter()
     paths: dict[str, str] = {m.split: m.path for m in markers.values()}
     for file in files:
-        for split, (path, windows) in file.splits.items():
-            labelled[split] += windows
+        for split, path, rows in file.runs:
+            labelled[split] += rows
             paths[split] = path
     todo = [
         split
@@ -169,16 +169,18 @@ def remaining(output: str, splits: Sequence[Split]) -> Remaining:
         if split.id not in markers or labelled[split.id] < markers[split.id].windows
     ]
     unfinished = {split.path for split in todo}
-    needed = [f for f in files if any(p in unfinished for p, _ in f.splits.values())]
+    needed = [f for f in files if any(path in unfinished for _, path, _ in f.runs)]
     done: dict[str, set[str]] = defaultdict(set)
     for file, ids in zip(needed, parallel(_ids, needed), strict=True):
-        for path, _ in file.splits.values():
-            done[path] |= ids
+        start = 0
+        for _, path, rows in file.runs:
+            done[path].update(ids[start : start + rows])
+            start += rows
     current = {split.id for split in splits}
     stale = sorted({path for split, path in paths.items() if split not in current})
     return Remaining(todo, dict(done), len(splits) - len(todo), stale)
 
 
-def _ids(file: Labelled) -> set[str]:
+def _ids(file: Labelled) -> list[str]:
     with open_parquet(file.url) as parquet:
-        return set(parquet.read(columns=["data_id"])["data_id"].to_pylist())
+        return parquet.read(columns=["data_id"])["data_id"].to_pylist()
