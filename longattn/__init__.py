@@ -1,1 +1,49 @@
-"""longattn: long documents whose far ends depend on each other, found by token-level attention."""
+"""longattn: long documents whose far ends depend on each other, found by token-level attention.
+
+Names are loaded on first use, so that the scorer alone needs neither Ray nor pyarrow.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from longattn.config import Config, ConfigError
+    from longattn.pipeline import (
+        RunError,
+        RunSummary,
+        read_documents,
+        read_labelled,
+        run,
+        score_windows,
+        window_documents,
+        write_labelled,
+    )
+    from longattn.scoring.scorer import AttentionScorer, Scores
+    from longattn.selection import long_distance_scores, select
+    from longattn.windows import sliding_windows
+
+__version__ = "0.1.0"
+
+_ROOMS = {
+    "config": ("Config", "ConfigError"),
+    "pipeline": (
+        "RunError", "RunSummary", "read_documents", "read_labelled", "run",
+        "score_windows", "window_documents", "write_labelled",
+    ),
+    "scoring.scorer": ("AttentionScorer", "Scores"),
+    "selection": ("long_distance_scores", "select"),
+    "windows": ("sliding_windows",),
+}  # fmt: skip
+_ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
+
+__all__ = [
+    "AttentionScorer", "Config", "ConfigError", "RunError", "RunSummary", "Scores",
+    "long_distance_scores", "read_documents", "read_labelled", "run", "score_windows", "select",
+    "sliding_windows", "window_documents", "write_labelled",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ROOM_OF:
+        raise AttributeError(f"module 'longattn' has no attribute {name!r}")
+    return getattr(import_module(f"longattn.{_ROOM_OF[name]}"), name)

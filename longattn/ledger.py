@@ -22,7 +22,7 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from longattn.config import Config
-from longattn.corpus import Split
+from longattn.records import Split
 from longattn.storage import file_metadata, join, list_files, open_parquet, read_json, write_json
 
 if TYPE_CHECKING:
@@ -48,6 +48,14 @@ def parallel(function: Callable[[A], B], items: Iterable[A]) -> list[B]:
 def fingerprint(parts: dict[str, Any]) -> str:
     """Hex of all that decides a score: weights, tokenizer, window, min_distance, rope, BOS, ..."""
     return blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def claimed(output: str) -> dict[str, Any]:
+    """What `run.json` says; raises LedgerError where there is none."""
+    there = read_json(join(output, FOLDER, "run.json"))
+    if there is None:
+        raise LedgerError(f"{output}: no run has written here")
+    return there
 
 
 def claim(output: str, parts: dict[str, Any], config: Config | None) -> str:
@@ -145,7 +153,7 @@ class Remaining:
     """What a run has still to do."""
 
     splits: list[Split]
-    done: dict[str, set[str]]  # path of a file -> its data_ids already labelled
+    done: dict[str, set[str]]  # split id, or path where the split is stale -> data_ids labelled
     finished: int  # splits done
     stale: list[str]  # paths whose earlier versions gave windows, and which are gone or changed now
 
@@ -168,15 +176,15 @@ def remaining(output: str, splits: Sequence[Split]) -> Remaining:
         for split in splits
         if split.id not in markers or labelled[split.id] < markers[split.id].windows
     ]
+    current = {split.id for split in splits}
     unfinished = {split.path for split in todo}
     needed = [f for f in files if any(path in unfinished for _, path, _ in f.runs)]
     done: dict[str, set[str]] = defaultdict(set)
     for file, ids in zip(needed, parallel(_ids, needed), strict=True):
         start = 0
-        for _, path, rows in file.runs:
-            done[path].update(ids[start : start + rows])
+        for split, path, rows in file.runs:
+            done[split if split in current else path].update(ids[start : start + rows])
             start += rows
-    current = {split.id for split in splits}
     stale = sorted({path for split, path in paths.items() if split not in current})
     return Remaining(todo, dict(done), len(splits) - len(todo), stale)
 

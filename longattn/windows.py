@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from longattn import ledger
 from longattn.config import Sample
-from longattn.corpus import BadRecord, Record, Split, read_split
+from longattn.records import BadRecord, Record, Split, read_split
 from longattn.scoring.checkpoint import open_checkpoint
 from longattn.storage import QUARANTINE, WINDOWS, join, write_table
 from longattn.tokenization import DocumentTokenizer, TokenizedDocument
@@ -180,7 +180,7 @@ class SplitWindows:
         output: str,
         max_record_bytes: int,
         block_bytes: int,
-        report: Callable[[str, str, Counts], None],
+        report: Callable[[str, Counts], None],
     ) -> None:
         tokenizer = DocumentTokenizer.from_file(open_checkpoint(model).tokenizer_file)
         self.cutter = WindowCutter(tokenizer, window, samples)
@@ -225,11 +225,11 @@ class SplitWindows:
                 self._quarantine(split, parts, bad)
                 bad, parts = [], parts + 1
             if counts.records % 1000 == 0:
-                self.report(split.id, split.category, counts)
+                self.report(split.id, counts)
         if bad:
             self._quarantine(split, parts, bad)
         counts.seconds += time.perf_counter() - started
-        self.report(split.id, split.category, counts)
+        self.report(split.id, counts)
         if rows:
             yield window_table(rows, split.id)
 

@@ -1,0 +1,158 @@
+"""The `longattn` command. Exit status: 0 all of it worked, 1 the run failed, 2 a bad argument."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from longattn import __version__
+
+app = typer.Typer(
+    help="Find the long documents whose far ends depend on each other.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+ConfigPath = Annotated[str, typer.Argument(metavar="CONFIG", help="YAML file, local or s3://")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="FIELD=VALUE", help="override a field, as in select.alpha=1"),
+]
+
+
+@app.command()
+def run(config: ConfigPath, set_: Overrides = None) -> None:
+    """Score what is not labelled yet, then select.
+
+    Example: longattn run configs/quickstart.yaml --set select.keep.fraction=0.25
+    """
+    _guarded(lambda: _run(config, set_, select_after=True))
+
+
+@app.command()
+def score(config: ConfigPath, set_: Overrides = None) -> None:
+    """Score what is not labelled yet; select nothing.
+
+    Example: longattn score configs/quickstart.yaml
+    """
+    _guarded(lambda: _run(config, set_, select_after=False))
+
+
+@app.command()
+def select(config: ConfigPath, set_: Overrides = None) -> None:
+    """Select from stored scores; reads no corpus, needs no GPU.
+
+    Example: longattn select configs/quickstart.yaml --set select.alpha=1 --set select.keep.tokens=1.5B
+    """
+    _guarded(lambda: _select(config, set_))
+
+
+def _version(value: bool) -> None:
+    if value:
+        from importlib.metadata import version
+
+        names = ("ray", "torch", "transformers", "pyarrow", "s3fs")
+        print(f"longattn {__version__} (" + ", ".join(f"{n} {version(n)}" for n in names) + ")")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="versions that matter"),
+    ] = False,
+) -> None: ...
+
+
+def _run(path: str, overrides: list[str] | None, *, select_after: bool) -> None:
+    from longattn.config import Config
+
+    config = Config.from_yaml(path, overrides or [])
+    from longattn.pipeline import run as run_pipeline
+
+    summary = run_pipeline(config, select_after=select_after)
+    _show(summary.to_dict())
+
+
+def _select(path: str, overrides: list[str] | None) -> None:
+    from longattn.config import Config, redact
+    from longattn.selection import select as select_labelled
+
+    config = Config.from_yaml(path, overrides or [])
+    chosen = select_labelled(
+        config.output,
+        **config.select.model_dump(exclude={"keep"}),
+        keep=config.select.keep,
+        file_bytes=config.file_bytes,
+    )
+    categories = {name: {"selection": c.to_dict()} for name, c in chosen.items()}
+    _show({"output": redact(config.output), "categories": categories})
+
+
+def _guarded(work: Callable[[], None]) -> None:
+    """Run a command; turn what it raises into one line and an exit status."""
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    logging.getLogger("longattn").setLevel(logging.INFO)
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        work()
+    except ValueError as error:  # bad settings, sources, checkpoint, folder: each told in one line
+        _fail(error, 2)
+    except (RuntimeError, OSError) as error:
+        _fail(error, 1)
+
+
+def _fail(error: BaseException, status: int) -> None:
+    print(f"longattn: {' '.join(str(error).split())}", file=sys.stderr)
+    if os.environ.get("LONGATTN_TRACEBACK"):
+        raise error
+    raise typer.Exit(status)
+
+
+def _show(summary: dict[str, Any]) -> None:
+    """The result as a table, and where it was written."""
+    table = Table("category", *_COLUMNS, box=None, pad_edge=False)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name, category in sorted(summary["categories"].items()):
+        flat = {**category, **category.get("selection", {})}
+        flat["bad"] = sum(category.get("quarantine", {}).values())
+        table.add_row(name, *(_cell(flat.get(key)) for key in _COLUMNS.values()))
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    console.print(table)
+    for stage, did in summary.get("stages", {}).items():
+        print(f"{stage}: {json.dumps({k: round(v, 2) for k, v in did.items()})}")
+    output = summary["output"].rstrip("/")
+    places = ["labelled", "selected", "quarantine", "_longattn/summary.json"]
+    print("written: " + "  ".join(f"{output}/{place}" for place in places))
+
+
+_COLUMNS = {
+    "documents": "documents", "too short": "too_short", "bad": "bad", "windows": "windows",
+    "kept": "kept", "kept tokens": "tokens", "DS mean": "ds_mean", "DS dev": "ds_std",
+    "DU mean": "du_mean", "LDS from": "lds_threshold",
+}  # fmt: skip
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else f"{value:,}"
+
+
+def main() -> None:
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,649 @@
+"""The pipeline on Ray Data: functions from Dataset to Dataset, and `run`, which composes a whole job.
+
+`run` is one streaming execution: tasks that name splits -> CPU actors that read, tokenize and cut
+windows -> scoring actors -> a sink that makes labelled files appear whole. No stage collects.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+from ray.data import ActorPoolStrategy, Dataset, Datasink
+from ray.data.block import Block, BlockAccessor
+from ray.data.context import DataContext
+
+from longattn import ledger
+from longattn.config import Config, Sample, Source, redact
+from longattn.corpus import check_sources, group_splits, list_splits
+from longattn.records import Record, Split, read_split
+from longattn.scoring.checkpoint import Checkpoint, open_checkpoint
+from longattn.scoring.scorer import AttentionScorer
+from longattn.selection import CategorySelection, select
+from longattn.storage import (
+    CATEGORY,
+    LABELLED,
+    content_name,
+    join,
+    list_files,
+    open_parquet,
+    write_json,
+    write_table,
+)
+from longattn.tokenization import DocumentTokenizer
+from longattn.windows import Counts, DocumentWindows, SplitWindows
+
+log = logging.getLogger("longattn")
+
+DEFINITION = 1  # version of what a score means; a change of any number raises it
+MAX_BLOCK = 32 * 2**20
+# The block is the unit of retry and of spreading over actors: about 90 windows of 32K tokens on a
+# GPU, a second or two of its work; on a CPU 14, since each takes seconds there.
+GPU_BLOCK, CPU_BLOCK = 24 * 2**20, 4 * 2**20
+LOG_SECONDS = 30.0
+
+
+class RunError(RuntimeError):
+    """A run that did not finish, told in one line."""
+
+
+@dataclass(frozen=True)
+class Pools:
+    """Actors of a run and what each holds."""
+
+    window: tuple[int, int]
+    window_cpus: float
+    score: tuple[int, int]
+    score_cpus: float
+    score_gpus: float
+    threads: int  # of a scoring actor without a GPU
+
+    @property
+    def block_bytes(self) -> int:
+        return GPU_BLOCK if self.score_gpus else CPU_BLOCK
+
+    @property
+    def device(self) -> str:
+        return "cuda" if self.score_gpus else "cpu"
+
+
+def plan_pools(
+    window: tuple[int, int], score: tuple[int, int], gpus_per_scorer: float | None
+) -> Pools:
+    """Fit the pools to the cluster: scorers on GPUs where it has or can get some, else on its CPUs.
+
+    On CPUs, scoring actors times their threads equal the cores, and each reserves a little less
+    than its threads, so that window actors always find room.
+    """
+    cluster = ray.cluster_resources()
+    gpus = gpus_per_scorer
+    if gpus is None:
+        possible = ray._private.state.state.get_max_resources_from_cluster_config() or {}
+        gpus = 1.0 if cluster.get("GPU", 0) or possible.get("GPU", 0) else 0.0
+    if gpus:
+        return Pools(window, 1, score, 0, gpus, 1)
+    cores = max(1, int(cluster.get("CPU", 1)))
+    node = max(1, *(int(n["Resources"].get("CPU", 0)) for n in ray.nodes() if n["Alive"]))
+    actors = min(max(cores // 4, score[0]), score[1])
+    threads = max(1, min(cores // actors, node))
+    score_cpus = threads - 1 if threads > 1 else 0.75
+    most = max(window[0], min(window[1], cores // 8))
+    return Pools(
+        (window[0], most), 0.25 if cores < 8 else 1, (actors, actors), score_cpus, 0, threads
+    )
+
+
+@ray.remote(num_cpus=0)
+class Monitor:
+    """What the actors of a run report: watched for bad records, logged, and put in the summary."""
+
+    def __init__(self, max_bad_fraction: float) -> None:
+        self.max_bad_fraction = max_bad_fraction
+        self.splits: dict[str, Counts] = {}
+        self.stopped = ""
+        self.scored = {"windows": 0, "tokens": 0, "seconds": 0.0}
+
+    def add_windows(self, split: str, counts: Counts) -> str:
+        """Returns why the run must stop, or an empty string. A retried split replaces its counts."""
+        self.splits[split] = counts
+        seen = sum(c.records for c in self.splits.values())
+        bad = sum(c.bad.total() for c in self.splits.values())
+        if seen >= 1000 and bad > self.max_bad_fraction * seen:
+            reasons = sum((c.bad for c in self.splits.values()), start=type(counts.bad)())
+            told = ", ".join(f"{reason} {n}" for reason, n in reasons.most_common())
+            self.stopped = (
+                f"{bad} of {seen} records are bad ({told}), over max_bad_fraction "
+                f"{self.max_bad_fraction}; they are in quarantine/"
+            )
+        return self.stopped
+
+    def add_scored(self, windows: int, tokens: int, seconds: float) -> None:
+        self.scored["windows"] += windows
+        self.scored["tokens"] += tokens
+        self.scored["seconds"] += seconds
+
+    def snapshot(self) -> dict[str, Any]:
+        counts = self.splits.values()
+        return {
+            "documents": sum(c.documents for c in counts),
+            "windows": sum(c.windows for c in counts),
+            "scored": dict(self.scored),
+            "stopped": self.stopped,
+        }
+
+
+# --- composition: functions from Dataset to Dataset ----------------------------------------------
+
+
+def read_documents(sources: Iterable[Source | dict[str, Any]]) -> Dataset:
+    """Documents of the sources as rows `content`, `category`, `source`; bad records are left out.
+
+    Raises ValueError at once for a path that matches nothing or a column that is not there.
+    """
+    checked = [s if isinstance(s, Source) else Source.model_validate(s) for s in sources]
+    splits = list_splits(checked)
+    check_sources(splits)
+    return _tasks(group_splits(splits), {}).map_batches(
+        _read_task, batch_size=1, batch_format="numpy"
+    )
+
+
+def _read_task(batch: dict[str, Any]) -> Iterator[pa.Table]:
+    for split in ledger.unpack_task(batch["task"][0])[0]:
+        for record in read_split(split):
+            if isinstance(record, Record):
+                row = {"content": record.text, "category": split.category, "source": split.path}
+                yield pa.table(
+                    {name: pa.array([value], pa.large_string()) for name, value in row.items()}
+                )
+
+
+def window_documents(
+    documents: Dataset,
+    *,
+    model: str = "builtin",
+    window: int = 32768,
+    text_column: str = "content",
+    sample: Sample | None = None,
+    workers: tuple[int, int] = (1, 64),
+) -> Dataset:
+    """Documents -> windows, with the tokenizer of the scoring checkpoint.
+
+    Reads `text_column` and, where they are there, `category` and `source`; gives storage.WINDOWS.
+    """
+    return documents.map_batches(
+        DocumentWindows,
+        fn_constructor_kwargs={
+            "model": model, "window": window, "text_column": text_column,
+            "sample": sample, "block_bytes": MAX_BLOCK // 2,
+        },
+        batch_size=16,
+        batch_format="pyarrow",
+        compute=ActorPoolStrategy(min_size=workers[0], max_size=workers[1]),
+        num_cpus=0.25,
+    )  # fmt: skip
+
+
+def score_windows(
+    windows: Dataset,
+    *,
+    model: str = "builtin",
+    min_distance: int | None = None,
+    rope_theta: float | None = None,
+    add_bos: bool | None = None,
+    dtype: str | None = None,
+    batch: int = 8,
+    workers: tuple[int, int] = (1, 8),
+    gpus_per_scorer: float | None = None,
+) -> Dataset:
+    """Windows (a column `input_ids`, all of one length) -> the same rows with their scores.
+
+    Adds `ds`, `variance` (mean over heads) and `ds_heads`, `variance_heads`.
+    """
+    pools = plan_pools((1, 1), workers, gpus_per_scorer)
+    settings = ScoreSettings(model, min_distance, rope_theta, add_bos, dtype)
+    return _score(windows, settings, batch, pools, _ignore)
+
+
+def write_labelled(scored: Dataset, path: str) -> None:
+    """Write scored windows below `<path>/labelled/category=.../`; each file appears whole."""
+    scored.write_datasink(LabelledSink(path), ray_remote_args={"num_cpus": 0})
+
+
+def read_labelled(path: str, columns: Sequence[str] | None = None) -> Dataset:
+    """The labelled windows below `<path>/labelled` as a Dataset, only the named columns if given."""
+    files = list(list_files(join(path, "labelled"), ".parquet"))
+    if not files:
+        raise ValueError(f"{join(path, 'labelled')}: no labelled windows there")
+    names = list(columns or LABELLED.names)
+
+    def read(batch: dict[str, Any]) -> Iterator[pa.Table]:
+        for url in batch["url"]:
+            with open_parquet(url) as parquet:
+                for group in range(parquet.num_row_groups):
+                    yield parquet.read_row_group(group, columns=names)
+
+    tasks = ray.data.from_items(
+        [{"url": url} for url in files], override_num_blocks=min(len(files), 1000)
+    )
+    return tasks.map_batches(read, batch_size=1, batch_format="numpy")
+
+
+# --- the scoring stage and the sink --------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ScoreSettings:
+    """What decides a score, beside the window."""
+
+    model: str
+    min_distance: int | None
+    rope_theta: float | None
+    add_bos: bool | None
+    dtype: str | None
+
+    def parts(self, checkpoint: Checkpoint, window: int, dtype: str) -> dict[str, Any]:
+        """Everything that goes into the fingerprint of the scores."""
+        return {
+            "definition": DEFINITION,
+            "weights": checkpoint.fingerprint(),
+            "tokenizer": DocumentTokenizer.from_file(checkpoint.tokenizer_file).fingerprint,
+            "window": window,
+            "min_distance": self.min_distance or window // 4,
+            "rope_theta": self.rope_theta,
+            "bos": self.bos(checkpoint),
+            "dtype": dtype,
+        }
+
+    def bos(self, checkpoint: Checkpoint) -> int | None:
+        """The id put in front when scoring, or None.
+
+        Raises ValueError where one is demanded and the checkpoint has none.
+        """
+        if self.add_bos is False:
+            return None
+        bos = DocumentTokenizer.from_file(checkpoint.tokenizer_file).bos_token_id
+        if self.add_bos and bos is None:
+            bos = checkpoint.config.bos_token_id
+            if bos is None:
+                raise ValueError(
+                    f"scorer.add_bos: {self.model} has no BOS token; null or false is allowed"
+                )
+        return bos
+
+
+class ScoreWindows:
+    """Ray Data actor: a table of windows -> the table with their scores."""
+
+    def __init__(
+        self,
+        settings: ScoreSettings,
+        device: str,
+        threads: int,
+        report: Callable[[int, int, float], None],
+    ) -> None:
+        import torch
+
+        if device == "cpu":
+            torch.set_num_threads(threads)
+        self.settings, self.report = settings, report
+        self.checkpoint = open_checkpoint(settings.model)
+        self.bos = settings.bos(self.checkpoint)
+        self.scorer = AttentionScorer.from_pretrained(
+            settings.model, device=device, dtype=settings.dtype, rope_theta=settings.rope_theta
+        )
+        self.fingerprints: dict[int, str] = {}
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        if not len(batch):
+            return batch
+        started = time.perf_counter()
+        ids_bl = _ids(batch)
+        length = ids_bl.shape[1]
+        if self.bos is not None:  # takes position 0, and the last token gives way
+            ids_bl = np.concatenate([np.full_like(ids_bl[:, :1], self.bos), ids_bl[:, :-1]], axis=1)
+        scores = self.scorer.score(ids_bl, self.settings.min_distance)
+        ds_bh, variance_bh = scores.ds.double().numpy(), scores.variance.double().numpy()
+        if "fingerprint" in batch.column_names:
+            batch = batch.drop_columns(["fingerprint"])
+        columns = {
+            "ds": pa.array(ds_bh.mean(axis=1)),
+            "variance": pa.array(variance_bh.mean(axis=1)),
+            "ds_heads": _lists(ds_bh),
+            "variance_heads": _lists(variance_bh),
+            "fingerprint": pa.array([self._fingerprint(length)] * len(batch)),
+        }
+        for name, column in columns.items():
+            batch = batch.append_column(name, column)
+        self.report(len(batch), ids_bl.size, time.perf_counter() - started)
+        return batch
+
+    def _fingerprint(self, window: int) -> str:
+        if window not in self.fingerprints:
+            dtype = str(self.scorer.dtype).removeprefix("torch.")
+            parts = self.settings.parts(self.checkpoint, window, dtype)
+            self.fingerprints[window] = ledger.fingerprint(parts)
+        return self.fingerprints[window]
+
+
+def _ids(batch: pa.Table) -> np.ndarray:
+    """`input_ids` as (windows, tokens) int32 without a copy; raises ValueError on mixed lengths."""
+    ids = batch["input_ids"].combine_chunks()
+    lengths = set(pa.compute.list_value_length(ids).to_pylist())
+    if len(lengths) != 1:
+        raise ValueError(f"windows of one length are wanted; given lengths {sorted(lengths)[:5]}")
+    return ids.flatten().to_numpy().reshape(len(batch), -1)
+
+
+def _lists(values_bh: np.ndarray) -> pa.ListArray:
+    offsets = np.arange(0, values_bh.size + 1, values_bh.shape[1], dtype=np.int32)
+    return pa.ListArray.from_arrays(offsets, pa.array(values_bh.astype(np.float32).ravel()))
+
+
+def _score(
+    windows: Dataset,
+    settings: ScoreSettings,
+    batch: int,
+    pools: Pools,
+    report: Callable[[int, int, float], None],
+) -> Dataset:
+    return windows.map_batches(
+        ScoreWindows,
+        fn_constructor_args=(settings, pools.device, pools.threads, report),
+        batch_size=batch,
+        batch_format="pyarrow",
+        compute=ActorPoolStrategy(min_size=pools.score[0], max_size=pools.score[1]),
+        num_cpus=pools.score_cpus,
+        num_gpus=pools.score_gpus or None,
+    )
+
+
+def _ignore(*_: object) -> None: ...
+
+
+class LabelledSink(Datasink[int]):
+    """Writes each block's windows as one file a category, named after the ids inside it."""
+
+    def __init__(self, output: str) -> None:
+        self.output = output
+
+    def write(self, blocks: Iterable[Block], ctx: Any) -> int:
+        tables = [BlockAccessor.for_block(block).to_arrow() for block in blocks]
+        tables = [table for table in tables if len(table)]
+        if not tables:
+            return 0
+        table = pa.concat_tables(tables, promote_options="default")
+        categories = table["category"].cast(pa.string())
+        for category in pa.compute.unique(categories).to_pylist():
+            self._write(category, table.filter(pa.compute.equal(categories, category)))
+        return len(table)
+
+    def _write(self, category: str, table: pa.Table) -> None:
+        metadata: dict[str, Any] = {}
+        if "fingerprint" in table.column_names:
+            metadata["fingerprint"] = table["fingerprint"][0].as_py()
+        if "split" in table.column_names:
+            metadata["runs"] = _runs(table["split"].to_pylist(), table["source"].to_pylist())
+        for field in LABELLED:
+            if field.name not in table.column_names:
+                table = table.append_column(field, pa.nulls(len(table), field.type))
+        table = table.set_column(
+            table.column_names.index("category"),
+            pa.field("category", CATEGORY),
+            pa.array([category] * len(table)).dictionary_encode(),
+        )
+        table = table.select(LABELLED.names).cast(LABELLED)
+        url = join(self.output, "labelled", f"category={category}", content_name(table["data_id"]))
+        write_table(url, table, metadata)
+
+
+def _runs(splits: list[str], sources: list[str]) -> list[list[Any]]:
+    """Rows by split, in row order: [split, path, rows]."""
+    runs: list[list[Any]] = []
+    for split, source in zip(splits, sources, strict=True):
+        if runs and runs[-1][0] == split:
+            runs[-1][2] += 1
+        elif split:
+            runs.append([split, source, 1])
+    return runs
+
+
+# --- the whole job -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """What a run did; `summary.json` holds the same."""
+
+    output: str
+    fingerprint: str
+    categories: dict[str, dict[str, Any]]
+    stages: dict[str, dict[str, float]]
+    splits: dict[str, int]
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        return dict(self.__dict__)
+
+
+def run(config: Config, *, select_after: bool = True) -> RunSummary:
+    """Score what of the corpus is not labelled yet, then select. Same result however often repeated.
+
+    Connects to the cluster of `RAY_ADDRESS`, or starts Ray here.
+
+    Raises:
+        ValueError: a path that matches nothing, an unknown column, an unreadable checkpoint, an
+            output folder of other settings; before any actor starts.
+        RunError: too many bad records, or a failure of the cluster, in one line.
+    """
+    started = time.perf_counter()
+    checkpoint = open_checkpoint(config.scorer.model)
+    scorer = config.scorer
+    settings = ScoreSettings(
+        scorer.model, config.min_distance, scorer.rope_theta, scorer.add_bos, scorer.dtype
+    )
+    settings.bos(checkpoint)
+    splits = list_splits(config.sources)
+    check_sources(splits)
+    left = ledger.remaining(config.output, splits)
+    for path in left.stale:
+        log.warning("%s is gone or changed since its windows were labelled; they stay", path)
+
+    scored: dict[str, float] = {"windows": 0, "tokens": 0, "seconds": 0.0}
+    if left.splits:
+        with connected():
+            pools = plan_pools(
+                config.workers.window, config.workers.score, config.workers.gpus_per_scorer
+            )
+            dtype = scorer.dtype or ("bfloat16" if pools.score_gpus else "float32")
+            parts = settings.parts(checkpoint, config.window.tokens, dtype)
+            fingerprint = ledger.claim(config.output, parts, config)
+            scored = _execute(config, settings, pools, left)
+        after = ledger.remaining(config.output, splits)
+        if after.splits:
+            missing = ", ".join(split.path for split in after.splits[:3])
+            raise RunError(
+                f"{len(after.splits)} of {len(splits)} splits are unfinished: {missing}; run again"
+            )
+    else:
+        there = ledger.claimed(config.output)
+        dtype = scorer.dtype or there["parts"]["dtype"]
+        fingerprint = ledger.claim(
+            config.output, settings.parts(checkpoint, config.window.tokens, dtype), config
+        )
+    selected_in = time.perf_counter()
+    selection: dict[str, CategorySelection] = {}
+    if select_after and ledger.labelled_files(config.output):
+        chosen = config.select
+        selection = select(
+            config.output,
+            alpha=chosen.alpha,
+            standardize=chosen.standardize,
+            keep=chosen.keep,
+            file_bytes=config.file_bytes,
+        )
+    now = time.perf_counter()
+    summary = _summary(
+        config, fingerprint, splits, left, scored, selection, now - selected_in, now - started
+    )
+    write_json(join(config.output, ledger.FOLDER, "summary.json"), summary.to_dict())
+    return summary
+
+
+@contextmanager
+def connected() -> Iterator[None]:
+    """A Ray cluster: the one already connected to, that of RAY_ADDRESS, or one started here."""
+    if ray.is_initialized():
+        yield
+        return
+    ray.init(logging_level=logging.WARNING)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _tasks(groups: list[list[Split]], done: dict[str, set[str]]) -> Dataset:
+    """A Dataset of one block a task; `done` holds labelled ids by split id, or path of a stale one."""
+    rows = []
+    for splits in groups:
+        keys = {key for split in splits for key in (split.id, split.path)} & done.keys()
+        ids = {data_id for key in keys for data_id in done[key]}
+        rows.append({"task": ledger.pack_task(splits, ids)})
+    return ray.data.from_items(rows, override_num_blocks=len(rows))
+
+
+def _execute(
+    config: Config, settings: ScoreSettings, pools: Pools, left: ledger.Remaining
+) -> dict[str, float]:
+    """The streaming execution; returns what the scorers did. Raises RunError."""
+    monitor = Monitor.remote(config.max_bad_fraction)
+
+    def report_windows(split: str, counts: Counts) -> None:
+        stopped = ray.get(monitor.add_windows.remote(split, counts))
+        if stopped:
+            raise RunError(stopped)
+
+    def report_scored(windows: int, tokens: int, seconds: float) -> None:
+        monitor.add_scored.remote(windows, tokens, seconds)
+
+    log.info(
+        "%d splits to read (%d done); window actors %d to %d, scoring actors %d to %d on %s",
+        len(left.splits), left.finished, *pools.window, *pools.score, pools.device,
+    )  # fmt: skip
+    context = DataContext.get_current().copy()
+    context.target_max_block_size = MAX_BLOCK
+    context.enable_progress_bars = False
+    with DataContext.current(context):
+        windows = _tasks(group_splits(left.splits), left.done).map_batches(
+            SplitWindows,
+            fn_constructor_kwargs={
+                "model": config.scorer.model,
+                "window": config.window.tokens,
+                "samples": {source.category: source.sample for source in config.sources},
+                "output": config.output,
+                "max_record_bytes": config.max_record_bytes,
+                "block_bytes": pools.block_bytes,
+                "report": report_windows,
+            },
+            batch_size=1,
+            batch_format="numpy",
+            compute=ActorPoolStrategy(min_size=pools.window[0], max_size=pools.window[1]),
+            num_cpus=pools.window_cpus,
+        )
+        scored = _score(windows, settings, config.scorer.batch, pools, report_scored)
+        try:
+            with _progress(monitor):
+                write_labelled(scored, config.output)
+        except Exception as error:
+            stopped = ray.get(monitor.snapshot.remote())["stopped"]
+            raise RunError(stopped or _reason(error)) from error
+    return ray.get(monitor.snapshot.remote())["scored"]
+
+
+def _reason(error: BaseException) -> str:
+    """The innermost cause of a failure of Ray, in one line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line for line in str(error).strip().splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[-1].strip() if lines else ''}"[:500]
+
+
+@contextmanager
+def _progress(monitor: Any) -> Iterator[None]:
+    """One log line every LOG_SECONDS while the block runs."""
+    ended = threading.Event()
+    started = time.perf_counter()
+
+    def watch() -> None:
+        while not ended.wait(LOG_SECONDS):
+            now = ray.get(monitor.snapshot.remote())
+            scored, seconds = now["scored"], time.perf_counter() - started
+            log.info(
+                "%.0f s: %d documents read, %d windows cut, %d scored, %.0f tokens/s",
+                seconds, now["documents"], now["windows"], scored["windows"], scored["tokens"] / seconds,
+            )  # fmt: skip
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _summary(
+    config: Config,
+    fingerprint: str,
+    splits: list[Split],
+    left: ledger.Remaining,
+    scored: dict[str, float],
+    selection: dict[str, CategorySelection],
+    select_seconds: float,
+    seconds: float,
+) -> RunSummary:
+    """Totals of the whole folder by category, from the markers; rates of this run by stage."""
+    markers = ledger.read_markers(config.output)
+    this_run = {split.id for split in left.splits}
+    categories: dict[str, dict[str, Any]] = {}
+    read = {"documents": 0, "bytes": 0, "tokens": 0, "seconds": 0.0}
+    for split in splits:
+        counts = markers[split.id].counts
+        total = categories.setdefault(split.category, {"quarantine": {}})
+        for name, value in counts.items():
+            if name == "bad":
+                for reason, n in value.items():
+                    total["quarantine"][reason] = total["quarantine"].get(reason, 0) + n
+            elif name != "seconds":
+                total[name] = total.get(name, 0) + value
+        if split.id in this_run:
+            read = {name: value + counts[name] for name, value in read.items()}
+    for category, chosen in selection.items():
+        categories.setdefault(category, {})["selection"] = chosen.to_dict()
+    return RunSummary(
+        output=redact(config.output),
+        fingerprint=fingerprint,
+        categories=categories,
+        stages={
+            "window": _rate(read),
+            "score": _rate(scored),
+            "select": {"seconds": select_seconds},
+        },
+        splits={"all": len(splits), "read": len(left.splits), "done before": left.finished},
+        seconds=seconds,
+    )
+
+
+def _rate(stage: dict[str, float]) -> dict[str, float]:
+    """A stage's totals over all its actors, with tokens a second of one actor."""
+    rate = stage["tokens"] / stage["seconds"] if stage["seconds"] else 0.0
+    return {**stage, "tokens_per_second": rate}
