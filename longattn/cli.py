@@ -95,7 +95,7 @@ def _select(path: str, overrides: list[str] | None) -> None:
         keep=config.select.keep,
         file_bytes=config.file_bytes,
     )
-    categories = {name: {"selection": c.to_dict()} for name, c in chosen.items()}
+    categories = {name: c.to_dict() for name, c in chosen.items()}
     _show({"output": redact(config.output), "categories": categories})
 
 
@@ -125,9 +125,8 @@ def _show(summary: dict[str, Any]) -> None:
     for column in table.columns[1:]:
         column.justify = "right"
     for name, category in sorted(summary["categories"].items()):
-        flat = {**category, **category.get("selection", {})}
-        flat["bad"] = sum(category.get("quarantine", {}).values())
-        table.add_row(name, *(_cell(flat.get(key)) for key in _COLUMNS.values()))
+        category["bad"] = sum(category.get("quarantine", {}).values())
+        table.add_row(name, *(_cell(category.get(key)) for key in _COLUMNS.values()))
     console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(table)
     for stage, did in summary.get("stages", {}).items():
@@ -139,7 +138,7 @@ def _show(summary: dict[str, Any]) -> None:
 
 _COLUMNS = {
     "documents": "documents", "too short": "too_short", "bad": "bad", "windows": "windows",
-    "kept": "kept", "kept tokens": "tokens", "DS mean": "ds_mean", "DS dev": "ds_std",
+    "kept": "kept", "kept tokens": "kept_tokens", "DS mean": "ds_mean", "DS dev": "ds_std",
     "DU mean": "du_mean", "LDS from": "lds_threshold",
 }  # fmt: skip
 
@@ -152,6 +151,11 @@ def _cell(value: Any) -> str:
 
 def main() -> None:
     app()
+
+
+def command(name: str) -> None:
+    """One command of `longattn` as a program of its own, for the scripts of ray_jobs/."""
+    app([name, *sys.argv[1:]], prog_name=sys.argv[0])
 
 
 if __name__ == "__main__":

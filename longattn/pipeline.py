@@ -628,7 +628,7 @@ def _summary(
         if split.id in this_run:
             read = {name: value + counts[name] for name, value in read.items()}
     for category, chosen in selection.items():
-        categories.setdefault(category, {})["selection"] = chosen.to_dict()
+        categories.setdefault(category, {"quarantine": {}}).update(chosen.to_dict())
     return RunSummary(
         output=redact(config.output),
         fingerprint=fingerprint,

@@ -108,9 +108,9 @@ class CategorySelection:
     """What was kept of one category."""
 
     windows: int
-    duplicates: int  # rows whose data_id another row has too; counted, used once
+    duplicate_rows: int  # rows whose data_id another row has too; counted, used once
     kept: int
-    tokens: int  # in the kept windows
+    kept_tokens: int
     ds_mean: float
     ds_std: float
     du_mean: float
@@ -221,9 +221,9 @@ def _select_category(rows: pa.Table, settings: Select) -> tuple[pa.Table, Catego
     (ds_mean, ds_std), (du_mean, du_std) = moments(ds), moments(-variance)
     summary = CategorySelection(
         windows=len(rows),
-        duplicates=duplicates,
+        duplicate_rows=duplicates,
         kept=len(best),
-        tokens=int(tokens[best].sum()),
+        kept_tokens=int(tokens[best].sum()),
         ds_mean=ds_mean,
         ds_std=ds_std,
         du_mean=du_mean,
