@@ -77,8 +77,10 @@ def moments(x: Floats) -> tuple[float, float]:
 
 
 def _zscore(x: Floats) -> Floats:
+    if not len(x) or x.min() == x.max():  # a rounded mean would give a deviation above zero
+        return np.zeros_like(x)
     mean, deviation = moments(x)
-    return (x - mean) / deviation if deviation > 0 else np.zeros_like(x)
+    return (x - mean) / deviation
 
 
 def _minmax(x: Floats) -> Floats:
@@ -135,10 +137,8 @@ def _read_scores(url: str) -> pa.Table:
         columns = ["data_id", "category", "token_start", "token_stop", "ds", "variance"]
         table = parquet.read(columns=columns)
         fingerprint = file_metadata(parquet).get("fingerprint", "")
-    n = len(table)
     table = table.set_column(1, "category", table["category"].cast(pa.string()))
-    table = table.append_column("file", pa.array([url] * n).dictionary_encode())
-    table = table.append_column("row", pa.array(np.arange(n)))
+    table = table.append_column("row", pa.array(np.arange(len(table))))
     return table.replace_schema_metadata({"fingerprint": fingerprint})
 
 
@@ -175,12 +175,12 @@ def select(
     fingerprints = {t.schema.metadata[b"fingerprint"].decode() for t in tables}
     if len(fingerprints) > 1:
         raise ValueError(f"{path}: labelled files of different settings: {sorted(fingerprints)}")
-    scores = pa.concat_tables([t.replace_schema_metadata() for t in tables]).unify_dictionaries()
-    scores = scores.sort_by([("category", "ascending"), ("data_id", "ascending"), ("file", "ascending"), ("row", "ascending")])  # fmt: skip
+    scores = pa.concat_tables([t.replace_schema_metadata() for t in tables])
+    lengths = [len(t) for t in tables]
+    scores = scores.append_column("file", pa.array(np.repeat(np.arange(len(tables)), lengths)))
+    scores = scores.sort_by([(key, "ascending") for key in ("category", "data_id", "file", "row")])
 
-    row_bytes = {
-        url: size / max(1, len(t)) for (url, size), t in zip(sizes.items(), tables, strict=True)
-    }
+    row_bytes = np.array(list(sizes.values())) / np.maximum(1, lengths)
     result: dict[str, CategorySelection] = {}
     parts: list[_Part] = []
     stored = settings.model_dump(mode="json", exclude_none=True)
@@ -188,7 +188,7 @@ def select(
     for category in scores["category"].unique().to_pylist():
         rows = scores.filter(pa.compute.equal(scores["category"], category))
         chosen, result[category] = _select_category(rows, settings)
-        parts += _parts(path, chosen, row_bytes, file_bytes, metadata)
+        parts += _parts(path, chosen, list(sizes), row_bytes, file_bytes, metadata)
     there = list_files(join(path, "selected"), ".parquet")
     wanted = {part.url for part in parts}
     for url in there.keys() - wanted:
@@ -237,13 +237,14 @@ def _select_category(rows: pa.Table, settings: Select) -> tuple[pa.Table, Catego
 def _parts(
     path: str,
     chosen: pa.Table,
-    row_bytes: dict[str, float],
+    urls: list[str],
+    row_bytes: Floats,
     file_bytes: int,
     metadata: dict[str, Any],
 ) -> list[_Part]:
     """Cut the kept rows of a category, in order of file and row, into files of about `file_bytes`."""
-    files = chosen["file"].cast(pa.string()).to_numpy()
-    total = np.cumsum([row_bytes[url] for url in files])
+    files = chosen["file"].to_numpy()
+    total = np.cumsum(row_bytes[files])
     cuts = np.flatnonzero(np.diff(total // file_bytes)) + 1
     parts = []
     for start, stop in pairwise([0, *cuts.tolist(), len(files)]):
@@ -257,7 +258,7 @@ def _parts(
         ends = np.flatnonzero(files[start:stop][1:] != files[start:stop][:-1]) + 1
         runs = pairwise([0, *ends.tolist(), stop - start])
         parts.append(
-            _Part(url, [(files[start + i], rows[i:j], lds[i:j]) for i, j in runs], metadata)
+            _Part(url, [(urls[files[start + i]], rows[i:j], lds[i:j]) for i, j in runs], metadata)
         )
     return parts
 

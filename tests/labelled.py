@@ -1,0 +1,33 @@
+"""Labelled files made without a pipeline, for tests of what reads them."""
+
+import zlib
+
+import pyarrow as pa
+
+from longattn.storage import LABELLED, content_name, join, write_table
+
+
+def labelled_table(category, ids, ds, variance, window=8, source="f.jsonl"):
+    n = len(ids)
+    columns = {
+        "data_id": list(ids),
+        "content": [f"text of {i}" for i in ids],
+        "input_ids": [[zlib.crc32(f"{i}/{t}".encode()) % 50 for t in range(window)] for i in ids],
+        "category": [category] * n,
+        "source": [source] * n,
+        "document_id": list(ids),
+        "window_index": [0] * n,
+        "token_start": [0] * n,
+        "token_stop": [window] * n,
+        "ds": list(ds),
+        "variance": list(variance),
+        "ds_heads": [[x] for x in ds],
+        "variance_heads": [[x] for x in variance],
+    }
+    return pa.table(columns, schema=LABELLED)
+
+
+def write_labelled(output, category, table, metadata=None):
+    url = join(str(output), "labelled", f"category={category}", content_name(table["data_id"]))
+    write_table(url, table, metadata or {"fingerprint": "f"})
+    return url
