@@ -1,0 +1,243 @@
+"""Find a scoring model's first-layer tensors and read them in slices, never the whole model.
+
+Needed are the token embedding, the first input norm, and layer 0's attention without its value and
+output projections. A model that cannot be scored truthfully is refused here, from its config alone.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from transformers import AutoConfig, PretrainedConfig
+
+EMBEDDING = "embed_tokens.weight"
+_INDEX = "model.safetensors.index.json"
+_SMALL_FILES = ["config.json", "tokenizer.json", "tokenizer_config.json", _INDEX]
+_SLICE_ROWS = 4096
+# The config fields that can change q, k, their rotation or their scaling, over all families.
+_DECIDING_FIELDS = (
+    "model_type",
+    "hidden_size",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "hidden_act",
+    "rms_norm_eps",
+    "layer_norm_eps",
+    "norm_eps",
+    "rope_parameters",
+    "max_position_embeddings",
+    "attention_bias",
+    "clip_qkv",
+    "attention_multiplier",
+    "embedding_multiplier",
+    "query_pre_attn_scalar",
+)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What scoring needs of a model.
+
+    Attributes:
+        path: the folder.
+        config: the transformers config.
+        tokenizer_file: `tokenizer.json` of the folder; scoring ids does not need it to be there.
+        files: name of a needed tensor in a bare decoder ("layers.0.self_attn.q_proj.weight") ->
+            the safetensors file that holds it and its name there.
+    """
+
+    path: Path
+    config: PretrainedConfig
+    tokenizer_file: Path
+    files: Mapping[str, tuple[Path, str]]
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a needed tensor. Raises ValueError if the checkpoint has no such tensor."""
+        with safe_open(self._file(name), framework="pt") as tensors:
+            return tuple(tensors.get_slice(self.files[name][1]).get_shape())
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> Any:
+        """Rows [start, stop) of a needed tensor, as stored (a torch tensor on the CPU)."""
+        with safe_open(self._file(name), framework="pt") as tensors:
+            return tensors.get_slice(self.files[name][1])[start:stop]
+
+    def fingerprint(self) -> str:
+        """Hex SHA-256 over the needed tensors and the config fields that decide the scores."""
+        import torch
+
+        digest = hashlib.sha256()
+        fields = {name: getattr(self.config, name, None) for name in _DECIDING_FIELDS}
+        digest.update(json.dumps(fields, sort_keys=True, default=str).encode())
+        for name in sorted(self.files):
+            rows = self.shape(name)[0]
+            digest.update(f"\n{name} {self.shape(name)} {self.read(name, 0, 1).dtype}\n".encode())
+            for start in range(0, rows, _SLICE_ROWS):
+                part = self.read(name, start, start + _SLICE_ROWS).contiguous()
+                digest.update(part.view(torch.uint8).numpy())
+        return digest.hexdigest()
+
+    def _file(self, name: str) -> Path:
+        if name not in self.files:
+            raise ValueError(f"{self.path}: the checkpoint has no tensor {name}")
+        return self.files[name][0]
+
+
+def open_checkpoint(model: str) -> Checkpoint:
+    """Open a scoring model without reading its weights.
+
+    Args:
+        model: "builtin" (the scorer that ships with the package), a local folder, or the id of a
+            repository on the Hugging Face hub, of which only the config, the tokenizer, the index
+            and the files that hold needed tensors are fetched.
+
+    Raises:
+        ValueError: in one line; no such model, no safetensors, a tensor missing, or a family whose
+            first layer cannot be scored truthfully.
+    """
+    hub = False
+    if model == "builtin":
+        folder = Path(__file__).parent.parent / "builtin"
+    elif model and Path(model).is_dir():
+        folder = Path(model)
+    elif re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", model):
+        hub, folder = True, _download(model, _SMALL_FILES)
+    else:
+        raise ValueError(
+            f"model {model!r}: no such folder; allowed: 'builtin', a local folder, a hub id owner/name"
+        )
+    config = _read_config(folder)
+    reason = _cannot_score(config)
+    if reason:
+        raise ValueError(f"model {model!r} ({config.model_type}) is refused: {reason}")
+
+    if (folder / _INDEX).is_file():
+        stored = _read_index(folder / _INDEX)
+    else:
+        if hub:
+            _download(model, ["model.safetensors"])
+        stored = _read_names(folder)
+    names = _needed_tensors(stored, folder)
+    if hub:
+        _download(model, sorted({stored[name] for name in names.values()}))
+    for file in sorted({stored[name] for name in names.values()}):
+        missing = {n for n in names.values() if stored[n] == file} - _tensor_names(folder / file)
+        if missing:
+            raise ValueError(
+                f"{folder / file}: the index promises {min(missing)}, which is not there"
+            )
+    return Checkpoint(
+        path=folder,
+        config=config,
+        tokenizer_file=folder / "tokenizer.json",
+        files={name: (folder / stored[there], there) for name, there in names.items()},
+    )
+
+
+def _download(repository: str, patterns: list[str]) -> Path:
+    """Fetch the named files of a hub repository into the local cache; returns the folder."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(repository, allow_patterns=patterns))
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"model {repository!r}: no such folder, and not to be had from the hub: {_first_line(error)}"
+        ) from error
+
+
+def _read_config(folder: Path) -> PretrainedConfig:
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"{folder}: no config.json, so no checkpoint")
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{folder / 'config.json'}: transformers cannot read it: {_first_line(error)}"
+        ) from error
+
+
+def _cannot_score(config: PretrainedConfig) -> str | None:
+    """Why the first layer's attention is not the one that the statistics compute, or None."""
+    rope = getattr(config, "rope_parameters", None)
+    layer_types = getattr(config, "layer_types", None)
+    window = getattr(config, "sliding_window", None)
+    if getattr(config, "quantization_config", None):
+        return "its weights are quantized; give the unquantized checkpoint"
+    if getattr(config, "kv_lora_rank", None):
+        return "latent attention (kv_lora_rank) has no per-token keys"
+    if getattr(config, "attn_logit_softcapping", None):
+        return "attention logit soft-capping (attn_logit_softcapping)"
+    if config.model_type == "gpt_oss":
+        return "attention sinks"
+    if layer_types and layer_types[0] != "full_attention":
+        return f"its first layer is {layer_types[0]}, not full_attention"
+    if not layer_types and window and getattr(config, "use_sliding_window", True):
+        return f"its first layer slides over a window of {window} tokens (sliding_window)"
+    if not rope:
+        return "it has no rotary position embedding (rope_parameters), or not a text decoder's"
+    if "rope_type" not in rope:
+        return "its rotary position embedding differs between layers"
+    if rope["rope_type"] in ("dynamic", "longrope"):
+        return f"its rotary frequencies depend on the length of the text (rope_type {rope['rope_type']})"
+    return None
+
+
+def _read_index(index: Path) -> dict[str, str]:
+    """Tensor name -> file name, of a checkpoint in several files."""
+    try:
+        stored = json.loads(index.read_text())["weight_map"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{index}: not an index of safetensors files") from error
+    for file in stored.values():
+        if not re.fullmatch(r"[\w.-]+\.safetensors", file):
+            raise ValueError(f"{index}: names {file!r}; allowed: a .safetensors file beside it")
+    return stored
+
+
+def _read_names(folder: Path) -> dict[str, str]:
+    """Tensor name -> file name, of a checkpoint without an index."""
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        pickles = sorted(
+            file.name for end in ("bin", "pt", "pth") for file in folder.glob(f"*.{end}")
+        )
+        held = f"only {pickles[0]}, a pickle, which can run code when read" if pickles else "none"
+        raise ValueError(f"{folder}: no weights in *.safetensors; holds {held}")
+    return {name: file.name for file in files for name in _tensor_names(file)}
+
+
+def _tensor_names(file: Path) -> set[str]:
+    try:
+        with safe_open(file, framework="pt") as tensors:
+            return set(tensors.keys())
+    except (OSError, SafetensorError) as error:
+        raise ValueError(
+            f"{file}: not a readable safetensors file: {_first_line(error)}"
+        ) from error
+
+
+def _needed_tensors(stored: Mapping[str, str], folder: Path) -> dict[str, str]:
+    """Name in a bare decoder -> name in the checkpoint ("model." before it in most)."""
+    embeddings = [name for name in stored if name.endswith(EMBEDDING)]
+    if len(embeddings) != 1:
+        raise ValueError(f"{folder}: {len(embeddings)} tensors named *{EMBEDDING}; allowed: one")
+    prefix = embeddings[0].removesuffix(EMBEDDING)
+    layer = re.compile(
+        re.escape(prefix) + r"(layers\.0\.(input_layernorm\.|self_attn\.(?!v_proj\.|o_proj\.)).*)"
+    )
+    names = {match[1]: name for name in stored if (match := layer.fullmatch(name))}
+    for required in ("q_proj", "k_proj"):
+        name = f"layers.0.self_attn.{required}.weight"
+        if name not in names and "layers.0.self_attn.qkv_proj.weight" not in names:
+            raise ValueError(f"{folder}: the checkpoint has no tensor {prefix}{name}")
+    return {EMBEDDING: embeddings[0], **names}
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)

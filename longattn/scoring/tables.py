@@ -1,0 +1,275 @@
+"""Queries and keys of every token of a vocabulary, before rotation.
+
+Layer 0 sees only a token's identity, so its q and k are two tables over the vocabulary, and the
+projections of a window become a gather. They are made by transformers' own model, one layer of it,
+with the rotation replaced by the identity and the attention by a function that keeps q and k: no
+code here belongs to a family of models. 128256 tokens of Llama-3.1-8B take 1.3 GB in bfloat16.
+"""
+
+import copy
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AutoModel, PretrainedConfig
+
+from longattn.scoring.checkpoint import EMBEDDING, Checkpoint
+
+# Tokens projected at a time: 8B-shaped, their float32 activations and embedding are 0.3 GB.
+_CHUNK = 4096
+_KEEP = "longattn_keep_qk"
+
+
+@dataclass(frozen=True)
+class Tables:
+    """A scoring model's first layer, as far as attention probabilities need it.
+
+    Attributes:
+        q_vhd: (vocabulary, heads, dim) queries before rotation, on the scoring device.
+        k_vgd: (vocabulary, kv_heads, dim) keys before rotation.
+        scaling: the factor on q . k before softmax.
+        model: one layer of the transformers model; its embedding is empty.
+        rotate: the family's own (q, k, cos, sin) -> (q, k).
+    """
+
+    q_vhd: Tensor
+    k_vgd: Tensor
+    scaling: float
+    model: Any
+    rotate: Callable[..., tuple[Tensor, Tensor]]
+
+    def rotated(self, ids_l: Tensor, positions_l: Tensor) -> tuple[Tensor, Tensor]:
+        """Rotated q_hld and k_gld of the tokens `ids_l` at `positions_l`, in the tables' dtype.
+
+        The rotation itself is computed in float32, or in float64 for tables in float64.
+        """
+        dtype = torch.promote_types(self.q_vhd.dtype, torch.float32)
+        q = self.q_vhd[ids_l].to(dtype).transpose(0, 1)[None]
+        k = self.k_vgd[ids_l].to(dtype).transpose(0, 1)[None]
+        cos, sin = self.model.rotary_emb(q[:, 0], position_ids=positions_l[None])
+        q, k = self.rotate(q, k, cos, sin)
+        return q[0].to(self.q_vhd.dtype).contiguous(), k[0].to(self.q_vhd.dtype).contiguous()
+
+
+class _Kept(Exception):  # noqa: N818
+    """Carries what a layer computed out of the model, so that nothing after it is run."""
+
+    def __init__(self, *values: Any) -> None:
+        self.values = values
+
+
+def build_tables(
+    checkpoint: Checkpoint,
+    device: torch.device,
+    dtype: torch.dtype,
+    rope_theta: float | None = None,
+) -> Tables:
+    """Project the whole vocabulary, `_CHUNK` tokens at a time, in float32 (float64 for float64).
+
+    The chunks are fixed, so a token has the same bits in every window.
+
+    Raises:
+        ValueError: a tensor is missing, has another shape than the config says, or is not finite;
+            or transformers' first layer is not one that can be run alone.
+    """
+    model = first_layer(checkpoint, device, torch.promote_types(dtype, torch.float32), rope_theta)
+    vocabulary = model.config.vocab_size
+    parts: list[Tables] = []
+    for start in range(0, vocabulary, _CHUNK):
+        stop = min(start + _CHUNK, vocabulary)
+        part = project(model, checkpoint.read(EMBEDDING, start, stop), dtype)
+        if not parts:
+            q_vhd = part.q_vhd.new_empty((vocabulary, *part.q_vhd.shape[1:]))
+            k_vgd = part.k_vgd.new_empty((vocabulary, *part.k_vgd.shape[1:]))
+            parts = [part]
+        q_vhd[start:stop], k_vgd[start:stop] = part.q_vhd, part.k_vgd
+        if not (part.q_vhd.isfinite().all() and part.k_vgd.isfinite().all()):
+            raise ValueError(
+                f"{checkpoint.path}: queries or keys of tokens {start} to {stop - 1} are not finite in {dtype}"
+            )
+    return replace(parts[0], q_vhd=q_vhd, k_vgd=k_vgd)
+
+
+def project(model: Any, embedding_vc: Tensor, dtype: torch.dtype) -> Tables:
+    """Tables, in `dtype`, of the tokens with these rows of the embedding.
+
+    Each token is a text of its own at position 0, with the rotation replaced by the identity.
+
+    Raises:
+        ValueError: the first layer cannot be run alone, or rotates in a way of its own.
+    """
+    ids_v1 = torch.arange(len(embedding_vc), device=_weight(model).device)[:, None]
+    rotary = model.rotary_emb
+    model.rotary_emb = _Identity(rotary)
+    try:
+        q_vh1d, k_vg1d, scaling = run_first_layer(model, embedding_vc, ids_v1, _KEEP)
+    finally:
+        model.rotary_emb = rotary
+    rotate: Any = getattr(sys.modules[type(model).__module__], "apply_rotary_pos_emb", None)
+    try:
+        cos, sin = rotary(q_vh1d[:1, 0], position_ids=ids_v1[:1])
+        rotate(q_vh1d[:1], k_vg1d[:1], cos, sin)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(
+            f"{type(model).__name__} is refused: it rotates q and k, or a part of them, in a way of its own"
+        ) from error
+    return Tables(q_vh1d[:, :, 0].to(dtype), k_vg1d[:, :, 0].to(dtype), scaling, model, rotate)
+
+
+def first_layer(
+    checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype, rope_theta: float | None
+) -> Any:
+    """transformers' bare decoder with one layer, of which only what makes q and k has weights.
+
+    The value projection is a stand-in, the output projection the identity, and the embedding is
+    empty until `run_first_layer` fills it.
+    """
+    config = _one_layer_config(checkpoint.config, rope_theta)
+    with torch.device("meta"):
+        model = AutoModel.from_config(config, attn_implementation="eager").eval()
+    try:
+        layer, attention = model.layers[0], model.layers[0].self_attn
+        rotary = type(model.rotary_emb)(config=model.config)
+        vocabulary_shape = tuple(model.embed_tokens.weight.shape)
+    except AttributeError as error:
+        raise ValueError(
+            f"{checkpoint.path}: {type(model).__name__} is not built like a rotary decoder: {error}"
+        ) from error
+    _check_shape(checkpoint, EMBEDDING, vocabulary_shape)
+    if hasattr(attention, "v_proj"):
+        attention.v_proj = _SomeValues(attention.v_proj.out_features)
+    attention.o_proj = nn.Identity()
+    norm = getattr(layer, "input_layernorm", nn.Identity())
+    for module, prefix in ((attention, "layers.0.self_attn"), (norm, "layers.0.input_layernorm")):
+        for name, parameter in list(module.named_parameters()):
+            _check_shape(checkpoint, f"{prefix}.{name}", tuple(parameter.shape))
+            owner, _, leaf = name.rpartition(".")
+            weight = checkpoint.read(f"{prefix}.{name}").to(device, dtype)
+            setattr(module.get_submodule(owner), leaf, nn.Parameter(weight, requires_grad=False))
+    model.rotary_emb = rotary.to(device)
+    model.embed_tokens.padding_idx = None  # an id of the whole vocabulary; ours are of one chunk
+    return model
+
+
+@torch.inference_mode()
+def run_first_layer(
+    model: Any,
+    embedding_vc: Tensor,
+    ids_bl: Tensor,
+    implementation: str,
+    position_ids: Tensor | None = None,
+) -> tuple:
+    """Run the model up to its first attention; returns (q, k, scaling), or (probabilities,) if eager.
+
+    Args:
+        embedding_vc: (tokens, hidden) rows of the embedding, as stored.
+        ids_bl: (batch, length) rows of `embedding_vc`, not ids of the vocabulary.
+        implementation: "eager", or the name of the function that keeps q and k.
+        position_ids: (1, length); 0 to length - 1 by default.
+
+    Raises:
+        ValueError: the first layer needs more than its queries and keys.
+    """
+    weight = _weight(model)
+    model.embed_tokens.weight = nn.Parameter(
+        embedding_vc.to(weight.device, weight.dtype), requires_grad=False
+    )
+    model.config._attn_implementation = implementation
+    attention = model.layers[0].self_attn
+
+    def keep_probabilities(module: nn.Module, args: tuple, output: tuple) -> None:
+        raise _Kept(output[1])
+
+    hook = attention.register_forward_hook(keep_probabilities)
+    try:
+        # A mask is given, for without one transformers reads a gap in the positions as a new text.
+        model(
+            input_ids=ids_bl,
+            attention_mask=torch.ones_like(ids_bl),
+            position_ids=position_ids,
+            use_cache=False,
+        )
+    except _Kept as kept:
+        return kept.values
+    except (RuntimeError, NotImplementedError, AttributeError, TypeError, KeyError) as error:
+        raise ValueError(
+            f"the first layer of {type(model).__name__} cannot be run alone: {str(error).splitlines()[0]}"
+        ) from error
+    finally:
+        hook.remove()
+        model.embed_tokens.weight = nn.Parameter(torch.empty(0), requires_grad=False)
+    raise ValueError(f"{type(model).__name__} does not call its first attention")
+
+
+def _keep_qk(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    **options: Any,
+) -> None:
+    """An attention function, as transformers calls it, that stops at q and k."""
+    for name in ("softcap", "s_aux", "sliding_window", "position_bias"):
+        if options.get(name) is not None:
+            raise ValueError(
+                f"{type(module).__name__} is refused: its first layer has {name}={options[name]}"
+            )
+    raise _Kept(query, key, query.shape[-1] ** -0.5 if scaling is None else float(scaling))
+
+
+AttentionInterface.register(_KEEP, _keep_qk)
+
+
+class _Identity(nn.Module):
+    """A rotation by nothing, in the shape of a model's own."""
+
+    def __init__(self, rotary: nn.Module) -> None:
+        super().__init__()
+        self.rotary = rotary
+
+    def forward(self, x: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
+        cos, sin = self.rotary(x, position_ids)
+        return torch.ones_like(cos), torch.zeros_like(sin)
+
+
+class _SomeValues(nn.Module):
+    """Stands for the value projection: numbers that differ between tokens.
+
+    Nobody should read them. Where attention depends on its values (Doge), constant ones would hide
+    that from the comparison with transformers.
+    """
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.features = features
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[..., torch.arange(self.features, device=x.device) % x.shape[-1]]
+
+
+def _weight(model: Any) -> nn.Parameter:
+    """A weight that was loaded: its device and dtype are the model's."""
+    return next(model.layers[0].self_attn.parameters())
+
+
+def _one_layer_config(config: PretrainedConfig, rope_theta: float | None) -> PretrainedConfig:
+    config = copy.deepcopy(config)
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[:1]
+    config.num_hidden_layers = 1
+    if rope_theta is not None:
+        config.rope_parameters = {**config.rope_parameters, "rope_theta": float(rope_theta)}
+    return config
+
+
+def _check_shape(checkpoint: Checkpoint, name: str, expected: tuple[int, ...]) -> None:
+    shape = checkpoint.shape(name)
+    if shape != expected:
+        raise ValueError(
+            f"{checkpoint.path}: tensor {name} has shape {shape}; the config says {expected}"
+        )
