@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from longattn.config import Config, ConfigError
+    from longattn.monitor import RunError
     from longattn.pipeline import (
-        RunError,
         RunSummary,
         read_documents,
         read_labelled,
@@ -27,9 +27,10 @@ __version__ = "0.1.0"
 _ROOMS = {
     "config": ("Config", "ConfigError"),
     "pipeline": (
-        "RunError", "RunSummary", "read_documents", "read_labelled", "run",
+        "RunSummary", "read_documents", "read_labelled", "run",
         "score_windows", "window_documents", "write_labelled",
     ),
+    "monitor": ("RunError",),
     "scoring.scorer": ("AttentionScorer", "Scores"),
     "selection": ("long_distance_scores", "select"),
     "windows": ("sliding_windows",),

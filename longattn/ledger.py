@@ -93,7 +93,8 @@ class Marker:
 
 
 def marker(split: Split, counts: Counts) -> Marker:
-    return Marker(split.id, split.path, split.category, counts.windows, asdict(counts))
+    values = {**vars(counts), "bad": dict(counts.bad)}
+    return Marker(split.id, split.path, split.category, counts.windows, values)
 
 
 def write_markers(output: str, markers: Sequence[Marker]) -> None:

@@ -7,12 +7,11 @@ windows -> scoring actors -> a sink that makes labelled files appear whole. No s
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -24,9 +23,8 @@ from ray.data.context import DataContext
 from longattn import ledger
 from longattn.config import Config, Sample, Source, redact
 from longattn.corpus import check_sources, group_splits, list_splits
+from longattn.monitor import Monitor, RunError
 from longattn.records import Record, Split, read_split
-from longattn.scoring.checkpoint import Checkpoint, open_checkpoint
-from longattn.scoring.scorer import AttentionScorer
 from longattn.selection import CategorySelection, select
 from longattn.storage import (
     CATEGORY,
@@ -38,8 +36,10 @@ from longattn.storage import (
     write_json,
     write_table,
 )
-from longattn.tokenization import DocumentTokenizer
-from longattn.windows import Counts, DocumentWindows, SplitWindows
+from longattn.windows import DocumentWindows, SplitWindows, load_tokenizer
+
+if TYPE_CHECKING:  # not imported by workers that do not score: transformers takes them 4 s
+    from longattn.scoring.checkpoint import Checkpoint
 
 log = logging.getLogger("longattn")
 
@@ -48,11 +48,6 @@ MAX_BLOCK = 32 * 2**20
 # The block is the unit of retry and of spreading over actors: about 90 windows of 32K tokens on a
 # GPU, a second or two of its work; on a CPU 14, since each takes seconds there.
 GPU_BLOCK, CPU_BLOCK = 24 * 2**20, 4 * 2**20
-LOG_SECONDS = 30.0
-
-
-class RunError(RuntimeError):
-    """A run that did not finish, told in one line."""
 
 
 @dataclass(frozen=True)
@@ -99,45 +94,6 @@ def plan_pools(
     return Pools(
         (window[0], most), 0.25 if cores < 8 else 1, (actors, actors), score_cpus, 0, threads
     )
-
-
-@ray.remote(num_cpus=0)
-class Monitor:
-    """What the actors of a run report: watched for bad records, logged, and put in the summary."""
-
-    def __init__(self, max_bad_fraction: float) -> None:
-        self.max_bad_fraction = max_bad_fraction
-        self.splits: dict[str, Counts] = {}
-        self.stopped = ""
-        self.scored = {"windows": 0, "tokens": 0, "seconds": 0.0}
-
-    def add_windows(self, split: str, counts: Counts) -> str:
-        """Returns why the run must stop, or an empty string. A retried split replaces its counts."""
-        self.splits[split] = counts
-        seen = sum(c.records for c in self.splits.values())
-        bad = sum(c.bad.total() for c in self.splits.values())
-        if seen >= 1000 and bad > self.max_bad_fraction * seen:
-            reasons = sum((c.bad for c in self.splits.values()), start=type(counts.bad)())
-            told = ", ".join(f"{reason} {n}" for reason, n in reasons.most_common())
-            self.stopped = (
-                f"{bad} of {seen} records are bad ({told}), over max_bad_fraction "
-                f"{self.max_bad_fraction}; they are in quarantine/"
-            )
-        return self.stopped
-
-    def add_scored(self, windows: int, tokens: int, seconds: float) -> None:
-        self.scored["windows"] += windows
-        self.scored["tokens"] += tokens
-        self.scored["seconds"] += seconds
-
-    def snapshot(self) -> dict[str, Any]:
-        counts = self.splits.values()
-        return {
-            "documents": sum(c.documents for c in counts),
-            "windows": sum(c.windows for c in counts),
-            "scored": dict(self.scored),
-            "stopped": self.stopped,
-        }
 
 
 # --- composition: functions from Dataset to Dataset ----------------------------------------------
@@ -255,7 +211,7 @@ class ScoreSettings:
         return {
             "definition": DEFINITION,
             "weights": checkpoint.fingerprint(),
-            "tokenizer": DocumentTokenizer.from_file(checkpoint.tokenizer_file).fingerprint,
+            "tokenizer": load_tokenizer(self.model).fingerprint,
             "window": window,
             "min_distance": self.min_distance or window // 4,
             "rope_theta": self.rope_theta,
@@ -270,7 +226,7 @@ class ScoreSettings:
         """
         if self.add_bos is False:
             return None
-        bos = DocumentTokenizer.from_file(checkpoint.tokenizer_file).bos_token_id
+        bos = load_tokenizer(self.model).bos_token_id
         if self.add_bos and bos is None:
             bos = checkpoint.config.bos_token_id
             if bos is None:
@@ -291,6 +247,9 @@ class ScoreWindows:
         report: Callable[[int, int, float], None],
     ) -> None:
         import torch
+
+        from longattn.scoring.checkpoint import open_checkpoint
+        from longattn.scoring.scorer import AttentionScorer
 
         if device == "cpu":
             torch.set_num_threads(threads)
@@ -444,6 +403,8 @@ def run(config: Config, *, select_after: bool = True) -> RunSummary:
             output folder of other settings; before any actor starts.
         RunError: too many bad records, or a failure of the cluster, in one line.
     """
+    from longattn.scoring.checkpoint import open_checkpoint
+
     started = time.perf_counter()
     checkpoint = open_checkpoint(config.scorer.model)
     scorer = config.scorer
@@ -525,16 +486,7 @@ def _execute(
     config: Config, settings: ScoreSettings, pools: Pools, left: ledger.Remaining
 ) -> dict[str, float]:
     """The streaming execution; returns what the scorers did. Raises RunError."""
-    monitor = Monitor.remote(config.max_bad_fraction)
-
-    def report_windows(split: str, counts: Counts) -> None:
-        stopped = ray.get(monitor.add_windows.remote(split, counts))
-        if stopped:
-            raise RunError(stopped)
-
-    def report_scored(windows: int, tokens: int, seconds: float) -> None:
-        monitor.add_scored.remote(windows, tokens, seconds)
-
+    monitor = Monitor(config.max_bad_fraction)
     log.info(
         "%d splits to read (%d done); window actors %d to %d, scoring actors %d to %d on %s",
         len(left.splits), left.finished, *pools.window, *pools.score, pools.device,
@@ -552,21 +504,21 @@ def _execute(
                 "output": config.output,
                 "max_record_bytes": config.max_record_bytes,
                 "block_bytes": pools.block_bytes,
-                "report": report_windows,
+                "report": monitor.window_report(),
             },
             batch_size=1,
             batch_format="numpy",
             compute=ActorPoolStrategy(min_size=pools.window[0], max_size=pools.window[1]),
             num_cpus=pools.window_cpus,
         )
-        scored = _score(windows, settings, config.scorer.batch, pools, report_scored)
+        scored = _score(windows, settings, config.scorer.batch, pools, monitor.score_report())
         try:
-            with _progress(monitor):
+            with monitor.logged():
                 write_labelled(scored, config.output)
         except Exception as error:
-            stopped = ray.get(monitor.snapshot.remote())["stopped"]
+            stopped = monitor.snapshot()["stopped"]
             raise RunError(stopped or _reason(error)) from error
-    return ray.get(monitor.snapshot.remote())["scored"]
+    return monitor.snapshot()["scored"]
 
 
 def _reason(error: BaseException) -> str:
@@ -575,30 +527,6 @@ def _reason(error: BaseException) -> str:
         error = error.__cause__
     lines = [line for line in str(error).strip().splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[-1].strip() if lines else ''}"[:500]
-
-
-@contextmanager
-def _progress(monitor: Any) -> Iterator[None]:
-    """One log line every LOG_SECONDS while the block runs."""
-    ended = threading.Event()
-    started = time.perf_counter()
-
-    def watch() -> None:
-        while not ended.wait(LOG_SECONDS):
-            now = ray.get(monitor.snapshot.remote())
-            scored, seconds = now["scored"], time.perf_counter() - started
-            log.info(
-                "%.0f s: %d documents read, %d windows cut, %d scored, %.0f tokens/s",
-                seconds, now["documents"], now["windows"], scored["windows"], scored["tokens"] / seconds,
-            )  # fmt: skip
-
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
 
 
 def _summary(

@@ -93,6 +93,7 @@ class Reason(StrEnum):
     OVER_SIZE_CAP = "over_size_cap"
     TRUNCATED_ARCHIVE = "truncated_archive"
     UNREADABLE = "unreadable"
+    NOT_TOKENIZED = "not_tokenized"
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +131,7 @@ def read_split(split: Split, *, max_record_bytes: int = 512 << 20) -> Iterator[R
         if split.format == "parquet":
             yield from _parquet_rows(file, split, max_record_bytes)
             return
-        stop = split.file_size if split.stop is None else split.stop
+        stop: int | None = split.file_size if split.stop is None else split.stop
         pieces: Iterator[bytes | str] = _stored_bytes(file, split, max(split.start - 1, 0), stop)
         if split.compression:
             pieces, stop = _decompressed(pieces, split.compression), None

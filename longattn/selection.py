@@ -102,7 +102,8 @@ def kept(lds: Floats, tokens: NDArray[np.int64], keep: Keep) -> NDArray[np.int64
         return order[: math.floor(keep.fraction * len(lds) + 0.5)]
     if keep.count is not None:
         return order[: keep.count]
-    return order[: np.searchsorted(np.cumsum(tokens[order]), keep.tokens, side="right")]
+    bought = np.cumsum(tokens[order]) <= (keep.tokens or 0)
+    return order[: bought.sum()]
 
 
 @dataclass(frozen=True)
@@ -165,9 +166,8 @@ def select(
     Raises:
         ValueError: no labelled windows, or scores of different settings in one folder.
     """
-    settings = Select(
-        alpha=alpha, standardize=standardize, keep=Keep(fraction=0.5) if keep is None else keep
-    )
+    keep = Keep.model_validate({"fraction": 0.5} if keep is None else keep)
+    settings = Select(alpha=alpha, standardize=standardize, keep=keep)
     sizes = list_files(join(path, "labelled"), ".parquet")
     if not sizes:
         raise ValueError(f"{join(path, 'labelled')}: no labelled windows to select from")

@@ -14,8 +14,8 @@ import pyarrow as pa
 
 from longattn import ledger
 from longattn.config import Sample
-from longattn.records import BadRecord, Record, Split, read_split
-from longattn.scoring.checkpoint import open_checkpoint
+from longattn.models import model_folder
+from longattn.records import BadRecord, Reason, Record, Split, read_split
 from longattn.storage import QUARANTINE, WINDOWS, join, write_table
 from longattn.tokenization import DocumentTokenizer, TokenizedDocument
 
@@ -164,6 +164,14 @@ def window_table(rows: list[dict[str, Any]], split: str = "") -> pa.Table:
     return pa.table(columns, schema=pa.schema([*WINDOWS, *TRAVELLING]))
 
 
+def load_tokenizer(model: str) -> DocumentTokenizer:
+    """The tokenizer of a scoring model; raises ValueError where it has no tokenizer.json."""
+    file = model_folder(model) / "tokenizer.json"
+    if not file.is_file():
+        raise ValueError(f"model {model!r}: {file.parent} has no tokenizer.json")
+    return DocumentTokenizer.from_file(file)
+
+
 class SplitWindows:
     """Ray Data actor: a row naming splits -> tables of their windows, with markers and quarantine.
 
@@ -182,7 +190,7 @@ class SplitWindows:
         block_bytes: int,
         report: Callable[[str, Counts], None],
     ) -> None:
-        tokenizer = DocumentTokenizer.from_file(open_checkpoint(model).tokenizer_file)
+        tokenizer = load_tokenizer(model)
         self.cutter = WindowCutter(tokenizer, window, samples)
         self.output, self.max_record_bytes = output, max_record_bytes
         self.rows_per_block = max(1, block_bytes // (9 * window))  # 4 bytes an id, 4 to 5 of text
@@ -242,7 +250,7 @@ class SplitWindows:
             text = record.text.encode()
             return self.cutter.cut(text, split.category, split.path, counts, seen)
         except ValueError as error:
-            return BadRecord(record.position, "not_tokenized", str(error)[:200])
+            return BadRecord(record.position, Reason.NOT_TOKENIZED, str(error)[:200])
 
     def _quarantine(self, split: Split, part: int, bad: list[BadRecord]) -> None:
         columns = {
@@ -262,7 +270,7 @@ class DocumentWindows:
     def __init__(
         self, *, model: str, window: int, text_column: str, sample: Sample | None, block_bytes: int
     ) -> None:
-        tokenizer = DocumentTokenizer.from_file(open_checkpoint(model).tokenizer_file)
+        tokenizer = load_tokenizer(model)
         self.cutter = WindowCutter(tokenizer, window, {})
         self.text_column, self.sample = text_column, sample
         self.rows_per_block = max(1, block_bytes // (9 * window))

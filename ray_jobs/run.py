@@ -1,4 +1,4 @@
-"""Job: score, then select..
+"""Job: score, then select.
 
 ray job submit --working-dir . -- python ray_jobs/run.py CONFIG [--set select.alpha=1]
 """

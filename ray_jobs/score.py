@@ -1,4 +1,4 @@
-"""Job: score what is not labelled yet..
+"""Job: score what is not labelled yet.
 
 ray job submit --working-dir . -- python ray_jobs/score.py CONFIG [--set select.alpha=1]
 """

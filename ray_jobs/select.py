@@ -1,4 +1,4 @@
-"""Job: select from stored scores..
+"""Job: select from stored scores.
 
 ray job submit --working-dir . -- python ray_jobs/select.py CONFIG [--set select.alpha=1]
 """
