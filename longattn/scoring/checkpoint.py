@@ -10,10 +10,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig, PretrainedConfig
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 EMBEDDING = "embed_tokens.weight"
 _INDEX = "model.safetensors.index.json"
@@ -53,7 +55,7 @@ class Checkpoint:
     """
 
     path: Path
-    config: PretrainedConfig
+    config: "PretrainedConfig"
     tokenizer_file: Path
     files: Mapping[str, tuple[Path, str]]
 
@@ -151,9 +153,11 @@ def _download(repository: str, patterns: list[str]) -> Path:
         ) from error
 
 
-def _read_config(folder: Path) -> PretrainedConfig:
+def _read_config(folder: Path) -> "PretrainedConfig":
     if not (folder / "config.json").is_file():
         raise ValueError(f"{folder}: no config.json, so no checkpoint")
+    from transformers import AutoConfig  # 4 s of imports, which "no such folder" need not wait for
+
     try:
         return AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -162,7 +166,7 @@ def _read_config(folder: Path) -> PretrainedConfig:
         ) from error
 
 
-def _cannot_score(config: PretrainedConfig) -> str | None:
+def _cannot_score(config: "PretrainedConfig") -> str | None:
     """Why the first layer's attention is not the one that the statistics compute, or None."""
     rope = getattr(config, "rope_parameters", None)
     layer_types = getattr(config, "layer_types", None)
