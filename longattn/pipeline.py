@@ -75,8 +75,8 @@ def plan_pools(
 ) -> Pools:
     """Fit the pools to the cluster: scorers on GPUs where it has or can get some, else on its CPUs.
 
-    On CPUs, scoring actors times their threads equal the cores, and each reserves a little less
-    than its threads, so that window actors always find room.
+    On CPUs, scoring actors times their threads equal the cores, and each reserves half of its
+    threads, so that the other stages always find room.
     """
     cluster = ray.cluster_resources()
     gpus = gpus_per_scorer
@@ -89,11 +89,10 @@ def plan_pools(
     node = max(1, *(int(n["Resources"].get("CPU", 0)) for n in ray.nodes() if n["Alive"]))
     actors = min(max(cores // 4, score[0]), score[1])
     threads = max(1, min(cores // actors, node))
-    score_cpus = threads - 1 if threads > 1 else 0.75
     most = max(window[0], min(window[1], cores // 8))
-    return Pools(
-        (window[0], most), 0.25 if cores < 8 else 1, (actors, actors), score_cpus, 0, threads
-    )
+    if cores < 4:
+        return Pools((window[0], most), 0.25, (actors, actors), 0.5 / actors, 0, threads)
+    return Pools((window[0], most), 1, (actors, actors), max(1, threads // 2), 0, threads)
 
 
 # --- composition: functions from Dataset to Dataset ----------------------------------------------
@@ -108,7 +107,7 @@ def read_documents(sources: Iterable[Source | dict[str, Any]]) -> Dataset:
     splits = list_splits(checked)
     check_sources(splits)
     return _tasks(group_splits(splits), {}).map_batches(
-        _read_task, batch_size=1, batch_format="numpy"
+        _read_task, batch_size=1, batch_format="numpy", num_cpus=0.25
     )
 
 

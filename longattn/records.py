@@ -131,11 +131,12 @@ def read_split(split: Split, *, max_record_bytes: int = 512 << 20) -> Iterator[R
         if split.format == "parquet":
             yield from _parquet_rows(file, split, max_record_bytes)
             return
-        stop: int | None = split.file_size if split.stop is None else split.stop
+        stop = split.file_size if split.stop is None else split.stop
         pieces: Iterator[bytes | str] = _stored_bytes(file, split, max(split.start - 1, 0), stop)
         if split.compression:
-            pieces, stop = _decompressed(pieces, split.compression), None
-        for item in _lines(pieces, split.start, stop, max_record_bytes):
+            pieces = _decompressed(pieces, split.compression)
+        end = None if split.compression else stop
+        for item in _lines(pieces, split.start, end, max_record_bytes):
             if isinstance(item, BadRecord):
                 yield item
                 continue

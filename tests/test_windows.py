@@ -40,7 +40,7 @@ def test_windows_cover_the_document_inside_it(n, w):
     windows = la.sliding_windows(n, w)
     assert bool(windows) == (n >= w)
     assert windows == sorted(set(windows))
-    assert all(0 <= start and stop - start == w and stop <= n for start, stop in windows)
+    assert all(start >= 0 and stop - start == w and stop <= n for start, stop in windows)
     if windows:
         assert windows[0][0] == 0 and windows[-1][1] == n
         assert len(windows) == -(-n // w)  # as few as can cover it
@@ -118,6 +118,8 @@ def test_short_and_repeated_documents_are_counted_and_give_nothing(byte_tokenize
 def test_windows_outside_the_sample_are_counted_and_left_out(byte_tokenizer):
     cutter = WindowCutter(byte_tokenizer, 10, {"a": Sample(fraction=0.5, seed=3)})
     counts = Counts()
-    rows = [r for i in range(100) for r in cutter.cut(b"document %04d" % i, "a", "f", counts, set())]
+    rows = [
+        r for i in range(100) for r in cutter.cut(b"document %04d" % i, "a", "f", counts, set())
+    ]
     assert 0 < len(rows) == counts.windows < 200
     assert counts.windows + counts.sampled_out == 200

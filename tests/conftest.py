@@ -1,0 +1,79 @@
+"""Fixtures: a real Ray cluster, a real S3 server over HTTP, a small checkpoint with random weights."""
+
+import gzip
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from longattn.samples import SAMPLES
+from tests.s3 import moto_server
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+BUILTIN = SAMPLES.parent / "builtin"
+
+
+@pytest.fixture(scope="session")
+def s3():
+    """The endpoint of a server with a bucket named `bucket`."""
+    with moto_server() as endpoint:
+        yield endpoint
+
+
+@pytest.fixture(scope="session")
+def ray_cluster(s3):
+    """Ray on this machine alone, its workers able to reach the S3 server."""
+    import ray
+
+    folder = tempfile.mkdtemp(prefix="la-")  # short: Ray puts Unix sockets below it
+    os.environ["RAY_AUTH_MODE"] = "disabled"
+    ray.init(num_cpus=2, include_dashboard=False, _temp_dir=folder, logging_level="WARNING",
+             object_store_memory=300 * 2**20)  # fmt: skip
+    yield
+    ray.shutdown()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory) -> str:
+    """A one-layer Llama with random weights and the built-in tokenizer: scores differ, fast."""
+    path = tmp_path_factory.mktemp("checkpoint")
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=8192, hidden_size=64, intermediate_size=64, num_hidden_layers=1,
+        num_attention_heads=2, num_key_value_heads=1, head_dim=32, initializer_range=0.4,
+    )  # fmt: skip
+    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(path)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(BUILTIN / name, path)
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory) -> Path:
+    """Documents of two categories, JSONL and Parquet, long and short. Copy it to change it."""
+    folder = tmp_path_factory.mktemp("corpus")
+    book, code = (_first_document(name) for name in ("book", "python"))
+    (folder / "book").mkdir()
+    for part in range(3):
+        starts = range(part * 40_000, part * 40_000 + 36_000, 9000)
+        texts = [*(book[p : p + 7000 + p % 900] for p in starts), "short"]
+        lines = "".join(json.dumps({"content": t, "n": 1}) + "\n" for t in texts)
+        (folder / "book" / f"{part}.jsonl").write_text(lines)
+    (folder / "code").mkdir()
+    texts = [code[p : p + 6000] for p in range(0, 48_000, 8000)]
+    table = pa.table({"content": texts, "n": range(len(texts))})
+    pq.write_table(table, folder / "code" / "a.parquet", row_group_size=2)
+    return folder
+
+
+def _first_document(name: str) -> str:
+    with gzip.open(SAMPLES / f"{name}.jsonl.gz", "rt") as file:
+        return json.loads(next(file))["content"]
