@@ -293,12 +293,12 @@ class ScoreWindows:
 
 
 def _ids(batch: pa.Table) -> np.ndarray:
-    """`input_ids` as (windows, tokens) int32 without a copy; raises ValueError on mixed lengths."""
+    """`input_ids` as (windows, tokens) int64; raises ValueError on mixed lengths."""
     ids = batch["input_ids"].combine_chunks()
     lengths = set(pa.compute.list_value_length(ids).to_pylist())
     if len(lengths) != 1:
         raise ValueError(f"windows of one length are wanted; given lengths {sorted(lengths)[:5]}")
-    return ids.flatten().to_numpy().reshape(len(batch), -1)
+    return ids.flatten().to_numpy().astype(np.int64).reshape(len(batch), -1)
 
 
 def _lists(values_bh: np.ndarray) -> pa.ListArray:
