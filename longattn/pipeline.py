@@ -402,17 +402,17 @@ def run(config: Config, *, select_after: bool = True) -> RunSummary:
             output folder of other settings; before any actor starts.
         RunError: too many bad records, or a failure of the cluster, in one line.
     """
-    from longattn.scoring.checkpoint import open_checkpoint
-
     started = time.perf_counter()
+    splits = list_splits(config.sources)
+    check_sources(splits)
+    from longattn.scoring.checkpoint import open_checkpoint  # 7 s: a bad path is told before
+
     checkpoint = open_checkpoint(config.scorer.model)
     scorer = config.scorer
     settings = ScoreSettings(
         scorer.model, config.min_distance, scorer.rope_theta, scorer.add_bos, scorer.dtype
     )
     settings.bos(checkpoint)
-    splits = list_splits(config.sources)
-    check_sources(splits)
     left = ledger.remaining(config.output, splits)
     for path in left.stale:
         log.warning("%s is gone or changed since its windows were labelled; they stay", path)
