@@ -13,11 +13,28 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+import longattn as la
 from longattn.samples import SAMPLES
 from tests.s3 import moto_server
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 BUILTIN = SAMPLES.parent / "builtin"
+WINDOW = 512
+
+
+def config(documents, output, checkpoint, **fields):
+    """Settings of a run over a copy of the `corpus`, in windows of 512 tokens."""
+    values = {
+        "sources": [
+            {"category": "book", "path": f"{documents}/book/*.jsonl"},
+            {"category": "code", "path": f"{documents}/code"},
+        ],
+        "output": str(output),
+        "window": {"tokens": WINDOW},
+        "scorer": {"model": checkpoint},
+        "workers": {"window": 1, "score": 1},
+    }
+    return la.Config.parse({**values, **fields})
 
 
 @pytest.fixture(scope="session")
@@ -72,6 +89,13 @@ def corpus(tmp_path_factory) -> Path:
     table = pa.table({"content": texts, "n": range(len(texts))})
     pq.write_table(table, folder / "code" / "a.parquet", row_group_size=2)
     return folder
+
+
+@pytest.fixture(scope="session")
+def finished(corpus, tmp_path_factory, checkpoint, ray_cluster):
+    """A whole run, for tests that only look at it."""
+    settings = config(corpus, tmp_path_factory.mktemp("finished"), checkpoint)
+    return settings, la.run(settings)
 
 
 def _first_document(name: str) -> str:

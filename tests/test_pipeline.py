@@ -12,36 +12,14 @@ from tokenizers import Tokenizer
 import longattn as la
 from longattn.ledger import LedgerError
 from longattn.storage import LABELLED, SELECTED
-from tests.conftest import BUILTIN
+from tests.conftest import BUILTIN, WINDOW, config
 from tests.s3 import CountingProxy, environment
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
-WINDOW = 512
-
-
-def config(documents, output, checkpoint, **fields):
-    values = {
-        "sources": [
-            {"category": "book", "path": f"{documents}/book/*.jsonl"},
-            {"category": "code", "path": f"{documents}/code"},
-        ],
-        "output": str(output),
-        "window": {"tokens": WINDOW},
-        "scorer": {"model": checkpoint},
-        "workers": {"window": 1, "score": 1},
-    }
-    return la.Config.parse({**values, **fields})
 
 
 def labelled(path, folder="labelled", filesystem=None):
     return pq.read_table(f"{path}/{folder}", filesystem=filesystem).sort_by("data_id")
-
-
-@pytest.fixture(scope="module")
-def finished(corpus, tmp_path_factory, checkpoint, ray_cluster):
-    """A whole run, for tests that only look at it."""
-    settings = config(corpus, tmp_path_factory.mktemp("finished"), checkpoint)
-    return settings, la.run(settings)
 
 
 @pytest.fixture
