@@ -80,6 +80,11 @@ def _run(path: str, overrides: list[str] | None, *, select_after: bool) -> None:
     config = Config.from_yaml(path, overrides or [])
     from longattn.pipeline import run as run_pipeline
 
+    if not os.environ.get("LONGATTN_TRACEBACK"):
+        # Ray Data tells a failure in 110 lines, which its log file has too.
+        for handler in logging.getLogger("ray.data").handlers:
+            if isinstance(handler, logging.StreamHandler):
+                handler.setLevel(logging.CRITICAL)
     summary = run_pipeline(config, select_after=select_after)
     _show(summary.to_dict())
 
