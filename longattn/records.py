@@ -506,10 +506,11 @@ def _batches(
 ) -> Iterator[pa.Array]:
     """The text column of a row group, about BATCH_BYTES at a time. Raises Unreadable."""
     with _content_errors(tracked):
+        # Not metadata.column(i): on a footer with one wrong bit it can abort the process (pyarrow
+        # 26). The row group's own size, of all columns, bounds that of the text.
         metadata = parquet.metadata.row_group(group)
-        chunks = [metadata.column(i) for i in range(metadata.num_columns)]
-        size = sum(c.total_uncompressed_size for c in chunks if c.path_in_schema == column)
-        rows = max(1, min(BATCH_ROWS, BATCH_BYTES * metadata.num_rows // max(size, 1)))
+        size = max(metadata.total_byte_size, 1)
+        rows = max(1, min(BATCH_ROWS, BATCH_BYTES * metadata.num_rows // size))
         batches = parquet.iter_batches(
             rows, row_groups=[group], columns=[column], use_threads=False
         )

@@ -7,6 +7,8 @@ import io
 import json
 import os
 import re
+import subprocess
+import sys
 import tracemalloc
 import zlib
 from dataclasses import dataclass, replace
@@ -476,17 +478,26 @@ def test_large_parquet_is_cut_into_runs_of_row_groups(tmp_path: Path) -> None:
     assert counts[size] == 1
 
 
-def test_a_corrupt_page_costs_the_rest_of_its_row_group(tmp_path: Path) -> None:
+@pytest.mark.parametrize("compression", ["none", "snappy"])  # none: only the checksum can tell
+def test_a_corrupt_page_costs_the_rest_of_its_row_group(tmp_path: Path, compression: str) -> None:
     long = [f"{i} " * 2000 for i in range(40)]
-    options = {"row_group_size": 10, "use_dictionary": False, "write_page_checksum": True}
     data = bytearray(
-        parquet(pa.table({"text": long}), data_page_size=4000, write_batch_size=1, **options)
+        parquet(
+            pa.table({"text": long}),
+            row_group_size=10,
+            use_dictionary=False,
+            write_page_checksum=True,
+            data_page_size=4000,
+            write_batch_size=1,
+            compression=compression,
+        )
     )
-    place = data.index(b"15 15 15 ") if b"15 15 15 " in data else None
-    if place is None:  # compressed: in the middle of the second row group
+    if compression == "none":  # a letter becomes another one
+        place = data.index(b"15 15 15 ") + 21
+    else:
         group = pq.read_metadata(io.BytesIO(data)).row_group(1).column(0)
-        place = group.data_page_offset + group.total_compressed_size // 2
-    data[place + 20] ^= 0xFF
+        place = group.data_page_offset + group.total_compressed_size // 2 + 20
+    data[place] ^= 1
     with patch.object(records, "BATCH_ROWS", 1):
         items = read(put(tmp_path / "a.parquet", bytes(data)))
     (bad,) = [item for item in items if isinstance(item, BadRecord)]
@@ -494,6 +505,42 @@ def test_a_corrupt_page_costs_the_rest_of_its_row_group(tmp_path: Path) -> None:
     assert 10 < bad.position < 20
     assert texts(items) == long[: bad.position] + long[20:]
     assert f"{20 - bad.position} rows" in bad.detail
+
+
+def test_a_column_shorter_than_its_row_group_is_reported(tmp_path: Path) -> None:
+    file = put(tmp_path / "a.parquet", parquet(pa.table({"text": TEXTS}), row_group_size=20))
+    with patch.object(records, "_batches", lambda *_: iter([pa.array(TEXTS[:5])])):
+        items = read(file)
+    assert [item.position for item in items if isinstance(item, BadRecord)] == [5, 25]
+    assert reasons(items) == ["unreadable"] * 2
+
+
+FOOTERS = """
+import sys
+from types import SimpleNamespace
+from pathlib import Path
+from longattn.corpus import list_splits
+from longattn.records import read_split
+
+good, file = Path(sys.argv[1]).read_bytes(), Path(sys.argv[2])
+source = SimpleNamespace(category="c", path=str(file), text_column="text")
+for place in range(int(sys.argv[3]), len(good)):
+    for bit in (2, 4, 5):
+        data = bytearray(good)
+        data[place] ^= 1 << bit
+        file.write_bytes(data)
+        for split in list_splits([source], split_bytes=1):
+            list(read_split(split))
+"""
+
+
+def test_no_wrong_bit_in_a_footer_ends_the_process(tmp_path: Path) -> None:
+    good = put(tmp_path / "good.parquet", parquet(pa.table({"text": ["a"], "n": [1.0]})))
+    data = good.read_bytes()
+    footer = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    # Where pyarrow's size statistics lie; the Arrow schema at the footer's end is left out.
+    command = [sys.executable, "-c", FOOTERS, good, tmp_path / "a.parquet", footer]
+    subprocess.run([str(part) for part in command], check=True, timeout=120)
 
 
 @pytest.mark.parametrize(
@@ -519,11 +566,11 @@ def test_parquet_without_the_column_is_reported_by_row_group(tmp_path: Path) -> 
 
 
 class Flaky(io.BytesIO):
-    """Fails after so many reads, as the network does; counts the bytes read."""
+    """Fails after so many reads, as the network does; counts and measures what is read."""
 
     def __init__(self, data: bytes, reads: int, error: Exception | None) -> None:
         super().__init__(data)
-        self.reads, self.error, self.count = reads, error, 0
+        self.reads, self.error, self.count, self.largest = reads, error, 0, 0
 
     def read(self, size: int | None = -1) -> bytes:
         self.reads -= 1
@@ -533,6 +580,7 @@ class Flaky(io.BytesIO):
             return b""
         data = super().read(size)
         self.count += len(data)
+        self.largest = max(self.largest, len(data))
         return data
 
 
@@ -574,6 +622,32 @@ def test_only_the_text_column_is_fetched(tmp_path: Path) -> None:
         assert texts(list(read_split(split))) == TEXTS
     assert len(data) > 1_500_000
     assert file.count < 100_000
+
+
+def test_a_large_parquet_column_comes_in_small_reads(tmp_path: Path) -> None:
+    long = [os.urandom(10_000).hex() for _ in range(100)]
+    options = {"use_dictionary": False, "data_page_size": 20_000, "write_batch_size": 1}
+    data = parquet(pa.table({"text": long}), **options)
+    (split,) = splits_of(put(tmp_path / "a.parquet", data))
+    file = Flaky(data, 1 << 30, None)
+    with (
+        patch.object(records, "CHUNK", 50_000),
+        patch("fsspec.implementations.local.LocalFileSystem.open", return_value=file),
+    ):
+        assert texts(list(read_split(split))) == long
+    assert file.largest < 150_000 < len(data) // 6
+
+
+def test_a_split_within_a_line_does_not_read_the_line(tmp_path: Path) -> None:
+    data = jsonl([{"text": "x" * 1_000_000}])
+    whole = splits_of(put(tmp_path / "a.jsonl", data))[0]
+    file = Flaky(data, 1 << 30, None)
+    with (
+        patch.object(records, "TAIL", 1000),
+        patch("fsspec.implementations.local.LocalFileSystem.open", return_value=file),
+    ):
+        assert list(read_split(replace(whole, start=100, stop=5000))) == []
+    assert file.count < 10_000
 
 
 def test_a_file_that_changed_or_vanished(tmp_path: Path) -> None:
