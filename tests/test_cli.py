@@ -1,0 +1,155 @@
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from tests.conftest import config
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def ray_folder():
+    """Where a Ray started by the command would put its session; short, for Unix sockets."""
+    folder = tempfile.mkdtemp(prefix="la-")
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def longattn(ray_folder):
+    """Runs the command, or another Python program, in a process of its own."""
+
+    def call(*arguments, program=("-m", "longattn.cli"), cwd=None):
+        return subprocess.run(
+            [sys.executable, *program, *arguments],
+            env={**os.environ, "RAY_TMPDIR": ray_folder, "RAY_AUTH_MODE": "disabled"},
+            cwd=cwd, capture_output=True, text=True, timeout=200,
+        )  # fmt: skip
+
+    return call
+
+
+def sessions(ray_folder) -> set[Path]:
+    """One folder for each time Ray was started."""
+    return set(Path(ray_folder).glob("**/session_2*"))
+
+
+def write(folder, settings) -> str:
+    path = folder / "config.yaml"
+    path.write_text(settings.to_yaml())
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def ran(longattn, corpus, checkpoint, tmp_path_factory):
+    """A run by the command: its config, its output folder, what it printed."""
+    folder = tmp_path_factory.mktemp("ran")
+    path = write(folder, config(corpus, folder / "out", checkpoint))
+    return path, folder / "out", longattn("run", path)
+
+
+def test_a_run_succeeds_and_says_what_it_wrote(ran, ray_folder):
+    _, output, result = ran
+    assert result.returncode == 0, result.stderr
+    assert len(sessions(ray_folder)) == 1
+    summary = json.loads((output / "_longattn/summary.json").read_text())
+    for name, told in summary["categories"].items():
+        (row,) = [line.split() for line in result.stdout.splitlines() if line.startswith(name)]
+        keys = ("documents", "too_short", "bad", "windows", "kept")
+        assert row[1:6] == [str(told.get(key, 0)) for key in keys]
+    written = re.search("written: (.*)", result.stdout)[1].split()
+    assert str(output / "selected") in written
+    assert all(Path(path).exists() for path in written if "quarantine" not in path)
+    assert "Traceback" not in result.stderr
+
+
+def test_select_alone_keeps_other_windows_without_ray(ran, longattn, ray_folder):
+    path, output, _ = ran
+    before = sessions(ray_folder)
+    result = longattn("select", path, "--set", "select.keep.count=3")
+    assert result.returncode == 0, result.stderr
+    assert sessions(ray_folder) == before
+    table = pq.read_table(output / "selected")
+    assert table["category"].to_pylist() == ["book"] * 3 + ["code"] * 3
+
+
+def test_too_many_bad_records_fail_with_one_line(longattn, corpus, checkpoint, tmp_path):
+    (tmp_path / "bad.jsonl").write_text('{"content": "x"}\nbad\n' * 1000)
+    sources = [{"category": "a", "path": str(tmp_path / "bad.jsonl")}]
+    settings = config(corpus, tmp_path / "out", checkpoint, sources=sources)
+    result = longattn("run", write(tmp_path, settings))
+    assert result.returncode == 1
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("longattn: ")]
+    assert re.search(r"records are bad \(not_json \d+\), over max_bad_fraction 0.01", line)
+    assert "Traceback" not in result.stderr and not result.stdout
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["window.tokens=3"], ["window.tokens", "greater than or equal to 16", "given: 3"]),
+        (["windows.tokens=512"], ["windows", "not permitted"]),
+        (["select.keep.fraction=1.5"], ["select.keep.fraction", "1.5"]),
+        (["alpha"], ["--set alpha", "field=value"]),
+        (["sources.0.path=/nowhere/*.jsonl"], ["'/nowhere/*.jsonl' matches nothing"]),
+        (["sources.1.text_column=text"], ["'text'", "a.parquet", "content"]),
+        (["sources.0.text_column=text"], ["'text'", "0.jsonl", "content"]),
+        (["scorer.model=/nowhere"], ["'/nowhere'", "no such folder"]),
+        (["scorer.model={empty}"], ["{empty}", "config.json"]),
+    ],
+    ids=lambda value: value[0] if "=" in value[0] else "",
+)  # fmt: skip
+def test_a_bad_setting_is_refused_in_one_line_before_ray_starts(
+    overrides, told, longattn, corpus, checkpoint, tmp_path, ray_folder
+):
+    before = sessions(ray_folder)
+    (tmp_path / "empty").mkdir()
+    path = write(tmp_path, config(corpus, tmp_path / "out", checkpoint))
+    flags = [f for o in overrides for f in ("--set", o.format(empty=tmp_path / "empty"))]
+    result = longattn("run", path, *flags)
+    assert result.returncode == 2, result.stderr
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("longattn: ") and not result.stdout
+    for part in told:
+        assert part.format(empty=tmp_path / "empty") in line
+    assert sessions(ray_folder) == before
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_config_that_is_not_there_or_no_yaml_is_named(longattn, tmp_path):
+    (tmp_path / "broken.yaml").write_text("a: [1\nb: 2")
+    for name, reason in (("none.yaml", "cannot be read"), ("broken.yaml", "not YAML")):
+        result = longattn("select", str(tmp_path / name))
+        (line,) = result.stderr.splitlines()
+        assert result.returncode == 2 and f"{tmp_path / name}: " in line and reason in line
+
+
+def test_help_shows_an_example_of_each_command(longattn):
+    commands = re.findall(r"^│ (\w+) ", longattn("--help").stdout, re.MULTILINE)
+    assert {"run", "score", "select"} <= set(commands)
+    for command in commands:
+        result = longattn(command, "--help")
+        assert result.returncode == 0 and f"Example: longattn {command} " in result.stdout
+
+
+def test_the_installed_command_tells_its_versions():
+    command = Path(sys.executable).parent / "longattn"
+    result = subprocess.run([command, "--version"], capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0
+    assert re.match(r"longattn \d+\.\d+\.\d+ \(ray \d.*torch \d", result.stdout)
+
+
+@pytest.mark.parametrize("name", ["run", "score", "select"])
+def test_job_scripts_run_from_any_folder(name, longattn, tmp_path):
+    script = ROOT / "ray_jobs" / f"{name}.py"
+    result = longattn("--help", program=[str(script)], cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert f"Example: longattn {name} " in result.stdout
