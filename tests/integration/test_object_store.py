@@ -1,0 +1,45 @@
+"""The main job against a real object store."""
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import s3fs
+
+import longattn as la
+from longattn.storage import list_files, open_parquet
+from tests.conftest import config
+from tests.labelled import labelled_table, write_labelled
+from tests.s3 import CountingProxy, environment
+
+pytestmark = pytest.mark.usefixtures("gateway", "ray_cluster")
+
+
+def rows(path, filesystem=None):
+    return pq.read_table(path, filesystem=filesystem).sort_by("data_id").drop_columns(["source"])
+
+
+def test_a_run_over_the_store_gives_what_local_disk_gives(gateway, corpus, checkpoint, finished):
+    here, _ = finished
+    fs = s3fs.S3FileSystem(endpoint_url=gateway.endpoint, skip_instance_cache=True)
+    fs.put(f"{corpus}/", "bucket/corpus/", recursive=True)
+    settings = config("s3://bucket/corpus", "s3://bucket/out", checkpoint)
+    first = la.run(settings)
+    for folder in ("labelled", "selected"):
+        assert rows(f"bucket/out/{folder}", fs).equals(rows(f"{here.output}/{folder}"))
+    again = la.run(settings)
+    assert again.stages["window"]["documents"] == again.stages["score"]["windows"] == 0
+    assert again.categories == first.categories
+
+
+def test_a_narrow_read_fetches_that_column_alone(gateway):
+    ids = [f"{i:032x}" for i in range(256)]
+    values = np.linspace(0, 1, 256)
+    write_labelled("s3://bucket/narrow", "a", labelled_table("a", ids, values, values, window=2048))
+    ((url, size),) = list_files("s3://bucket/narrow", ".parquet").items()
+    proxy = CountingProxy(gateway.endpoint)
+    with environment(AWS_ENDPOINT_URL=proxy.endpoint), open_parquet(url) as parquet:
+        footer = proxy.received
+        assert parquet.read(columns=["ds"])["ds"].to_pylist() == values.tolist()
+    proxy.close()
+    assert size > 200_000
+    assert proxy.received - footer < 8192 + 4 * 1000  # 256 doubles, and headers of 4 row groups
