@@ -126,6 +126,7 @@ def window_documents(
     *,
     model: str = "builtin",
     window: int = 32768,
+    min_distance: int | None = None,
     text_column: str = "content",
     sample: Sample | None = None,
     workers: tuple[int, int] = (1, 64),
@@ -133,12 +134,13 @@ def window_documents(
     """Documents -> windows, with the tokenizer of the scoring checkpoint.
 
     Reads `text_column` and, where they are there, `category` and `source`; gives storage.WINDOWS.
+    `min_distance` is that of the far recurrence; a quarter of the window by default.
     """
     return documents.map_batches(
         DocumentWindows,
         fn_constructor_kwargs={
-            "model": model, "window": window, "text_column": text_column,
-            "sample": sample, "block_bytes": MAX_BLOCK // 2,
+            "model": model, "window": window, "min_distance": min_distance or max(1, window // 4),
+            "text_column": text_column, "sample": sample, "block_bytes": MAX_BLOCK // 2,
         },
         batch_size=16,
         batch_format="pyarrow",
@@ -499,6 +501,7 @@ def _execute(
             fn_constructor_kwargs={
                 "model": config.scorer.model,
                 "window": config.window.tokens,
+                "min_distance": config.min_distance,
                 "samples": {source.category: source.sample for source in config.sources},
                 "output": config.output,
                 "max_record_bytes": config.max_record_bytes,

@@ -38,6 +38,8 @@ WINDOWS = pa.schema(
         ("window_index", pa.int32()),
         ("token_start", pa.int64()),
         ("token_stop", pa.int64()),
+        ("recurrence", pa.float64()),
+        ("recurrence_rarity", pa.float64()),
     ]
 )
 LABELLED = pa.schema(
@@ -189,7 +191,7 @@ def parquet_writer(path: Path, schema: pa.Schema, metadata: Mapping[str, Any]) -
         compression_level=3,
         use_dictionary=["category", "source", "document_id", "reason"],
         data_page_version="1.0",
-        write_statistics=["data_id", "ds", "variance", "window_index", "lds"],
+        write_statistics=["data_id", "ds", "variance", "window_index", "lds", "recurrence"],
     )
 
 

@@ -16,6 +16,7 @@ from longattn import ledger
 from longattn.config import Sample
 from longattn.models import model_folder
 from longattn.records import BadRecord, Reason, Record, Split, read_split
+from longattn.recurrence import far_recurrence
 from longattn.storage import QUARANTINE, WINDOWS, join, write_table
 from longattn.tokenization import DocumentTokenizer, TokenizedDocument
 
@@ -89,13 +90,19 @@ class WindowCutter:
     Args:
         tokenizer: the scoring checkpoint's own.
         window: tokens a window.
+        min_distance: of the far recurrence, in tokens.
         samples: of each category that is sampled, its setting.
     """
 
     def __init__(
-        self, tokenizer: DocumentTokenizer, window: int, samples: Mapping[str, Sample | None]
+        self,
+        tokenizer: DocumentTokenizer,
+        window: int,
+        min_distance: int,
+        samples: Mapping[str, Sample | None],
     ) -> None:
         self.tokenizer, self.window, self.samples = tokenizer, window, samples
+        self.min_distance = min_distance
         self.shortest = tokenizer.min_bytes_for(window)
 
     def cut(
@@ -138,16 +145,18 @@ class WindowCutter:
                 counts.sampled_out += 1
                 continue
             counts.windows += 1
+            ids = tokenized.ids[start:stop]
             yield {
                 "data_id": data_id,
                 "content": tokenized.text(start, stop),
-                "input_ids": tokenized.ids[start:stop],
+                "input_ids": ids,
                 "category": category,
                 "source": source,
                 "document_id": document,
                 "window_index": index,
                 "token_start": start,
                 "token_stop": stop,
+                **far_recurrence(ids, self.min_distance)._asdict(),
             }
 
 
@@ -184,6 +193,7 @@ class SplitWindows:
         *,
         model: str,
         window: int,
+        min_distance: int,
         samples: Mapping[str, Sample | None],
         output: str,
         max_record_bytes: int,
@@ -191,7 +201,7 @@ class SplitWindows:
         report: Callable[[str, Counts], None],
     ) -> None:
         tokenizer = load_tokenizer(model)
-        self.cutter = WindowCutter(tokenizer, window, samples)
+        self.cutter = WindowCutter(tokenizer, window, min_distance, samples)
         self.output, self.max_record_bytes = output, max_record_bytes
         self.rows_per_block = max(1, block_bytes // (9 * window))  # 4 bytes an id, 4 to 5 of text
         self.report = report  # raises when too many records of the run are bad
@@ -268,10 +278,17 @@ class DocumentWindows:
     """Ray Data actor of the composition API: a table of documents -> tables of their windows."""
 
     def __init__(
-        self, *, model: str, window: int, text_column: str, sample: Sample | None, block_bytes: int
+        self,
+        *,
+        model: str,
+        window: int,
+        min_distance: int,
+        text_column: str,
+        sample: Sample | None,
+        block_bytes: int,
     ) -> None:
         tokenizer = load_tokenizer(model)
-        self.cutter = WindowCutter(tokenizer, window, {})
+        self.cutter = WindowCutter(tokenizer, window, min_distance, {})
         self.text_column, self.sample = text_column, sample
         self.rows_per_block = max(1, block_bytes // (9 * window))
 

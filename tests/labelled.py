@@ -19,6 +19,8 @@ def labelled_table(category, ids, ds, variance, window=8, source="f.jsonl"):
         "window_index": [0] * n,
         "token_start": [0] * n,
         "token_stop": [window] * n,
+        "recurrence": list(ds),
+        "recurrence_rarity": list(ds),
         "ds": list(ds),
         "variance": list(variance),
         "ds_heads": [[x] for x in ds],

@@ -6,6 +6,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 import longattn as la
 from longattn.config import Sample
+from longattn.recurrence import Recurrence, far_recurrence
 from longattn.storage import WINDOWS
 from longattn.tokenization import DocumentTokenizer
 from longattn.windows import Counts, WindowCutter, document_id, is_sampled, window_table
@@ -85,7 +86,7 @@ def byte_tokenizer(tmp_path_factory):
 def test_rows_hold_the_slice_its_text_and_its_lineage(byte_tokenizer):
     text = "".join(chr(97 + i % 26) for i in range(47)).encode()
     counts = Counts()
-    cutter = WindowCutter(byte_tokenizer, 20, {})
+    cutter = WindowCutter(byte_tokenizer, 20, 5, {})
     rows = list(cutter.cut(text, "book", "s3://b/x.jsonl", counts, set()))
     assert [(r["token_start"], r["token_stop"]) for r in rows] == [(0, 20), (13, 33), (27, 47)]
     assert [r["content"].encode() for r in rows] == [text[0:20], text[13:33], text[27:47]]
@@ -96,18 +97,23 @@ def test_rows_hold_the_slice_its_text_and_its_lineage(byte_tokenizer):
     assert table.select(WINDOWS.names).schema == WINDOWS
     whole = byte_tokenizer.encode(text.decode()).ids
     assert [i.as_py() for i in table["input_ids"][1]] == whole[13:33].tolist()
+    assert [tuple(r.values()) for r in table.select(Recurrence._fields).to_pylist()] == [
+        far_recurrence(whole[start:stop], 5) for start, stop in [(0, 20), (13, 33), (27, 47)]
+    ]
     assert (counts.documents, counts.windows, counts.tokens, counts.bytes) == (1, 3, 47, 47)
 
 
 def test_a_character_cut_by_a_window_is_left_out_of_its_text(byte_tokenizer):
     text = "é" * 30  # two tokens each
-    rows = list(WindowCutter(byte_tokenizer, 21, {}).cut(text.encode(), "b", "f", Counts(), set()))
+    rows = list(
+        WindowCutter(byte_tokenizer, 21, 5, {}).cut(text.encode(), "b", "f", Counts(), set())
+    )
     assert [r["token_start"] for r in rows] == [0, 19, 39]
     assert [r["content"] for r in rows] == ["é" * 10, "é" * 10, "é" * 10]
 
 
 def test_short_and_repeated_documents_are_counted_and_give_nothing(byte_tokenizer):
-    cutter, counts, seen = WindowCutter(byte_tokenizer, 10, {}), Counts(), set()
+    cutter, counts, seen = WindowCutter(byte_tokenizer, 10, 5, {}), Counts(), set()
     assert list(cutter.cut(b"too short", "a", "f", counts, seen)) == []
     assert len(list(cutter.cut(b"long enough", "a", "f", counts, seen))) == 2
     assert list(cutter.cut(b"long enough", "a", "g", counts, seen)) == []
@@ -116,7 +122,7 @@ def test_short_and_repeated_documents_are_counted_and_give_nothing(byte_tokenize
 
 
 def test_windows_outside_the_sample_are_counted_and_left_out(byte_tokenizer):
-    cutter = WindowCutter(byte_tokenizer, 10, {"a": Sample(fraction=0.5, seed=3)})
+    cutter = WindowCutter(byte_tokenizer, 10, 5, {"a": Sample(fraction=0.5, seed=3)})
     counts = Counts()
     rows = [
         r for i in range(100) for r in cutter.cut(b"document %04d" % i, "a", "f", counts, set())
