@@ -56,6 +56,25 @@ def select(config: ConfigPath, set_: Overrides = None) -> None:
     _guarded(lambda: _select(config, set_))
 
 
+@app.command()
+def report(
+    output: Annotated[
+        str, typer.Argument(metavar="OUTPUT", help="folder of a run, local or s3://")
+    ],
+) -> None:
+    """Write OUTPUT/report.html anew: one page, for any browser, that shows what was selected.
+
+    Example: longattn report out/quickstart
+    """
+
+    def work() -> None:
+        from longattn.report import write_report
+
+        print(f"written: {write_report(output)}")
+
+    _guarded(work)
+
+
 def _version(value: bool) -> None:
     if value:
         from importlib.metadata import version
@@ -137,7 +156,7 @@ def _show(summary: dict[str, Any]) -> None:
     for stage, did in summary.get("stages", {}).items():
         print(f"{stage}: {json.dumps({k: round(v, 2) for k, v in did.items()})}")
     output = summary["output"].rstrip("/")
-    places = ["labelled", "selected", "quarantine", "_longattn/summary.json"]
+    places = ["labelled", "selected", "quarantine", "_longattn/summary.json", "report.html"]
     print("written: " + "  ".join(f"{output}/{place}" for place in places))
 
 

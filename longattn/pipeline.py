@@ -457,7 +457,21 @@ def run(config: Config, *, select_after: bool = True) -> RunSummary:
         config, fingerprint, splits, left, scored, selection, now - selected_in, now - started
     )
     write_json(join(config.output, ledger.FOLDER, "summary.json"), summary.to_dict())
+    if selection:
+        _report(config.output)
     return summary
+
+
+def _report(output: str) -> None:
+    from longattn.report import write_report  # workers have no use for it
+
+    try:
+        write_report(output)
+    except Exception as error:
+        raise RunError(
+            f"the selection is whole, but its report is not: {_reason(error)}; "
+            f"`longattn report {redact(output)}` writes it again"
+        ) from error
 
 
 @contextmanager

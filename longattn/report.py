@@ -23,13 +23,15 @@ from longattn.pages import packed, render
 from longattn.selection import long_distance_scores
 from longattn.storage import join, list_files, open_parquet, read_json, write_bytes
 
-MAX_ROWS = 4_000_000  # windows looked at; of more, whole files are taken by their (random) names
+# Windows looked at, over all categories; of more, whole files are taken by their names, which are
+# hashes. 1 M windows take 6 s and 1.3 GB.
+MAX_ROWS = 4_000_000
 PAGE_POINTS = 20_000  # windows whose scores go into the page, over all categories
-HEAD_ROWS = 20_000  # windows behind the heat map of heads
+HEAD_ROWS = 20_000  # windows behind the heat map of heads, over all categories
 BINS = 48
 EXCERPT = 700  # characters of either end of a window
 QUARANTINE_ROWS = 200_000
-NARROW = ("data_id", "category", "document_id", "source", "token_start", "token_stop", "ds", "variance")
+NARROW = ("data_id", "document_id", "source", "token_start", "token_stop", "ds", "variance")
 
 
 def uniform_ds(length: int, min_distance: int) -> float:
@@ -76,8 +78,13 @@ def report_page(output: str) -> str:
     if selection is None:
         raise ValueError(f"{output}: nothing was selected here yet; `longattn select` comes first")
     select = selection["select"]
-    files = list_files(join(output, "labelled"), ".parquet")
-    looked_at, categories = _read(output, list(files), select)
+    files = _files(output)
+    ids = parallel(_selected_ids, list_files(join(output, "selected"), ".parquet"))
+    kept_ids = pa.chunked_array([chunk for column in ids for chunk in column.chunks], pa.string())
+    categories = {
+        name: _windows(urls, MAX_ROWS // len(files), kept_ids, select)
+        for name, urls in sorted(files.items())
+    }
     window, k = claimed["parts"]["window"], claimed["parts"]["min_distance"]
     k = k[0] if isinstance(k, list) else k
     null = uniform_ds(window, k)
@@ -89,7 +96,7 @@ def report_page(output: str) -> str:
         "categories": [_figures(name, categories[name], chosen) for name in sorted(categories)],
         "select": {**select, "fraction": _kept_fraction(chosen)},
         "null": null,
-        "heads": _heads(list(files)),
+        "heads": {n: _heads(urls, HEAD_ROWS // len(files)) for n, urls in sorted(files.items())},
         "rates": read_json(join(output, FOLDER, "rates.json")) or [],
     }
     settings = yaml.safe_load(claimed["config"] or "{}")
@@ -110,7 +117,7 @@ def report_page(output: str) -> str:
         overlap=[{"category": name, **_overlap(categories[name])} for name in sorted(categories)],
         excerpts={name: _excerpts(categories[name]) for name in sorted(categories)},
         quarantine=_quarantine(output),
-        looked_at=looked_at,
+        looked_at=sum(len(c.ds) for c in categories.values()),
         total=total,
         points=sum(min(c["windows"], _share(chosen)) for c in data["categories"]),
     )
@@ -119,42 +126,37 @@ def report_page(output: str) -> str:
 # --- reading -------------------------------------------------------------------------------------
 
 
-def _read(output: str, files: list[str], select: Mapping[str, Any]) -> tuple[int, dict[str, Windows]]:
-    """Windows looked at, and the narrow columns by category."""
-    tables, rows = [], 0
-    for start in range(0, len(files), ledger.READERS):  # sorted by name, which is a hash
-        batch = parallel(_narrow, [(i, files[i]) for i in range(start, min(start + ledger.READERS, len(files)))])
-        tables += batch
-        rows += sum(map(len, batch))
-        if rows > MAX_ROWS:
-            break
-    if not rows:
+def _files(output: str) -> dict[str, list[str]]:
+    """Labelled files by category, each list sorted by name."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for url in list_files(join(output, "labelled"), ".parquet"):
+        found[url.rpartition("/category=")[2].partition("/")[0]].append(url)
+    if not found:
         raise ValueError(f"{join(output, 'labelled')}: no labelled windows to report on")
-    everything = pa.concat_tables(tables).sort_by("data_id")
-    selected = parallel(_selected_ids, list_files(join(output, "selected"), ".parquet"))
-    ids = pa.chunked_array([chunk for column in selected for chunk in column.chunks], pa.string())
-    kept = pa.compute.is_in(everything["data_id"], value_set=ids)
-    everything = everything.append_column("kept", kept)
-    found = {}
-    for name in sorted(everything["category"].unique().to_pylist()):
-        table = everything.filter(pa.compute.equal(everything["category"], name))
-        ds, variance = table["ds"].to_numpy(), table["variance"].to_numpy()
-        lds = long_distance_scores(ds, variance, select["alpha"], select["standardize"])
-        found[name] = Windows(table, ds, variance, lds, table["kept"].to_numpy())
-    return rows, found
+    return found
 
 
-def _narrow(numbered: tuple[int, str]) -> pa.Table:
-    number, url = numbered
+def _windows(
+    urls: list[str], most: int, kept_ids: pa.ChunkedArray, select: Mapping[str, Any]
+) -> Windows:
+    """The windows of one category: all, or whole files of at least `most` windows."""
+    tables: list[pa.Table] = []
+    for start in range(0, len(urls), ledger.READERS):
+        tables += parallel(_narrow, urls[start : start + ledger.READERS])
+        if sum(map(len, tables)) > most:
+            break
+    table = pa.concat_tables(tables).sort_by("data_id")
+    ds, variance = table["ds"].to_numpy(), table["variance"].to_numpy()
+    lds = long_distance_scores(ds, variance, select["alpha"], select["standardize"])
+    kept = pa.compute.is_in(table["data_id"], value_set=kept_ids)
+    return Windows(table, ds, variance, lds, kept.to_numpy())
+
+
+def _narrow(url: str) -> pa.Table:
     with open_parquet(url) as parquet:
         table = parquet.read(columns=list(NARROW)).replace_schema_metadata()
-    for name in ("category", "source"):
-        table = table.set_column(table.column_names.index(name), name, table[name].cast(pa.string()))
-    place = {"url": [url] * len(table), "row": np.arange(len(table))}
-    for name, values in place.items():
-        column = pa.array(values).dictionary_encode() if name == "url" else pa.array(values)
-        table = table.append_column(name, column)
-    return table
+    url_of = pa.DictionaryArray.from_arrays(np.zeros(len(table), np.int32), [url])
+    return table.append_column("url", url_of).append_column("row", pa.array(np.arange(len(table))))
 
 
 def _selected_ids(url: str) -> pa.ChunkedArray:
@@ -162,25 +164,21 @@ def _selected_ids(url: str) -> pa.ChunkedArray:
         return parquet.read(columns=["data_id"])["data_id"]
 
 
-def _heads(files: list[str]) -> dict[str, Any]:
-    """Mean DS of each head by category, over the first HEAD_ROWS windows in order of file name."""
-    sums: dict[str, NDArray[np.float64]] = {}
-    counts: Counter[str] = Counter()
-    for url in files:
-        if counts.total() >= HEAD_ROWS:
-            break
+def _heads(urls: list[str], most: int) -> list[float]:
+    """Mean DS of each head, over whole files of at least `most` windows; empty where none is stored."""
+    total: NDArray[np.float64] | None = None
+    count = 0
+    for url in urls:
         with open_parquet(url) as parquet:
-            table = parquet.read(columns=["category", "ds_heads"])
-        name = table["category"][0].as_py() if len(table) else ""
-        heads = table["ds_heads"].combine_chunks()
+            heads = parquet.read(columns=["ds_heads"])["ds_heads"].combine_chunks()
         if not len(heads) or heads.null_count:
             continue
-        ds_wh = heads.flatten().to_numpy().reshape(len(heads), -1).astype(np.float64)
-        if name in sums and sums[name].shape != ds_wh.shape[1:]:
-            continue
-        sums[name] = sums.get(name, 0.0) + ds_wh.sum(0)
-        counts[name] += len(ds_wh)
-    return {name: (sums[name] / counts[name]).tolist() for name in sorted(sums)}
+        ds_wh = heads.flatten().to_numpy().reshape(len(heads), -1)
+        total = ds_wh.sum(0, dtype=np.float64) + (0.0 if total is None else total)
+        count += len(ds_wh)
+        if count >= most:
+            break
+    return [] if total is None else (total / count).tolist()
 
 
 def _content(url: str, row: int) -> str:
@@ -223,6 +221,7 @@ def _figures(name: str, windows: Windows, chosen: Mapping[str, Any]) -> dict[str
         "name": name,
         "windows": len(windows.ds),
         "kept": int(windows.kept.sum()),
+        "scale": {"ds": _scale(windows.ds), "variance": _scale(windows.variance)},
         "threshold": chosen.get(name, {}).get("lds_threshold"),
         "histograms": {
             "ds": _histogram(windows.ds, windows.kept),
@@ -235,6 +234,14 @@ def _figures(name: str, windows: Windows, chosen: Mapping[str, Any]) -> dict[str
             "kept": packed(few.kept.astype(np.uint8)),
         },
     }
+
+
+def _scale(values: NDArray[np.float64]) -> dict[str, float]:
+    """What standardizes a score: of all windows, also where the page holds a sample."""
+    return {
+        "mean": float(values.mean()), "deviation": float(values.std()),
+        "low": float(values.min()), "high": float(values.max()),
+    }  # fmt: skip
 
 
 def _share(chosen: Mapping[str, Any]) -> int:
@@ -283,16 +290,11 @@ def _funnel(name: str, told: Mapping[str, Any], chosen: Mapping[str, Any]) -> di
     }  # fmt: skip
 
 
-def _totals(told: Mapping[str, Any], chosen: Mapping[str, Any]) -> dict[str, int]:
-    total: Counter[str] = Counter()
-    for category in told.values():
-        total["documents"] += category.get("documents", 0)
-        total["tokens"] += category.get("tokens", 0)
-        total["bytes"] += category.get("bytes", 0)
-    for category in chosen.values():
-        for key in ("windows", "kept", "kept_tokens"):
-            total[key] += category[key]
-    return dict(total)
+def _totals(told: Mapping[str, Any], chosen: Mapping[str, Any]) -> dict[str, int | None]:
+    return {
+        "documents": sum(c.get("documents", 0) for c in told.values()) if told else None,
+        **{key: sum(c[key] for c in chosen.values()) for key in ("windows", "kept", "kept_tokens")},
+    }
 
 
 def _overlap(windows: Windows) -> dict[str, int]:
@@ -317,7 +319,12 @@ def _excerpts(windows: Windows) -> list[dict[str, Any]]:
     """The highest and lowest window, and those next to the threshold, with their text."""
     order = np.lexsort((np.arange(len(windows.lds)), -windows.lds))
     kept, dropped = order[windows.kept[order]], order[~windows.kept[order]]
-    picks = [("highest", order[:1]), ("just kept", kept[-1:]), ("just dropped", dropped[:1]), ("lowest", order[-1:])]
+    picks = [
+        ("highest", order[:1]),
+        ("just kept", kept[-1:]),
+        ("just dropped", dropped[:1]),
+        ("lowest", order[-1:]),
+    ]
     shown = []
     for what, position in picks:
         if not len(position):

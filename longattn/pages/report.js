@@ -56,12 +56,21 @@ categories.forEach((category, i) => {
     const points = d3.range(0, category.ds.length, step).map((j) => ({
       ds: category.ds[j], v: category.variance[j], kind: category.isKept[j] ? "kept" : "dropped",
     }));
+    // Where LDS is the threshold: a line that alpha tilts.
+    const { ds: d, variance: v } = category.scale;
+    const edge = [d.low, d.high].map((ds) => {
+      const rest = (ds - d.mean) / d.deviation - category.threshold;
+      return { ds, v: v.mean + (rest / page.select.alpha) * v.deviation };
+    });
+    const line = page.select.standardize === "zscore" && page.select.alpha > 0 && category.threshold !== null && d.deviation > 0;
     return plot({
       width, height: 260, marginBottom: 36, marginLeft: 62,
       x: { label: "DS", tickFormat: compact, ticks: Math.max(2, Math.floor(width / 80)), grid: true },
-      y: { label: "V", tickFormat: compact, grid: true },
+      y: { label: "V", tickFormat: compact, grid: true, domain: [v.low, v.high] },
       color: kindColor,
-      marks: [Plot.dot(points, { x: "ds", y: "v", fill: "kind", r: points.length > 400 ? 1.8 : 3.5, fillOpacity: 0.75, sort: (d) => d.kind })],
+      marks: [
+        Plot.line(line ? edge : [], { x: "ds", y: "v", stroke: "var(--mark)", clip: true }),
+        Plot.dot(points, { x: "ds", y: "v", fill: "kind", r: points.length > 400 ? 1.8 : 3.5, fillOpacity: 0.75, sort: (d) => d.kind })],
     });
   });
 });
@@ -105,18 +114,22 @@ if (heads.length) {
 
 // ------------------------------------------------------------------------------------- what if
 
-const standardized = (values, mode, sign) => {
-  if (mode === "minmax") {
-    const [low, high] = d3.extent(values);
-    return Float64Array.from(values, (v) => (high > low ? (sign > 0 ? v - low : high - v) / (high - low) : 0));
-  }
-  const mean = d3.mean(values);
-  const deviation = Math.sqrt(d3.mean(values, (v) => (v - mean) ** 2));
-  return Float64Array.from(values, (v) => (deviation > 0 ? (sign * (v - mean)) / deviation : 0));
-};
+// As in the selection: by the moments of all windows, also where the page holds a sample.
+function standardized(values, { mean, deviation, low, high }, sign) {
+  const flat = page.select.standardize === "minmax";
+  const from = flat ? (sign > 0 ? low : high) : mean;
+  const by = flat ? high - low : deviation;
+  return Float64Array.from(values, (v) => (high > low ? (sign * (v - from)) / by : 0));
+}
+
 for (const category of categories) {
-  category.zds = standardized(category.ds, page.select.standardize, 1);
-  category.zdu = standardized(category.variance, page.select.standardize, -1);
+  category.zds = standardized(category.ds, category.scale.ds, 1);
+  category.zdu = standardized(category.variance, category.scale.variance, -1);
+}
+
+// Each category's own share as kept now, made larger or smaller with the slider.
+function shareOf(category) {
+  return Math.min(1, (category.kept / category.windows) * (Number(budgetInput.value) / page.select.fraction || 0));
 }
 
 function chosen(category, alpha, share) {
@@ -137,10 +150,9 @@ for (const category of categories) {
 }
 
 const redrawAgreement = figure("agreement", (width) => {
-  const share = Number(budgetInput.value);
   const rows = categories.flatMap((category) => {
     return d3.range(0, 3.01, 0.25).map((alpha) => {
-      const { best } = chosen(category, alpha, share);
+      const { best } = chosen(category, alpha, shareOf(category));
       const common = best.filter((i) => category.isKept[i]).length;
       return { alpha, share: best.length ? common / best.length : 0, category: category.name };
     });
@@ -163,7 +175,7 @@ function update() {
   document.getElementById("alpha-value").textContent = alpha.toFixed(2);
   document.getElementById("budget-value").textContent = `${Math.round(share * 100)} %`;
   categories.forEach((category, i) => {
-    const { best, threshold } = chosen(category, alpha, share);
+    const { best, threshold } = chosen(category, alpha, shareOf(category));
     const common = best.filter((j) => category.isKept[j]).length;
     cells(body.rows[i], [
       category.name, d3.format(",")(category.ds.length), d3.format(",")(best.length), d3.format(",")(common),

@@ -1,0 +1,130 @@
+"""The pages in a real browser: no error, no request, live sliders, harmless text, no blank picture."""
+
+import struct
+import zlib
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import sync_playwright
+
+import longattn as la
+from longattn.report import write_report
+from tests.test_report import HOSTILE, selected
+
+WIDTHS = (390, 820, 1280)
+QUIET = (
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=QUIET)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def opened(browser):
+    """Opens a file; at the end it must have logged nothing and asked for nothing else."""
+    contexts, trouble, requests = [], [], []
+
+    def open_(path, width=1280, scheme="light"):
+        viewport = {"width": width, "height": 900}
+        contexts.append(browser.new_context(viewport=viewport, color_scheme=scheme))
+        page = contexts[-1].new_page()
+        page.on("console", lambda message: trouble.append(message.text))
+        page.on("pageerror", lambda error: trouble.append(str(error)))
+        page.on("dialog", lambda dialog: trouble.append(dialog.message))
+        page.on("request", lambda request: requests.append(request.url))
+        page.goto(Path(path).as_uri())
+        return page
+
+    yield open_
+    for context in contexts:
+        context.close()
+    assert not trouble
+    assert requests and all(url.startswith(("file:", "data:", "blob:")) for url in requests)
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    output = selected(tmp_path_factory.mktemp("report"), n=120, text=HOSTILE)
+    return write_report(output)
+
+
+def colors(png: bytes) -> int:
+    """Different pixels in a PNG (8 bits, no interlace), filters undone only as far as counting needs."""
+    place, data = 8, b""
+    width, channels = struct.unpack(">I", png[16:20])[0], {2: 3, 6: 4}[png[25]]
+    while place < len(png):
+        length, kind = struct.unpack(">I4s", png[place : place + 8])
+        if kind == b"IDAT":
+            data += png[place + 8 : place + 8 + length]
+        place += 12 + length
+    raw, row = zlib.decompress(data), 1 + width * channels
+    return len({raw[i : i + row] for i in range(0, len(raw), row)})
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", WIDTHS)
+def test_it_fits_its_window_and_no_picture_is_blank(report, opened, width, scheme):
+    page = opened(report, width, scheme)
+    page.wait_for_selector("#heads svg")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    figures = page.query_selector_all("figure:visible")
+    assert len(figures) >= 1 + 6 + 2 + 1 + 1
+    for figure in figures:
+        picture = figure.query_selector("svg")
+        assert len(picture.query_selector_all("path, rect, circle, line")) > 3
+        assert colors(figure.screenshot()) > 10
+    background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    light = sum(map(int, background.strip("rgb()").split(","))) > 380
+    assert light == (scheme == "light")
+
+
+def test_sliders_change_the_numbers_and_back(report, opened):
+    page = opened(report)
+    table = page.locator("#what-if tbody")
+    before = table.inner_text()
+    kept = [int(x) for x in page.locator("#what-if tbody td:nth-child(3)").all_inner_texts()]
+    assert kept == [30, 30]
+    assert page.locator("#what-if tbody td:nth-child(5)").all_inner_texts() == ["100 %"] * 2
+    page.focus("#alpha")
+    for _ in range(30):  # by keyboard: alpha 2.0
+        page.keyboard.press("ArrowRight")
+    assert page.locator("#alpha-value").inner_text() == "2.00"
+    assert table.inner_text() != before
+    page.locator("#alpha").fill("0.5")
+    assert table.inner_text() == before
+    page.locator("#budget").fill("0.5")
+    assert page.locator("#what-if tbody td:nth-child(3)").all_inner_texts() == ["60", "60"]
+
+
+def test_the_sliders_select_as_select_does(tmp_path, opened):
+    output = selected(tmp_path, n=200)
+    url = write_report(output)
+    page = opened(url)
+    page.locator("#alpha").fill("1.5")
+    told = page.locator("#what-if tbody td:nth-child(6)").all_inner_texts()
+    chosen = la.select(output, alpha=1.5, keep={"fraction": 0.25})
+    for text, category in zip(told, ("a", "b"), strict=True):
+        assert float(text.replace("\u2212", "-")) == pytest.approx(
+            chosen[category].lds_threshold, rel=2e-3
+        )
+
+
+def test_text_of_the_corpus_does_nothing(report, opened):
+    page = opened(report)
+    assert page.locator("pre").first.inner_text().startswith("<script>alert(1)</script>")
+    assert page.locator("pre script, pre img").count() == 0
+    assert page.locator("img").count() == 0
+
+
+def test_it_prints_whole(report, opened):
+    page = opened(report, scheme="dark")
+    page.emulate_media(media="print")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert len(page.pdf()) > 20_000
