@@ -92,8 +92,9 @@ def report_page(output: str) -> str:
     names = sorted({*categories, *told})
     chosen = selection["categories"]
     total = sum(c["windows"] for c in chosen.values())
+    figures = [_figures(name, categories[name], chosen) for name in sorted(categories)]
     data = {
-        "categories": [_figures(name, categories[name], chosen) for name in sorted(categories)],
+        "categories": figures,
         "select": {**select, "fraction": _kept_fraction(chosen)},
         "null": null,
         "heads": {n: _heads(urls, HEAD_ROWS // len(files)) for n, urls in sorted(files.items())},
@@ -119,7 +120,7 @@ def report_page(output: str) -> str:
         quarantine=_quarantine(output),
         looked_at=sum(len(c.ds) for c in categories.values()),
         total=total,
-        points=sum(min(c["windows"], _share(chosen)) for c in data["categories"]),
+        points=sum(min(c["windows"], _share(chosen)) for c in figures),
     )
 
 
