@@ -75,6 +75,28 @@ def report(
     _guarded(work)
 
 
+@app.command()
+def export(config: ConfigPath, set_: Overrides = None) -> None:
+    """Write the selected windows for Megatron-LM: OUTPUT/megatron/CATEGORY-PART.bin and .idx.
+
+    Prints what --data-path takes. Other trainers read the Parquet files as they are: see README.md.
+
+    Example: longattn export configs/quickstart.yaml
+    """
+
+    def work() -> None:
+        from longattn.config import Config, redact
+        from longattn.export import export_megatron
+        from longattn.windows import load_tokenizer
+
+        settings = Config.from_yaml(config, set_ or [])
+        vocabulary = load_tokenizer(settings.scorer.model).vocab_size
+        for prefix in export_megatron(settings.output, vocabulary):
+            print(redact(prefix))
+
+    _guarded(work)
+
+
 def _version(value: bool) -> None:
     if value:
         from importlib.metadata import version
