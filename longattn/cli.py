@@ -76,6 +76,30 @@ def report(
 
 
 @app.command()
+def evaluate(
+    config: ConfigPath,
+    set_: Overrides = None,
+    windows: Annotated[int, typer.Option(min=2, help="native windows a category")] = 40,
+    causal_model: Annotated[
+        str | None,
+        typer.Option(help="folder or hub id with the scorer's tokenizer, for the dear baselines"),
+    ] = None,
+    held_out: Annotated[
+        float | None,
+        typer.Option(help="take only documents that builtin/train.py held out with this share"),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="decides what is drawn")] = 0,
+) -> None:
+    """Measure the scorer on the corpus itself: native windows against spliced and shuffled ones.
+
+    Writes OUTPUT/evaluation.html and .json. Needs no labels, no Ray and no earlier run.
+
+    Example: longattn evaluate configs/quickstart.yaml --windows 10 --set window.tokens=8192
+    """
+    _guarded(lambda: _evaluate(config, set_, windows, causal_model, held_out, seed))
+
+
+@app.command()
 def export(config: ConfigPath, set_: Overrides = None) -> None:
     """Write the selected windows for Megatron-LM: OUTPUT/megatron/CATEGORY-PART.bin and .idx.
 
@@ -145,6 +169,34 @@ def _select(path: str, overrides: list[str] | None) -> None:
     _show({"output": redact(config.output), "categories": categories})
 
 
+def _evaluate(
+    path: str,
+    overrides: list[str] | None,
+    windows: int,
+    causal_model: str | None,
+    held_out: float | None,
+    seed: int,
+) -> None:
+    from longattn.config import Config, redact
+    from longattn.evaluation import evaluate as measure
+    from longattn.evaluation import write_evaluation
+
+    config = Config.from_yaml(path, overrides or [])
+    result = measure(
+        config, windows=windows, causal_model=causal_model, held_out=held_out, seed=seed
+    )
+    for name, told in result["categories"].items():
+        kinds = list(told["auc"]["LDS"])
+        table = _table(f"{name}: AUC, native against", *kinds)
+        for scorer, cells in told["auc"].items():
+            table.add_row(
+                scorer, *("{auc:.2f} ({low:.2f}-{high:.2f})".format_map(cells[k]) for k in kinds)
+            )
+        _console().print(table)
+    for url in write_evaluation(config.output, result):
+        print(f"written: {redact(url)}")
+
+
 def _guarded(work: Callable[[], None]) -> None:
     """Run a command; turn what it raises into one line and an exit status."""
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
@@ -167,19 +219,27 @@ def _fail(error: BaseException, status: int) -> None:
 
 def _show(summary: dict[str, Any]) -> None:
     """The result as a table, and where it was written."""
-    table = Table("category", *_COLUMNS, box=None, pad_edge=False)
-    for column in table.columns[1:]:
-        column.justify = "right"
+    table = _table("category", *_COLUMNS)
     for name, category in sorted(summary["categories"].items()):
         category["bad"] = sum(category.get("quarantine", {}).values())
         table.add_row(name, *(_cell(category.get(key)) for key in _COLUMNS.values()))
-    console = Console(width=None if sys.stdout.isatty() else 160)
-    console.print(table)
+    _console().print(table)
     for stage, did in summary.get("stages", {}).items():
         print(f"{stage}: {json.dumps({k: round(v, 2) for k, v in did.items()})}")
     output = summary["output"].rstrip("/")
     places = ["labelled", "selected", "quarantine", "_longattn/summary.json", "report.html"]
     print("written: " + "  ".join(f"{output}/{place}" for place in places))
+
+
+def _table(first: str, *columns: str) -> Table:
+    table = Table(first, *columns, box=None, pad_edge=False)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    return table
+
+
+def _console() -> Console:
+    return Console(width=None if sys.stdout.isatty() else 160)
 
 
 _COLUMNS = {

@@ -8,6 +8,7 @@ import pytest
 from playwright.sync_api import sync_playwright
 
 import longattn as la
+from longattn.evaluation import write_evaluation
 from longattn.report import write_report
 from tests.test_report import HOSTILE, selected
 
@@ -128,3 +129,30 @@ def test_it_prints_whole(report, opened):
     page.emulate_media(media="print")
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert len(page.pdf()) > 20_000
+
+
+def test_an_evaluation_draws_every_scorer_on_every_foil(tmp_path, opened):
+    cell = {"auc": 0.9, "low": 0.8, "high": 0.95}
+    told = {
+        "documents": 5,
+        "windows": 40,
+        "native": {"LDS": {"mean": 0.0, "deviation": 1.0}},
+        "auc": {"LDS": {"splice 2": cell, "repeat": {"auc": 0.1, "low": 0.0, "high": 0.2}}},
+        "spearman": {"LDS": {"LDS": 1.0}},
+        "stability": {"alpha 0": {"spearman": None, "kept": 0.5}},
+    }
+    settings = {
+        "model": HOSTILE,
+        "window": 8192,
+        "min_distance": 2048,
+        "alpha": 0.5,
+        "sources": [HOSTILE],
+    }
+    result = {"settings": settings, "uniform_ds": 0.4, "categories": {HOSTILE: told, "b": told}}
+    _, url = write_evaluation(str(tmp_path), result)
+    for width in WIDTHS:
+        page = opened(url, width)
+        assert page.locator("figure circle").count() == 2 * 2
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert page.locator("td.above, td.below").count() == 2 * 2
+        assert page.locator("h2").first.inner_text().startswith("<script>alert(1)</script>")
