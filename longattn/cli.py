@@ -57,6 +57,29 @@ def select(config: ConfigPath, set_: Overrides = None) -> None:
 
 
 @app.command()
+def plan(
+    config: ConfigPath,
+    set_: Overrides = None,
+    windows_per_second: Annotated[
+        float | None,
+        typer.Option(min=1e-6, help="of one scorer; measured on this machine's device by default"),
+    ] = None,
+    read: Annotated[
+        str, typer.Option(metavar="BYTES", help="stored bytes to read of the corpus, as in 2G")
+    ] = "200M",
+    json_: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """Tell what a run would give and cost, and what will hurt. Writes nothing, needs no Ray.
+
+    Reads a sample of each category and cuts it as the run would: documents long enough, windows,
+    tokens, bytes of output, hours; the settings in force and where each comes from.
+
+    Example: longattn plan configs/quickstart.yaml --windows-per-second 100
+    """
+    _guarded(lambda: _plan(config, set_, windows_per_second, read, json_))
+
+
+@app.command()
 def report(
     output: Annotated[
         str, typer.Argument(metavar="OUTPUT", help="folder of a run, local or s3://")
@@ -137,6 +160,23 @@ def _main(
         typer.Option("--version", callback=_version, is_eager=True, help="versions that matter"),
     ] = False,
 ) -> None: ...
+
+
+def _plan(
+    path: str, overrides: list[str] | None, rate: float | None, read: str, as_json: bool
+) -> None:
+    from longattn.config import Config, parse_count
+    from longattn.plan import plan as plan_run
+    from longattn.plan import print_plan
+
+    config = Config.from_yaml(path, overrides or [])
+    result = plan_run(
+        config, overrides or [], windows_per_second=rate, read_bytes=parse_count("--read", read)
+    )
+    if as_json:
+        print(json.dumps(result.to_dict(), indent=1))
+    else:
+        print_plan(result, _console())
 
 
 def _run(path: str, overrides: list[str] | None, *, select_after: bool) -> None:

@@ -16,6 +16,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    TypeAdapter,
     ValidationError,
     model_validator,
 )
@@ -198,6 +199,14 @@ class Config(Settings):
         for source in values["sources"]:
             source["path"] = redact(source["path"])
         return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+
+
+def parse_count(name: str, text: str) -> int:
+    """`200M` -> 200000000; raises ConfigError naming `name`."""
+    try:
+        return TypeAdapter(Count).validate_python(text)
+    except ValidationError:
+        raise ConfigError(f"{name} {text}: a positive number, as in 200M, is wanted") from None
 
 
 def _override(values: dict[str, Any], override: str) -> None:

@@ -84,7 +84,7 @@ def list_splits(sources: Iterable[Source], *, split_bytes: int = 256 << 20) -> l
     ordered = [files[key] for key in sorted(files)]
     large = [f for f in ordered if f.format == "parquet" and f.file_size > split_bytes]
     with ThreadPoolExecutor(THREADS) as pool:
-        row_groups = dict(zip(large, pool.map(_row_group_sizes, large), strict=True))
+        row_groups = dict(zip(large, pool.map(row_group_sizes, large), strict=True))
     return [part for file in ordered for part in _cut(file, split_bytes, row_groups.get(file, []))]
 
 
@@ -297,7 +297,7 @@ def _whole(
 # ------------------------------------------------------------------------------ cutting, checking
 
 
-def _row_group_sizes(split: Split) -> list[int]:
+def row_group_sizes(split: Split) -> list[int]:
     """Each row group's share of the bytes of a Parquet file; none if its footer is broken.
 
     In proportion to the unpacked sizes: asked for those of the columns, pyarrow can abort the
