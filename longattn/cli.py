@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.logging import RichHandler
 from rich.table import Table
 
 from longattn import __version__
@@ -185,13 +186,16 @@ def _run(path: str, overrides: list[str] | None, *, select_after: bool) -> None:
     config = Config.from_yaml(path, overrides or [])
     from longattn.pipeline import run as run_pipeline
 
+    # That a cluster started here asks for a token, which Ray itself keeps, is no news.
+    authentication = logging.getLogger("ray._private.authentication.authentication_token_setup")
+    authentication.addFilter(lambda record: "is enabled" not in record.getMessage())
     if not os.environ.get("LONGATTN_TRACEBACK"):
         # Ray Data tells a failure in 110 lines, which its log file has too.
         for handler in logging.getLogger("ray.data").handlers:
             if isinstance(handler, logging.StreamHandler):
                 handler.setLevel(logging.CRITICAL)
     summary = run_pipeline(config, select_after=select_after)
-    _show(summary.to_dict())
+    _show(summary.to_dict(), config.output)
 
 
 def _select(path: str, overrides: list[str] | None) -> None:
@@ -206,7 +210,7 @@ def _select(path: str, overrides: list[str] | None) -> None:
         file_bytes=config.file_bytes,
     )
     categories = {name: c.to_dict() for name, c in chosen.items()}
-    _show({"output": redact(config.output), "categories": categories})
+    _show({"output": redact(config.output), "categories": categories}, config.output)
 
 
 def _evaluate(
@@ -239,7 +243,7 @@ def _evaluate(
 
 def _guarded(work: Callable[[], None]) -> None:
     """Run a command; turn what it raises into one line and an exit status."""
-    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    _log_to_stderr()
     logging.getLogger("longattn").setLevel(logging.INFO)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
@@ -250,6 +254,17 @@ def _guarded(work: Callable[[], None]) -> None:
         _fail(error, 1)
 
 
+def _log_to_stderr() -> None:
+    """Log lines: above a live display in a terminal, else plain."""
+    if sys.stderr.isatty():
+        handler = RichHandler(
+            console=Console(stderr=True), show_path=False, show_level=False, log_time_format="%X"
+        )
+        logging.basicConfig(format="%(message)s", handlers=[handler])
+    else:
+        logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+
+
 def _fail(error: BaseException, status: int) -> None:
     print(f"longattn: {' '.join(str(error).split())}", file=sys.stderr)
     if os.environ.get("LONGATTN_TRACEBACK"):
@@ -257,8 +272,8 @@ def _fail(error: BaseException, status: int) -> None:
     raise typer.Exit(status)
 
 
-def _show(summary: dict[str, Any]) -> None:
-    """The result as a table, and where it was written."""
+def _show(summary: dict[str, Any], output: str) -> None:
+    """The result as a table, and what of it lies in `output`."""
     table = _table("category", *_COLUMNS)
     for name, category in sorted(summary["categories"].items()):
         category["bad"] = sum(category.get("quarantine", {}).values())
@@ -266,9 +281,12 @@ def _show(summary: dict[str, Any]) -> None:
     _console().print(table)
     for stage, did in summary.get("stages", {}).items():
         print(f"{stage}: {json.dumps({k: round(v, 2) for k, v in did.items()})}")
-    output = summary["output"].rstrip("/")
+    from longattn.storage import filesystem, join
+
+    fs, folder = filesystem(output)
     places = ["labelled", "selected", "quarantine", "_longattn/summary.json", "report.html"]
-    print("written: " + "  ".join(f"{output}/{place}" for place in places))
+    there = [join(summary["output"], place) for place in places if fs.exists(join(folder, place))]
+    print("written: " + "  ".join(there))
 
 
 def _table(first: str, *columns: str) -> Table:

@@ -29,12 +29,14 @@ class _Monitor:
     def __init__(self, max_bad_fraction: float) -> None:
         self.max_bad_fraction = max_bad_fraction
         self.splits: dict[str, Counts] = {}
+        self.stored: dict[str, int] = {}  # bytes of the splits that were read to their ends
         self.stopped = ""
         self.scored = {"windows": 0, "tokens": 0, "seconds": 0.0}
 
-    def add_windows(self, split: str, counts: Counts) -> str:
+    def add_windows(self, split: str, counts: Counts, stored: int) -> str:
         """Returns why the run must stop, or an empty string. A retried split replaces its counts."""
         self.splits[split] = counts
+        self.stored[split] = stored
         seen = sum(c.records for c in self.splits.values())
         bad = sum((c.bad for c in self.splits.values()), Counter())
         if seen >= 1000 and bad.total() > self.max_bad_fraction * seen:
@@ -54,6 +56,11 @@ class _Monitor:
         return {
             "documents": sum(c.documents for c in self.splits.values()),
             "windows": sum(c.windows for c in self.splits.values()),
+            "stored": sum(self.stored.values()),
+            "read": {
+                "windows": sum(c.windows for c in self.splits.values()),
+                "seconds": sum(c.seconds for c in self.splits.values()),
+            },
             "scored": dict(self.scored),
             "stopped": self.stopped,
         }
@@ -69,12 +76,16 @@ class Monitor:
         snapshot: Any = self._actor.snapshot.remote()
         return ray.get(snapshot)
 
-    def window_report(self) -> Callable[[str, Counts], None]:
-        """For window actors; the call raises RunError when too many records are bad."""
+    def window_report(self) -> Callable[[str, Counts, int], None]:
+        """For window actors; the call raises RunError when too many records are bad.
+
+        It takes a split's id, its counts so far, and its stored bytes once it is read to its end, 0
+        before.
+        """
         actor = self._actor
 
-        def report(split: str, counts: Counts) -> None:
-            stopped = ray.get(actor.add_windows.remote(split, counts))
+        def report(split: str, counts: Counts, stored: int) -> None:
+            stopped = ray.get(actor.add_windows.remote(split, counts, stored))
             if stopped:
                 raise RunError(stopped)
 

@@ -23,6 +23,7 @@ from ray.data.context import DataContext
 from longattn import ledger
 from longattn.config import Config, Sample, Source, redact
 from longattn.corpus import check_sources, group_splits, list_splits
+from longattn.display import watched
 from longattn.monitor import Monitor, RunError
 from longattn.records import Record, Split, read_split
 from longattn.selection import CategorySelection, select
@@ -529,7 +530,7 @@ def _execute(
         )
         scored = _score(windows, settings, config.scorer.batch, pools, monitor.score_report())
         try:
-            with monitor.logged():
+            with watched(monitor, sum(split.size for split in left.splits), config.output):
                 write_labelled(scored, config.output)
         except Exception as error:
             stopped = monitor.snapshot()["stopped"]

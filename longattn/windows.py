@@ -198,7 +198,7 @@ class SplitWindows:
         output: str,
         max_record_bytes: int,
         block_bytes: int,
-        report: Callable[[str, Counts], None],
+        report: Callable[[str, Counts, int], None],
     ) -> None:
         tokenizer = load_tokenizer(model)
         self.cutter = WindowCutter(tokenizer, window, min_distance, samples)
@@ -243,11 +243,11 @@ class SplitWindows:
                 self._quarantine(split, parts, bad)
                 bad, parts = [], parts + 1
             if counts.records % 1000 == 0:
-                self.report(split.id, counts)
+                self.report(split.id, counts, 0)
         if bad:
             self._quarantine(split, parts, bad)
         counts.seconds += time.perf_counter() - started
-        self.report(split.id, counts)
+        self.report(split.id, counts, split.size)
         if rows:
             yield window_table(rows, split.id)
 

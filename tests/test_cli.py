@@ -67,7 +67,7 @@ def test_a_run_succeeds_and_says_what_it_wrote(ran, ray_folder):
         assert row[1:6] == [str(told.get(key, 0)) for key in keys]
     written = re.search("written: (.*)", result.stdout)[1].split()
     assert str(output / "selected") in written
-    assert all(Path(path).exists() for path in written if "quarantine" not in path)
+    assert all(Path(path).exists() for path in written) and len(written) == 4
     assert "Traceback" not in result.stderr
 
 
