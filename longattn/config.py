@@ -119,10 +119,13 @@ class Select(Settings):
 
 
 class Workers(Settings):
-    window: Pool = Field((1, 64), description="smallest and largest pool of CPU window actors")
-    score: Pool = Field((1, 8), description="smallest and largest pool of scoring actors")
+    window: Pool = Field((1, 512), description="smallest and largest pool of CPU window actors")
+    score: Pool = Field((1, 64), description="smallest and largest pool of scoring actors")
     gpus_per_scorer: float | None = Field(
-        None, ge=0, description="null: 1 where the cluster has or can get GPUs, else 0"
+        None, ge=0, description="null: 1 where the cluster has GPUs, else 0"
+    )
+    wait_seconds: float = Field(
+        1800, gt=0, description="a run that finds no GPU for a scorer within this time stops"
     )
 
 

@@ -9,16 +9,20 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from longattn.metrics import Exporter
+from longattn.records import Split
 from longattn.windows import Counts
 
 log = logging.getLogger("longattn")
 LOG_SECONDS = 30.0
+BALANCE_SECONDS = 60.0  # of work before the rates of the stages are told
 
 
 class RunError(RuntimeError):
@@ -28,15 +32,21 @@ class RunError(RuntimeError):
 class _Monitor:
     def __init__(self, max_bad_fraction: float) -> None:
         self.max_bad_fraction = max_bad_fraction
+        self.metrics = Exporter()
+        self.read_before: dict[str, Counts] = {}  # by split that is read again, how far it had come
         self.splits: dict[str, Counts] = {}
         self.stored: dict[str, int] = {}  # bytes of the splits that were read to their ends
         self.stopped = ""
         self.scored = {"windows": 0, "tokens": 0, "seconds": 0.0}
 
-    def add_windows(self, split: str, counts: Counts, stored: int) -> str:
+    def add_windows(self, split: Split, counts: Counts, ended: bool, waiting: float) -> str:
         """Returns why the run must stop, or an empty string. A retried split replaces its counts."""
-        self.splits[split] = counts
-        self.stored[split] = stored
+        before = self.splits.get(split.id, Counts())
+        if counts.records < before.records:
+            self.read_before.setdefault(split.id, before)
+        self._raise(split, counts, self.read_before.get(split.id, before), waiting)
+        self.splits[split.id] = counts
+        self.stored[split.id] = split.size if ended else 0
         seen = sum(c.records for c in self.splits.values())
         bad = sum((c.bad for c in self.splits.values()), Counter())
         if seen >= 1000 and bad.total() > self.max_bad_fraction * seen:
@@ -47,10 +57,35 @@ class _Monitor:
             )
         return self.stopped
 
-    def add_scored(self, windows: int, tokens: int, seconds: float) -> None:
-        self.scored["windows"] += windows
-        self.scored["tokens"] += tokens
+    def _raise(self, split: Split, counts: Counts, before: Counts, waiting: float) -> None:
+        if split.id in self.read_before and counts.records > before.records:
+            del self.read_before[split.id]
+        self.metrics.add(
+            "window", split.category,
+            documents=counts.documents - before.documents,
+            windows=counts.windows - before.windows,
+            tokens=counts.tokens - before.tokens,
+            quarantined=counts.bad.total() - before.bad.total(),
+            busy=counts.seconds - before.seconds,
+            waiting=waiting,
+        )  # fmt: skip
+
+    def add_scored(
+        self, windows: Counter[str], length: int, seconds: float, kernel: float, waiting: float
+    ) -> None:
+        """A batch: windows by category, tokens a window, seconds of work, in it of the statistics."""
+        total = windows.total()
+        self.scored["windows"] += total
+        self.scored["tokens"] += total * length
         self.scored["seconds"] += seconds
+        for category, n in windows.items():
+            self.metrics.add(
+                "score", category, windows=n, tokens=n * length, busy=seconds * n / total,
+                kernel=kernel * n / total, waiting=waiting * n / total,
+            )  # fmt: skip
+
+    def add_written(self, category: str, windows: int, size: int, seconds: float) -> None:
+        self.metrics.add("write", category, windows=windows, bytes=size, busy=seconds)
 
     def snapshot(self) -> dict[str, Any]:
         return {
@@ -70,43 +105,59 @@ class Monitor:
     """The driver's hold on the monitor of a run, an actor of its own."""
 
     def __init__(self, max_bad_fraction: float) -> None:
-        self._actor: Any = ray.remote(num_cpus=0)(_Monitor).remote(max_bad_fraction)
+        # On the driver's node: on another, a spot node's death would end the run, and the actor
+        # would keep an idle node from being given back.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        actor: Any = ray.remote(num_cpus=0)(_Monitor)
+        self._actor = actor.options(scheduling_strategy=here).remote(max_bad_fraction)
 
     def snapshot(self) -> dict[str, Any]:
         snapshot: Any = self._actor.snapshot.remote()
         return ray.get(snapshot)
 
-    def window_report(self) -> Callable[[str, Counts, int], None]:
+    def window_report(self) -> Callable[[Split, Counts, bool, float], None]:
         """For window actors; the call raises RunError when too many records are bad.
 
-        It takes a split's id, its counts so far, and its stored bytes once it is read to its end, 0
-        before.
+        It takes a split, its counts so far, whether it is read to its end, and the seconds that the
+        actor has waited since it last told.
         """
         actor = self._actor
 
-        def report(split: str, counts: Counts, stored: int) -> None:
-            stopped = ray.get(actor.add_windows.remote(split, counts, stored))
+        def report(split: Split, counts: Counts, ended: bool, waiting: float) -> None:
+            stopped = ray.get(actor.add_windows.remote(split, counts, ended, waiting))
             if stopped:
                 raise RunError(stopped)
 
         return report
 
-    def score_report(self) -> Callable[[int, int, float], None]:
-        """For scoring actors: windows, tokens and seconds of a batch."""
+    def score_report(self) -> Callable[[Counter[str], int, float, float, float], None]:
+        """For scoring actors: what `_Monitor.add_scored` takes of a batch."""
         actor = self._actor
 
-        def report(windows: int, tokens: int, seconds: float) -> None:
-            actor.add_scored.remote(windows, tokens, seconds)
+        def report(
+            windows: Counter[str], length: int, seconds: float, kernel: float, waiting: float
+        ) -> None:
+            actor.add_scored.remote(windows, length, seconds, kernel, waiting)
+
+        return report
+
+    def write_report(self) -> Callable[[str, int, int, float], None]:
+        """For the sink: category, windows, bytes and seconds of a file."""
+        actor = self._actor
+
+        def report(category: str, windows: int, size: int, seconds: float) -> None:
+            actor.add_written.remote(category, windows, size, seconds)
 
         return report
 
     @contextmanager
     def logged(self) -> Iterator[None]:
-        """One log line every LOG_SECONDS while the block runs."""
+        """One log line every LOG_SECONDS while the block runs; once, what sizes the pools."""
         ended = threading.Event()
         started = time.perf_counter()
 
         def watch() -> None:
+            balanced = ""
             while not ended.wait(LOG_SECONDS):
                 now, seconds = self.snapshot(), time.perf_counter() - started
                 log.info(
@@ -114,6 +165,10 @@ class Monitor:
                     seconds, now["documents"], now["windows"], now["scored"]["windows"],
                     now["scored"]["tokens"] / seconds,
                 )  # fmt: skip
+                if seconds >= BALANCE_SECONDS and not balanced:
+                    balanced = balance(now["read"], now["scored"])
+                    if balanced:
+                        log.info("%s", balanced)
 
         thread = threading.Thread(target=watch, daemon=True)
         thread.start()
@@ -122,3 +177,25 @@ class Monitor:
         finally:
             ended.set()
             thread.join()
+
+
+def balance(read: Mapping[str, float], scored: Mapping[str, float]) -> str:
+    """What one actor of each stage does, by which Ray Data proportions the pools; "" if unknown.
+
+    Args:
+        read: `windows` and busy `seconds` of all window actors so far.
+        scored: `windows`, `tokens` and busy `seconds` of all scoring actors.
+    """
+    if not (read["windows"] and scored["windows"]):
+        return ""
+    cut, taken = (stage["windows"] / stage["seconds"] for stage in (read, scored))
+    length = scored["tokens"] / scored["windows"]
+    ratio = (
+        f"one window actor feeds {cut / taken:.1f} scoring actors"
+        if cut >= taken
+        else f"one scoring actor takes {taken / cut:.1f} window actors"
+    )
+    return (
+        f"measured: a window actor cuts {cut * length:,.0f} tokens/s, a scoring actor scores "
+        f"{taken:.2f} windows/s ({taken * length:,.0f} tokens/s); {ratio}"
+    )

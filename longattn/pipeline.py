@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,10 +22,11 @@ from ray.data.block import Block, BlockAccessor
 from ray.data.context import DataContext
 
 from longattn import ledger
-from longattn.config import Config, Sample, Source, redact
+from longattn.config import Config, Sample, Source, Workers, redact
 from longattn.corpus import check_sources, group_splits, list_splits
 from longattn.display import watched
 from longattn.monitor import Monitor, RunError
+from longattn.pools import Pools, plan_pools
 from longattn.records import Record, Split, read_split
 from longattn.selection import CategorySelection, select
 from longattn.storage import (
@@ -46,54 +48,6 @@ log = logging.getLogger("longattn")
 
 DEFINITION = 1  # version of what a score means; a change of any number raises it
 MAX_BLOCK = 32 * 2**20
-# The block is the unit of retry and of spreading over actors: about 90 windows of 32K tokens on a
-# GPU, a second or two of its work; on a CPU 14, since each takes seconds there.
-GPU_BLOCK, CPU_BLOCK = 24 * 2**20, 4 * 2**20
-
-
-@dataclass(frozen=True)
-class Pools:
-    """Actors of a run and what each holds."""
-
-    window: tuple[int, int]
-    window_cpus: float
-    score: tuple[int, int]
-    score_cpus: float
-    score_gpus: float
-    threads: int  # of a scoring actor without a GPU
-
-    @property
-    def block_bytes(self) -> int:
-        return GPU_BLOCK if self.score_gpus else CPU_BLOCK
-
-    @property
-    def device(self) -> str:
-        return "cuda" if self.score_gpus else "cpu"
-
-
-def plan_pools(
-    window: tuple[int, int], score: tuple[int, int], gpus_per_scorer: float | None
-) -> Pools:
-    """Fit the pools to the cluster: scorers on GPUs where it has or can get some, else on its CPUs.
-
-    On CPUs, scoring actors times their threads equal the cores, and each reserves half of its
-    threads, so that the other stages always find room.
-    """
-    cluster = ray.cluster_resources()
-    gpus = gpus_per_scorer
-    if gpus is None:
-        possible = ray._private.state.state.get_max_resources_from_cluster_config() or {}
-        gpus = 1.0 if cluster.get("GPU", 0) or possible.get("GPU", 0) else 0.0
-    if gpus:
-        return Pools(window, 1, score, 0, gpus, 1)
-    cores = max(1, int(cluster.get("CPU", 1)))
-    node = max(1, *(int(n["Resources"].get("CPU", 0)) for n in ray.nodes() if n["Alive"]))
-    actors = min(max(cores // 4, score[0]), score[1])
-    threads = max(1, min(cores // actors, node))
-    most = max(window[0], min(window[1], cores // 8))
-    if cores < 4:
-        return Pools((window[0], most), 0.25, (actors, actors), 0.5 / actors, 0, threads)
-    return Pools((window[0], most), 1, (actors, actors), max(1, threads // 2), 0, threads)
 
 
 # --- composition: functions from Dataset to Dataset ----------------------------------------------
@@ -166,14 +120,18 @@ def score_windows(
 
     Adds `ds`, `variance` (mean over heads) and `ds_heads`, `variance_heads`.
     """
-    pools = plan_pools((1, 1), workers, gpus_per_scorer)
+    pools = plan_pools(Workers(score=workers, gpus_per_scorer=gpus_per_scorer), dtype)
     settings = ScoreSettings(model, min_distance, rope_theta, add_bos, dtype)
     return _score(windows, settings, batch, pools, _ignore)
 
 
 def write_labelled(scored: Dataset, path: str) -> None:
     """Write scored windows below `<path>/labelled/category=.../`; each file appears whole."""
-    scored.write_datasink(LabelledSink(path), ray_remote_args={"num_cpus": 0})
+    _write(scored, LabelledSink(path))
+
+
+def _write(scored: Dataset, sink: LabelledSink) -> None:
+    scored.write_datasink(sink, ray_remote_args={"num_cpus": 0})
 
 
 def read_labelled(path: str, columns: Sequence[str] | None = None) -> Dataset:
@@ -246,7 +204,7 @@ class ScoreWindows:
         settings: ScoreSettings,
         device: str,
         threads: int,
-        report: Callable[[int, int, float], None],
+        report: Callable[..., None],
     ) -> None:
         import torch
 
@@ -262,6 +220,7 @@ class ScoreWindows:
             settings.model, device=device, dtype=settings.dtype, rope_theta=settings.rope_theta
         )
         self.fingerprints: dict[int, str] = {}
+        self.left = time.perf_counter()  # when the last call ended
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         if not len(batch):
@@ -271,7 +230,9 @@ class ScoreWindows:
         length = ids_bl.shape[1]
         if self.bos is not None:  # takes position 0, and the last token gives way
             ids_bl = np.concatenate([np.full_like(ids_bl[:, :1], self.bos), ids_bl[:, :-1]], axis=1)
+        in_kernel = time.perf_counter()
         scores = self.scorer.score(ids_bl, self.settings.min_distance)
+        in_kernel = time.perf_counter() - in_kernel
         ds_bh, variance_bh = scores.ds.double().numpy(), scores.variance.double().numpy()
         if "fingerprint" in batch.column_names:
             batch = batch.drop_columns(["fingerprint"])
@@ -284,7 +245,10 @@ class ScoreWindows:
         }
         for name, column in columns.items():
             batch = batch.append_column(name, column)
-        self.report(len(batch), ids_bl.size, time.perf_counter() - started)
+        waiting, self.left = started - self.left, time.perf_counter()
+        named = "category" in batch.column_names
+        categories = batch["category"].to_pylist() if named else [""] * len(batch)
+        self.report(Counter(categories), length, self.left - started, in_kernel, waiting)
         return batch
 
     def _fingerprint(self, window: int) -> str:
@@ -314,7 +278,7 @@ def _score(
     settings: ScoreSettings,
     batch: int,
     pools: Pools,
-    report: Callable[[int, int, float], None],
+    report: Callable[..., None],
 ) -> Dataset:
     return windows.map_batches(
         ScoreWindows,
@@ -333,8 +297,10 @@ def _ignore(*_: object) -> None: ...
 class LabelledSink(Datasink[int]):
     """Writes each block's windows as one file a category, named after the ids inside it."""
 
-    def __init__(self, output: str) -> None:
-        self.output = output
+    def __init__(
+        self, output: str, report: Callable[[str, int, int, float], None] = _ignore
+    ) -> None:
+        self.output, self.report = output, report
 
     def write(self, blocks: Iterable[Block], ctx: Any) -> int:
         tables = [BlockAccessor.for_block(block).to_arrow() for block in blocks]
@@ -348,6 +314,7 @@ class LabelledSink(Datasink[int]):
         return len(table)
 
     def _write(self, category: str, table: pa.Table) -> None:
+        started = time.perf_counter()
         metadata: dict[str, Any] = {}
         if "fingerprint" in table.column_names:
             metadata["fingerprint"] = table["fingerprint"][0].as_py()
@@ -363,7 +330,8 @@ class LabelledSink(Datasink[int]):
         )
         table = table.select(LABELLED.names).cast(LABELLED)
         url = join(self.output, "labelled", f"category={category}", content_name(table["data_id"]))
-        write_table(url, table, metadata)
+        size = write_table(url, table, metadata)
+        self.report(category, len(table), size, time.perf_counter() - started)
 
 
 def _runs(splits: list[str], sources: list[str]) -> list[list[Any]]:
@@ -423,11 +391,8 @@ def run(config: Config, *, select_after: bool = True) -> RunSummary:
     scored: dict[str, float] = {"windows": 0, "tokens": 0, "seconds": 0.0}
     if left.splits:
         with connected():
-            pools = plan_pools(
-                config.workers.window, config.workers.score, config.workers.gpus_per_scorer
-            )
-            dtype = scorer.dtype or ("bfloat16" if pools.score_gpus else "float32")
-            parts = settings.parts(checkpoint, config.window.tokens, dtype)
+            pools = plan_pools(config.workers, scorer.dtype)
+            parts = settings.parts(checkpoint, config.window.tokens, scorer.dtype or pools.dtype)
             fingerprint = ledger.claim(config.output, parts, config)
             scored = _execute(config, settings, pools, left)
         after = ledger.remaining(config.output, splits)
@@ -508,7 +473,10 @@ def _execute(
         len(left.splits), left.finished, *pools.window, *pools.score, pools.device,
     )  # fmt: skip
     context = DataContext.get_current().copy()
-    context.target_max_block_size = MAX_BLOCK
+    context.target_max_block_size = pools.block_bytes  # else smaller yields are merged
+    # Ray Data stops a run that stands still for so long; a lost GPU may take as long to be made up.
+    stall = max(context.execution_no_progress_timeout_s, config.workers.wait_seconds)
+    context.execution_no_progress_timeout_s = stall
     context.enable_progress_bars = False
     with DataContext.current(context):
         windows = _tasks(group_splits(left.splits), left.done).map_batches(
@@ -531,7 +499,7 @@ def _execute(
         scored = _score(windows, settings, config.scorer.batch, pools, monitor.score_report())
         try:
             with watched(monitor, sum(split.size for split in left.splits), config.output):
-                write_labelled(scored, config.output)
+                _write(scored, LabelledSink(config.output, monitor.write_report()))
         except Exception as error:
             stopped = monitor.snapshot()["stopped"]
             raise RunError(stopped or _reason(error)) from error

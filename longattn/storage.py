@@ -195,10 +195,15 @@ def parquet_writer(path: Path, schema: pa.Schema, metadata: Mapping[str, Any]) -
     )
 
 
-def write_table(url: str, table: pa.Table, metadata: Mapping[str, Any]) -> None:
-    """Make one Parquet file appear whole; `metadata` goes under the key `longattn` of its footer."""
-    with staged(url) as path, parquet_writer(path, table.schema, metadata) as writer:
-        writer.write_table(table, row_group_size=ROWS_PER_GROUP)
+def write_table(url: str, table: pa.Table, metadata: Mapping[str, Any]) -> int:
+    """Make one Parquet file appear whole; `metadata` goes under the key `longattn` of its footer.
+
+    Returns its size in bytes.
+    """
+    with staged(url) as path:
+        with parquet_writer(path, table.schema, metadata) as writer:
+            writer.write_table(table, row_group_size=ROWS_PER_GROUP)
+        return path.stat().st_size
 
 
 @contextmanager

@@ -198,16 +198,18 @@ class SplitWindows:
         output: str,
         max_record_bytes: int,
         block_bytes: int,
-        report: Callable[[str, Counts, int], None],
+        report: Callable[[Split, Counts, bool, float], None],
     ) -> None:
         tokenizer = load_tokenizer(model)
         self.cutter = WindowCutter(tokenizer, window, min_distance, samples)
         self.output, self.max_record_bytes = output, max_record_bytes
         self.rows_per_block = max(1, block_bytes // (9 * window))  # 4 bytes an id, 4 to 5 of text
-        self.report = report  # raises when too many records of the run are bad
+        self._report = report  # raises when too many records of the run are bad
+        self.waiting, self.left = 0.0, time.perf_counter()  # seconds not told yet; when work ended
 
     def __call__(self, batch: dict[str, Any]) -> Iterator[pa.Table]:
         for task in batch["task"]:
+            self.waiting += time.perf_counter() - self.left
             splits, done = ledger.unpack_task(task)
             seen: set[tuple[str, str]] = set()
             markers = []
@@ -216,6 +218,7 @@ class SplitWindows:
                 yield from self._windows(split, done, counts, seen)
                 markers.append(ledger.marker(split, counts))
             ledger.write_markers(self.output, markers)
+            self.left = time.perf_counter()
 
     def _windows(
         self, split: Split, done: set[str], counts: Counts, seen: set[tuple[str, str]]
@@ -237,19 +240,25 @@ class SplitWindows:
                     if len(rows) == self.rows_per_block:
                         table, rows = window_table(rows, split.id), []
                         counts.seconds += time.perf_counter() - started
+                        left = time.perf_counter()
                         yield table
                         started = time.perf_counter()
+                        self.waiting += started - left
             if len(bad) == QUARANTINE_ROWS:
                 self._quarantine(split, parts, bad)
                 bad, parts = [], parts + 1
             if counts.records % 1000 == 0:
-                self.report(split.id, counts, 0)
+                self._tell(split, counts, ended=False)
         if bad:
             self._quarantine(split, parts, bad)
         counts.seconds += time.perf_counter() - started
-        self.report(split.id, counts, split.size)
+        self._tell(split, counts, ended=True)
         if rows:
             yield window_table(rows, split.id)
+
+    def _tell(self, split: Split, counts: Counts, *, ended: bool) -> None:
+        waiting, self.waiting = self.waiting, 0.0
+        self._report(split, counts, ended, waiting)
 
     def _cut(
         self, record: Record | BadRecord, split: Split, counts: Counts, seen: set[tuple[str, str]]

@@ -13,6 +13,7 @@ from rich.console import Console
 from longattn import display, monitor
 from longattn.display import HISTORY, History, view, watched
 from longattn.monitor import Monitor
+from longattn.records import Split
 from longattn.windows import Counts
 
 
@@ -67,11 +68,12 @@ def work(steps):
     """Reports as the actors of a run give them."""
     monitor = Monitor(0.5)
     yield monitor
+    split = Split("book", "a.jsonl", "content", "jsonl", None, 0, 100, 100, "")
     cut, score = monitor.window_report(), monitor.score_report()
     for i in range(1, steps + 1):
         counts = Counts(records=2 * i, documents=2 * i, windows=i, seconds=0.1 * i, bad=Counter())
-        cut("split", counts, 100 if i == steps else 0)
-        score(1, 512, 0.05)
+        cut(split, counts, i == steps, 0.0)
+        score(Counter(book=1), 512, 0.05, 0.04, 0.0)
         time.sleep(0.1)
     yield monitor
 

@@ -7,13 +7,18 @@ import signal
 import subprocess
 import sys
 import tempfile
+import urllib.request
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
-from tests.conftest import config
+from longattn.metrics import METRICS
+from tests.conftest import WINDOW, config
 from tests.s3 import free_port
 
 ROOT = Path(__file__).parents[2]
@@ -22,13 +27,14 @@ RAY = Path(sys.executable).parent / "ray"
 
 @dataclass
 class Head:
-    port: int
     dashboard: str
+    metrics: str
     environment: dict[str, str]
 
     def submit(self, script: str, *arguments: str, **environment: str):
         """Submit a script of ray_jobs/ from the project's root."""
         command = [RAY, "job", "submit", "--address", self.dashboard, "--working-dir", ROOT]
+        command += ["--entrypoint-num-cpus", "1"]  # as many do: one CPU is left to the run
         return subprocess.run(
             [*map(str, command), "--", "python", f"ray_jobs/{script}.py", *arguments],
             env={**self.environment, **environment}, cwd=ROOT, capture_output=True, text=True,
@@ -45,18 +51,19 @@ def head():
     environment |= {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(folder / "token"),
+        "RAY_metrics_report_interval_ms": "500",
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",  # the job's `python`
     }
-    port, dashboard = free_port(), free_port()
+    port, dashboard, metrics = free_port(), free_port(), free_port()
     process = subprocess.Popen(
         [
             str(RAY), "start", "--head", "--block", "--num-cpus=2", "--num-gpus=0", f"--port={port}",
             f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={free_port()}",
-            f"--temp-dir={folder}", f"--object-store-memory={300 * 2**20}",
+            f"--metrics-export-port={metrics}", f"--temp-dir={folder}", f"--object-store-memory={300 * 2**20}",
         ],
         env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
-    head = Head(port, f"http://127.0.0.1:{dashboard}", environment)
+    head = Head(f"http://127.0.0.1:{dashboard}", f"http://127.0.0.1:{metrics}/metrics", environment)
     try:
         ready = [str(RAY), "job", "list", "--address", head.dashboard]
         for _ in range(30):
@@ -71,13 +78,36 @@ def head():
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def assert_metrics_tell(endpoint, labelled):
+    """What Prometheus would read of the run that wrote `labelled`."""
+    with urllib.request.urlopen(endpoint, timeout=10) as answer:
+        families = {f.name: f for f in text_string_to_metric_families(answer.read().decode())}
+    told = Counter()
+    for name, _ in METRICS.values():
+        for sample in families[f"ray_{name.removesuffix('_total')}"].samples:
+            told[name, sample.labels["stage"], sample.labels["category"]] += sample.value
+    for category in ("book", "code"):
+        rows = labelled.filter(pc.equal(labelled["category"].cast("string"), category))
+        for stage in ("window", "score", "write"):
+            assert told["longattn_windows_total", stage, category] == len(rows)
+        assert told["longattn_tokens_total", "score", category] == len(rows) * WINDOW
+        kernel = told["longattn_kernel_seconds_total", "score", category]
+        assert 0 < kernel <= told["longattn_busy_seconds_total", "score", category]
+        assert told["longattn_written_bytes_total", "write", category] > 1000
+    assert told["longattn_quarantined_records_total", "window", "book"] == 1
+
+
 def test_a_job_runs_whole_and_its_failure_is_the_submissions(head, corpus, checkpoint, tmp_path):
-    settings = config(corpus, tmp_path / "out", checkpoint)
+    shutil.copytree(corpus, tmp_path / "corpus")
+    with (tmp_path / "corpus" / "book" / "0.jsonl").open("a") as file:
+        file.write("not JSON\n")
+    settings = config(tmp_path / "corpus", tmp_path / "out", checkpoint)
     (tmp_path / "config.yaml").write_text(settings.to_yaml())
     done = head.submit("run", str(tmp_path / "config.yaml"), "--set", "select.keep.count=4")
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(rf"written: {tmp_path}/out/labelled", done.stdout)
     assert len(pq.read_table(tmp_path / "out/selected")) == 8
+    assert_metrics_tell(head.metrics, pq.read_table(tmp_path / "out/labelled"))
     refused = head.submit("run", str(tmp_path / "config.yaml"), "--set", "scorer.min_distance=7")
     assert refused.returncode != 0
     assert "min_distance: there 128, here 7" in refused.stdout

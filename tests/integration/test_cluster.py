@@ -1,0 +1,173 @@
+"""A cluster that grows and shrinks, on this machine: nodes are raylets that Ray's autoscaler starts.
+
+Its GPU nodes have no CUDA device: with scorer.dtype set to float32 the scoring actor there computes
+on the CPU. All else is as on a cloud.
+"""
+
+import gzip
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+import longattn as la
+from longattn.samples import SAMPLES
+from longattn.windows import load_tokenizer
+from tests.s3 import free_port
+
+ROOT = Path(__file__).parents[2]
+RAY = Path(sys.executable).parent / "ray"
+WINDOW = 1024
+HEAD_ID = "f" * 51 + "00000"
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A head of one CPU and no GPU, whose autoscaler brings up to 3 nodes of one GPU each."""
+    folder, port = Path(tempfile.mkdtemp(prefix="la-")), free_port()
+    settings = (Path(__file__).parent / "fake_autoscaling.json").read_text()
+    (folder / "autoscaling.json").write_text(settings.replace("HEAD_IP:6411", f"127.0.0.1:{port}"))
+    environment = {k: v for k, v in os.environ.items() if k not in ("RAY_ADDRESS", "RAY_TMPDIR")}
+    environment |= {
+        "RAY_AUTH_MODE": "disabled",
+        "RAY_FAKE_CLUSTER": "1",
+        "RAY_enable_autoscaler_v2": "1",
+        "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+        "RAY_health_check_period_ms": "1000",  # a dead node is noticed in 5 s, not 15
+        "PYTHONPATH": str(ROOT),
+    }
+    head = subprocess.Popen(
+        [
+            str(RAY), "start", "--head", "--block", "--node-ip-address=127.0.0.1",
+            f"--port={port}", f"--autoscaling-config={folder}/autoscaling.json", "--num-cpus=1",
+            "--num-gpus=0", "--include-dashboard=false", f"--temp-dir={folder}",
+            f"--object-store-memory={300 * 2**20}",
+        ],
+        env={**environment, "RAY_CLOUD_INSTANCE_ID": HEAD_ID,
+             "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD_ID},
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    driver = {
+        **environment,
+        "RAY_ADDRESS": f"127.0.0.1:{port}",
+        "RAY_DATA_MIN_GAP_BETWEEN_AUTOSCALING_REQUESTS": "1",
+    }
+    try:
+        ready = [str(RAY), "status", "--address", f"127.0.0.1:{port}"]
+        for _ in range(30):
+            if not subprocess.run(ready, env=driver, capture_output=True).returncode:
+                break
+        else:
+            raise RuntimeError("the head does not answer")
+        yield driver
+    finally:
+        os.killpg(head.pid, signal.SIGKILL)
+        head.wait()
+        for process in Path("/proc").glob("[0-9]*"):  # nodes whose autoscaler is gone
+            try:
+                if str(folder).encode() in (process / "cmdline").read_bytes():
+                    os.kill(int(process.name), signal.SIGKILL)
+            except OSError:
+                continue
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def documents(tmp_path_factory):
+    """64 categories of one long document, a sample rotated: each is a task, and one block."""
+    folder = tmp_path_factory.mktemp("documents")
+    with gzip.open(SAMPLES / "book.jsonl.gz", "rt") as file:
+        text = json.loads(next(file))["content"]
+    for part in range(64):
+        cut = part * len(text) // 64
+        (folder / f"{part}.jsonl").write_text(json.dumps({"content": text[cut:] + text[:cut]}))
+    return folder
+
+
+def settings(tmp_path, documents, checkpoint, categories, **workers):
+    config = la.Config.parse(
+        {
+            "sources": [
+                {"category": f"c{part}", "path": str(documents / f"{part}.jsonl")}
+                for part in range(categories)
+            ],
+            "output": str(tmp_path / "out"),
+            "window": {"tokens": WINDOW},
+            "scorer": {"model": checkpoint, "dtype": "float32"},
+            "workers": {"gpus_per_scorer": 1, **workers},
+        }
+    )
+    (tmp_path / "config.yaml").write_text(config.to_yaml())
+    return config
+
+
+def watched(cluster, tmp_path, *arguments):
+    command = [sys.executable, "-m", "tests.integration.watched_run", tmp_path / "config.yaml"]
+    done = subprocess.run(
+        [*map(str, command), *arguments],
+        env=cluster, cwd=ROOT, capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return json.loads((tmp_path / "seen.json").read_text())
+
+
+def scores(output):
+    columns = ["data_id", "ds", "variance", "ds_heads", "variance_heads"]
+    return pq.read_table(f"{output}/labelled", columns=columns).sort_by("data_id")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(cluster, documents, checkpoint, tmp_path_factory):
+    """A run that starts with no GPU node, and what was seen of it."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    config = settings(folder, documents, checkpoint, 64)
+    return config, watched(cluster, folder)
+
+
+def test_gpu_nodes_come_from_none_as_the_backlog_grows_and_are_given_back(undisturbed, documents):
+    config, told = undisturbed
+    assert told["seen"][0][1] == 0
+    during = [seen for seen in told["seen"] if seen[0] < told["finished"]]
+    assert {nodes for _, nodes, _ in during} >= {1, 2, 3}
+    assert max(taken for _, _, taken in during) == 3  # as many scoring actors
+    assert told["left"] == 0
+    tokenizer = load_tokenizer("builtin")
+    text = json.loads((documents / "0.jsonl").read_text())["content"].encode()
+    windows = len(la.sliding_windows(len(tokenizer.encode(text).ids), WINDOW))
+    ids = scores(config.output)["data_id"].to_pylist()
+    assert len(ids) == len(set(ids)) and sum(i.startswith("c0-") for i in ids) == windows > 80
+    assert {i.partition("-")[0] for i in ids} == {f"c{part}" for part in range(64)}
+
+
+def test_the_result_is_the_same_when_the_gpu_node_is_killed(
+    undisturbed, cluster, documents, checkpoint, tmp_path
+):
+    config = settings(tmp_path, documents, checkpoint, 6, score=1)
+    told = watched(cluster, tmp_path, "kill")
+    assert told["killed"]
+    truth = scores(undisturbed[0].output)
+    wanted = [
+        i.partition("-")[0] in {f"c{part}" for part in range(6)}
+        for i in truth["data_id"].to_pylist()
+    ]
+    assert scores(config.output).equals(truth.filter(wanted))
+
+
+def test_a_run_that_finds_no_gpu_in_time_says_so_and_stops(
+    cluster, documents, checkpoint, tmp_path
+):
+    settings(tmp_path, documents, checkpoint, 1, gpus_per_scorer=2, wait_seconds=3)
+    command = [sys.executable, "-m", "longattn.cli", "run", tmp_path / "config.yaml"]
+    done = subprocess.run(
+        list(map(str, command)), env=cluster, cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 1
+    assert "longattn: no GPU within workers.wait_seconds 3: the cluster has" in done.stderr
+    assert "and a scorer wants 2" in done.stderr
