@@ -100,6 +100,58 @@ def report(
 
 
 @app.command()
+def inspect(
+    output: Annotated[
+        str | None, typer.Argument(metavar="OUTPUT", help="folder of a run, local or s3://")
+    ] = None,
+    data_id: Annotated[
+        str | None, typer.Argument(metavar="DATA_ID", help="a window of labelled/")
+    ] = None,
+    text: Annotated[str | None, typer.Option(help="a text file, in place of a window")] = None,
+    model: Annotated[
+        str, typer.Option(help="with --text: builtin, a local folder, or a hub id")
+    ] = "builtin",
+    window: Annotated[int, typer.Option(min=64, help="with --text: tokens at most")] = 32768,
+    head: Annotated[int | None, typer.Option(min=0, help="one head, not their mean")] = None,
+    html: Annotated[
+        str | None, typer.Option(metavar="FILE", help="the page; DATA_ID.html by default")
+    ] = None,
+) -> None:
+    """Show how the far attention of one window is made: where it goes, between which passages.
+
+    Scores the window again; prints a map and the passages that read each other, and writes a page.
+
+    Example: longattn inspect out/quickstart book-0123abcd-0
+
+    Example: longattn inspect --text README.md --model builtin
+    """
+    if (text is None) == (output is None or data_id is None):
+        raise typer.BadParameter("OUTPUT and DATA_ID, or --text FILE, is wanted")
+
+    def work() -> None:
+        from longattn.inspection import (
+            inspect_window,
+            inspection_page,
+            labelled_window,
+            print_inspection,
+            text_window,
+        )
+        from longattn.storage import write_bytes
+
+        if text is not None:
+            chosen = text_window(text, model, window)
+        else:
+            chosen = labelled_window(output or "", data_id or "")
+        found = inspect_window(chosen, head=head)
+        print_inspection(found, _console())
+        url = html or f"{chosen.title.rstrip('/').rpartition('/')[2]}.html"
+        write_bytes(url, inspection_page(found).encode())
+        print(f"written: {url}")
+
+    _guarded(work)
+
+
+@app.command()
 def evaluate(
     config: ConfigPath,
     set_: Overrides = None,

@@ -147,6 +147,21 @@ def test_the_installed_command_tells_its_versions():
     assert re.match(r"longattn \d+\.\d+\.\d+ \(ray \d.*torch \d", result.stdout)
 
 
+def test_the_shell_completes_commands_and_options():
+    command = Path(sys.executable).parent / "longattn"
+
+    def completed(words: str) -> list[str]:
+        asked = {"COMP_WORDS": words, "COMP_CWORD": str(len(words.split(" ")) - 1)}
+        result = subprocess.run(
+            [command], env={**os.environ, **asked, "_LONGATTN_COMPLETE": "complete_bash"},
+            capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        return result.stdout.split()
+
+    assert completed("longattn s") == ["score", "select"]
+    assert "--windows-per-second" in completed("longattn plan --w")
+
+
 @pytest.mark.parametrize("name", ["run", "score", "select"])
 def test_job_scripts_run_from_any_folder(name, longattn, tmp_path):
     script = ROOT / "ray_jobs" / f"{name}.py"

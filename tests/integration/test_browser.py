@@ -9,6 +9,7 @@ from playwright.sync_api import sync_playwright
 
 import longattn as la
 from longattn.evaluation import write_evaluation
+from longattn.inspection import inspect_window, inspection_page, text_window
 from longattn.report import write_report
 from tests.test_report import HOSTILE, selected
 
@@ -156,3 +157,26 @@ def test_an_evaluation_draws_every_scorer_on_every_foil(tmp_path, opened):
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         assert page.locator("td.above, td.below").count() == 2 * 2
         assert page.locator("h2").first.inner_text().startswith("<script>alert(1)</script>")
+
+
+@pytest.fixture(scope="module")
+def inspection(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("inspection")
+    (folder / "a.txt").write_text(f"{HOSTILE} some text of the page, " * 150)
+    found = inspect_window(text_window(str(folder / "a.txt"), "builtin", 4096), device="cpu")
+    (folder / "a.html").write_text(inspection_page(found))
+    return folder / "a.html"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", WIDTHS)
+def test_an_inspection_shows_map_and_passages(inspection, opened, width, scheme):
+    page = opened(inspection, width, scheme)
+    page.wait_for_selector("#attention svg rect")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    for figure in page.query_selector_all("figure:visible"):
+        assert colors(figure.screenshot()) > 10
+    assert page.locator("pre mark").count() > 0 and page.locator("pre img, pre script").count() == 0
+    before = page.locator("#attention").inner_html()
+    page.locator("#head").select_option("2")
+    assert page.locator("#attention").inner_html() != before
