@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from longattn.config import Config, redact
 from longattn.foils import Ids, Windows, foils, generator, long_documents, native_windows
 from longattn.pages import render
-from longattn.recurrence import far_recurrence
+from longattn.recurrence import Recurrence, far_recurrence
 from longattn.report import uniform_ds
 from longattn.selection import moments
 from longattn.storage import join, write_bytes
@@ -299,8 +299,10 @@ class _Measure:
             "LDS": seen.lds(base, self.alpha),
             "DS": seen.ds,
             "DU": -seen.variance,
-            "recurrence": np.array([r.recurrence for r in far]),
-            "recurrence_rarity": np.array([r.recurrence_rarity for r in far]),
+            **{
+                name: np.array(share)
+                for name, share in zip(Recurrence._fields, zip(*far, strict=True), strict=True)
+            },
             "gzip ratio": np.array([len(t) / len(zlib.compress(t)) for t in texts]),
             "random": rng.random(len(ids_nl)),
         }

@@ -40,6 +40,7 @@ WINDOWS = pa.schema(
         ("token_stop", pa.int64()),
         ("recurrence", pa.float64()),
         ("recurrence_rarity", pa.float64()),
+        ("recurrence_pairs", pa.float64()),
     ]
 )
 LABELLED = pa.schema(

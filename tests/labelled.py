@@ -21,6 +21,7 @@ def labelled_table(category, ids, ds, variance, window=8, source="f.jsonl"):
         "token_stop": [window] * n,
         "recurrence": list(ds),
         "recurrence_rarity": list(ds),
+        "recurrence_pairs": list(ds),
         "ds": list(ds),
         "variance": list(variance),
         "ds_heads": [[x] for x in ds],

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 
 import longattn as la
 from longattn.ledger import LedgerError
-from longattn.recurrence import far_recurrence
+from longattn.recurrence import Recurrence, far_recurrence
 from longattn.storage import LABELLED, SELECTED
 from tests.conftest import BUILTIN, WINDOW, config
 from tests.s3 import CountingProxy, environment
@@ -56,7 +56,7 @@ def test_a_run_labels_every_window_of_every_document(finished, corpus, checkpoin
     for key, (start, stop, text) in wanted.items():
         row = got[key]
         assert (row["token_start"], row["token_stop"]) == (start, stop)
-        told = (row["recurrence"], row["recurrence_rarity"])
+        told = tuple(row[name] for name in Recurrence._fields)
         assert told == far_recurrence(np.array(row["input_ids"]), WINDOW // 4)
         assert row["content"] in text
         assert (
