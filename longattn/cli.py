@@ -354,7 +354,7 @@ def _console() -> Console:
 
 _COLUMNS = {
     "documents": "documents", "too short": "too_short", "bad": "bad", "windows": "windows",
-    "kept": "kept", "kept tokens": "kept_tokens", "DS mean": "ds_mean", "DS dev": "ds_std",
+    "kept": "kept", "kept tokens": "kept_tokens", "unique": "unique_tokens", "DS mean": "ds_mean", "DS dev": "ds_std",
     "DU mean": "du_mean", "LDS from": "lds_threshold",
 }  # fmt: skip
 

@@ -115,6 +115,13 @@ class Keep(Settings):
 class Select(Settings):
     alpha: float = Field(0.5, ge=0, allow_inf_nan=False, description="weight of DU in LDS (Eq. 8)")
     standardize: Literal["zscore", "minmax"] = "zscore"
+    rank_by: Literal["lds", "recurrence", "recurrence_rarity", "recurrence_pairs"] = Field(
+        "lds", description="the paper's LDS, or a far recurrence (longattn/recurrence.py)"
+    )
+    overlap: Literal["allow", "prefer_distinct"] = Field(
+        "allow",
+        description="prefer_distinct: windows that share tokens with kept ones count for less (longattn/overlap.py)",
+    )
     keep: Keep = Keep(fraction=0.5)
 
 

@@ -415,6 +415,8 @@ def run(config: Config, *, select_after: bool = True) -> RunSummary:
             config.output,
             alpha=chosen.alpha,
             standardize=chosen.standardize,
+            rank_by=chosen.rank_by,
+            overlap=chosen.overlap,
             keep=chosen.keep,
             file_bytes=config.file_bytes,
         )

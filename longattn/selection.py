@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from longattn.config import Keep, Select
 from longattn.ledger import FOLDER, parallel
+from longattn.overlap import distinct_scores, unique_tokens
 from longattn.storage import (
     SELECTED,
     content_name,
@@ -33,6 +34,8 @@ from longattn.storage import (
 )
 
 Standardize = Literal["zscore", "minmax"]
+RankBy = Literal["lds", "recurrence", "recurrence_rarity", "recurrence_pairs"]
+Overlap = Literal["allow", "prefer_distinct"]
 Floats = NDArray[np.float64]
 
 
@@ -114,11 +117,12 @@ class CategorySelection:
     duplicate_rows: int  # rows whose data_id another row has too; counted, used once
     kept: int
     kept_tokens: int
+    unique_tokens: int  # of the kept, each token of a document once
     ds_mean: float
     ds_std: float
     du_mean: float
     du_std: float
-    lds_threshold: float | None  # LDS of the last window kept; None when none is
+    lds_threshold: float | None  # lowest LDS of the windows kept; None when none is
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -133,10 +137,18 @@ class _Part:
     metadata: dict[str, Any]
 
 
-def _read_scores(url: str) -> pa.Table:
+def _read_scores(url: str, extra: list[str]) -> pa.Table:
     with open_parquet(url) as parquet:
-        columns = ["data_id", "category", "token_start", "token_stop", "ds", "variance"]
-        table = parquet.read(columns=columns)
+        columns = [
+            "data_id",
+            "category",
+            "document_id",
+            "token_start",
+            "token_stop",
+            "ds",
+            "variance",
+        ]
+        table = parquet.read(columns=columns + extra)
         fingerprint = file_metadata(parquet).get("fingerprint", "")
     table = table.set_column(1, "category", table["category"].cast(pa.string()))
     table = table.append_column("row", pa.array(np.arange(len(table))))
@@ -148,6 +160,8 @@ def select(
     *,
     alpha: float = 0.5,
     standardize: Standardize = "zscore",
+    rank_by: RankBy = "lds",
+    overlap: Overlap = "allow",
     keep: Keep | dict[str, float | int | str] | None = None,
     file_bytes: int = 512 * 2**20,
     run: Callable[[Callable[[_Part], None], list[_Part]], object] | None = None,
@@ -159,19 +173,25 @@ def select(
 
     Args:
         path: the output folder of a run.
+        rank_by: what the windows are ordered by.
+        overlap: `prefer_distinct` orders them as `longattn.overlap` says.
         keep: `{"fraction": 0.5}`, `{"tokens": "1.5B"}` or `{"count": 1000}`; default half.
         file_bytes: aimed size of a selected file.
         run: maps a function over the parts to write; default threads here.
 
     Raises:
-        ValueError: no labelled windows, or scores of different settings in one folder.
+        ValueError: no labelled windows, scores of different settings in one folder, or windows
+            without the column to rank by.
     """
     keep = Keep.model_validate({"fraction": 0.5} if keep is None else keep)
-    settings = Select(alpha=alpha, standardize=standardize, keep=keep)
+    settings = Select(
+        alpha=alpha, standardize=standardize, rank_by=rank_by, overlap=overlap, keep=keep
+    )
     sizes = list_files(join(path, "labelled"), ".parquet")
     if not sizes:
         raise ValueError(f"{join(path, 'labelled')}: no labelled windows to select from")
-    tables = parallel(_read_scores, sizes)
+    extra: list[str] = [] if rank_by == "lds" else [rank_by]
+    tables = parallel(lambda url: _read_scores(url, extra), sizes)
     fingerprints = {t.schema.metadata[b"fingerprint"].decode() for t in tables}
     if len(fingerprints) > 1:
         raise ValueError(f"{path}: labelled files of different settings: {sorted(fingerprints)}")
@@ -215,23 +235,38 @@ def _select_category(rows: pa.Table, settings: Select) -> tuple[pa.Table, Catego
     duplicates = int((~first).sum())
     rows = rows.filter(pa.array(first)) if duplicates else rows
     ds, variance = rows["ds"].to_numpy(), rows["variance"].to_numpy()
-    tokens = rows["token_stop"].to_numpy() - rows["token_start"].to_numpy()
+    document = _numbered(pa.compute.coalesce(rows["document_id"], rows["data_id"]))
+    start, stop = rows["token_start"].to_numpy(), rows["token_stop"].to_numpy()
+    tokens = stop - start
     lds = long_distance_scores(ds, variance, settings.alpha, settings.standardize)
-    best = kept(lds, tokens, settings.keep)
+    order_by = lds
+    if settings.rank_by != "lds":
+        if rows[settings.rank_by].null_count:
+            raise ValueError(f"select.rank_by: some windows have no {settings.rank_by}")
+        order_by = rows[settings.rank_by].to_numpy()
+    if settings.overlap == "prefer_distinct":
+        order_by = distinct_scores(order_by, document, start, stop, moments(order_by)[1])
+    best = kept(order_by, tokens, settings.keep)
     (ds_mean, ds_std), (du_mean, du_std) = moments(ds), moments(-variance)
     summary = CategorySelection(
         windows=len(rows),
         duplicate_rows=duplicates,
         kept=len(best),
         kept_tokens=int(tokens[best].sum()),
+        unique_tokens=unique_tokens(document[best], start[best], stop[best]),
         ds_mean=ds_mean,
         ds_std=ds_std,
         du_mean=du_mean,
         du_std=du_std,
-        lds_threshold=float(lds[best[-1]]) if len(best) else None,
+        lds_threshold=float(lds[best].min()) if len(best) else None,
     )
     chosen = rows.append_column("lds", pa.array(lds)).take(pa.array(best))
     return chosen.sort_by([("file", "ascending"), ("row", "ascending")]), summary
+
+
+def _numbered(names: pa.ChunkedArray) -> NDArray[np.int64]:
+    """A number for each name, the same for the same."""
+    return names.combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64)
 
 
 def _parts(

@@ -3,6 +3,7 @@ import math
 from fractions import Fraction
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 import longattn as la
 from longattn.config import Keep
+from longattn.overlap import distinct_scores
 from longattn.selection import kept, moments
 from longattn.storage import SELECTED
 from tests.labelled import labelled_table, write_labelled
@@ -183,3 +185,67 @@ def test_a_folder_without_windows_or_with_mixed_scores_is_refused(tmp_path):
     write_labelled(tmp_path, "b", labelled_table("b", ids, ds, variance), {"fingerprint": "2"})
     with pytest.raises(ValueError, match="different settings"):
         la.select(str(tmp_path))
+
+
+def overlapping(path):
+    """Two windows of each of 20 documents, which share half their tokens."""
+    ids, ds, variance = scores(40)
+    table = labelled_table("book", ids, ds, variance)
+    columns = {
+        "document_id": [f"d{i // 2}" for i in range(40)],
+        "token_start": [4 * (i % 2) for i in range(40)],
+        "token_stop": [4 * (i % 2) + 8 for i in range(40)],
+    }
+    for name, values in columns.items():
+        place = table.column_names.index(name)
+        table = table.set_column(
+            place, table.schema.field(name), pa.array(values, table.schema.field(name).type)
+        )
+    write_labelled(path, "book", table)
+
+
+def test_distinct_windows_are_preferred_and_unique_tokens_told(tmp_path):
+    overlapping(tmp_path)
+    found = {}
+    for overlap in ("allow", "prefer_distinct"):
+        told = la.select(str(tmp_path), overlap=overlap, keep={"count": 16})["book"]
+        rows = selected(tmp_path).to_pylist()
+        held = {
+            (r["document_id"], t) for r in rows for t in range(r["token_start"], r["token_stop"])
+        }
+        assert told.unique_tokens == len(held) and told.kept_tokens == 16 * 8
+        found[overlap] = told
+        assert told.lds_threshold == min(row["lds"] for row in rows)
+    assert found["allow"].unique_tokens < found["prefer_distinct"].unique_tokens
+    stored = json.loads((tmp_path / "_longattn/selection.json").read_text())
+    assert stored["select"]["overlap"] == "prefer_distinct"
+    table = pq.read_table(str(tmp_path / "labelled")).sort_by("data_id")
+    lds = la.long_distance_scores(table["ds"].to_numpy(), table["variance"].to_numpy())
+    worth = distinct_scores(
+        lds, *(table[c].to_numpy() for c in ("document_id", "token_start", "token_stop")), lds.std()
+    )
+    best = np.argsort(-worth, kind="stable")[:16]
+    assert selected(tmp_path)["data_id"].to_pylist() == sorted(
+        table["data_id"].take(best).to_pylist()
+    )
+
+
+def test_windows_may_be_ranked_by_far_recurrence(tmp_path):
+    ids, ds, variance = scores(30)
+    table = labelled_table("book", ids, ds, variance)
+    pairs = np.random.default_rng(1).permutation(30) / 30
+    place = table.column_names.index("recurrence_pairs")
+    write_labelled(tmp_path, "book", table.set_column(place, "recurrence_pairs", [pairs]))
+    la.select(str(tmp_path), rank_by="recurrence_pairs", keep={"count": 5})
+    got = selected(tmp_path)
+    assert sorted(got["recurrence_pairs"].to_pylist()) == sorted(pairs)[-5:]
+    assert set(got["lds"].to_pylist()) < set(la.long_distance_scores(ds, variance).tolist())
+
+
+def test_windows_without_the_column_to_rank_by_are_refused(tmp_path):
+    ids, ds, variance = scores(4)
+    table = labelled_table("book", ids, ds, variance)
+    place = table.column_names.index("recurrence")
+    write_labelled(tmp_path, "book", table.set_column(place, "recurrence", pa.nulls(4, "double")))
+    with pytest.raises(ValueError, match="rank_by: some windows have no recurrence"):
+        la.select(str(tmp_path), rank_by="recurrence")
