@@ -197,6 +197,39 @@ def export(config: ConfigPath, set_: Overrides = None) -> None:
     _guarded(work)
 
 
+@app.command()
+def bench(
+    model: Annotated[
+        str | None,
+        typer.Option(help="8b, 70b (random tables of that shape), builtin, a folder or a hub id"),
+    ] = None,
+    length: Annotated[list[int] | None, typer.Option(help="tokens a window; repeatable")] = None,
+    tokens: Annotated[str, typer.Option(help="corpus to predict for, as in 36G")] = "36G",
+    json_: Annotated[bool, typer.Option("--json", help="for machines")] = False,
+) -> None:
+    """Measure this machine: kernel, whole call, tokenizer, sink; predict what a corpus takes.
+
+    Example: longattn bench --model 8b --tokens 36G
+    """
+
+    def work() -> None:
+        from pydantic import TypeAdapter, ValidationError
+
+        from longattn.bench import run_bench, shown
+        from longattn.config import Count
+
+        try:
+            count = TypeAdapter(Count).validate_python(tokens)
+        except ValidationError:
+            raise ValueError(f"--tokens {tokens}: a count is wanted, as in 36G or 1.5B") from None
+        if bad := [n for n in length or () if n < 16]:
+            raise ValueError(f"--length {bad[0]}: 16 or more is allowed")
+        result = run_bench(model, length or [32768], count)
+        print(json.dumps(result, indent=1) if json_ else shown(result))
+
+    _guarded(work)
+
+
 def _version(value: bool) -> None:
     if value:
         from importlib.metadata import version

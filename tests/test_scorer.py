@@ -79,6 +79,39 @@ def test_distance_is_a_quarter_of_the_window_by_default(scorer: AttentionScorer)
     assert not torch.equal(scorer.score(ids).ds, scorer.score(ids, 26).ds)
 
 
+def test_several_distances_are_each_as_if_alone(scorer: AttentionScorer) -> None:
+    ids = np.random.default_rng(1).integers(0, scorer.vocab_size, (2, 1500))
+    distances = [375, 40, 1500, 1200]
+    together = scorer.score(ids, distances)
+    assert together.ds.shape == together.variance.shape == (2, scorer.heads, 4)
+    for column, k in enumerate(distances):
+        alone = scorer.score(ids, k)
+        torch.testing.assert_close(together.ds[..., column], alone.ds, rtol=1e-6, atol=0.0)
+        torch.testing.assert_close(
+            together.variance[..., column], alone.variance, rtol=1e-6, atol=0.0
+        )
+
+
+def test_strided_rows_of_all_offsets_make_the_whole(scorer: AttentionScorer) -> None:
+    """So the estimate of DS is unbiased over a uniform offset."""
+    ids, k, stride = torch.arange(700)[None] % scorer.vocab_size, 100, 7
+    whole = scorer._sums(ids.int(), None, [k], [0], 1)
+    parts = [scorer._sums(ids.int(), None, [k], [offset], stride) for offset in range(stride)]
+    for exact, sampled in zip(whole, zip(*parts, strict=True), strict=True):
+        torch.testing.assert_close(sum(sampled), exact, rtol=1e-6, atol=0.0)
+
+
+def test_a_stride_estimates_and_depends_on_the_window_alone(scorer: AttentionScorer) -> None:
+    ids = np.random.default_rng(2).integers(0, scorer.vocab_size, (3, 2048))
+    exact, sampled = scorer.score(ids), scorer.score(ids, query_stride=4)
+    assert not torch.equal(sampled.ds, exact.ds)
+    torch.testing.assert_close(sampled.ds, exact.ds, rtol=0.02, atol=0.0)
+    for row in range(3):
+        assert torch.equal(scorer.score(ids[row], query_stride=4).ds[0], sampled.ds[row])
+    with pytest.raises(ValueError, match="query_stride 1537: allowed: 1 to 1536"):
+        scorer.score(ids, query_stride=1537)
+
+
 @pytest.mark.parametrize(
     ("ids", "min_distance"),
     [
@@ -89,6 +122,8 @@ def test_distance_is_a_quarter_of_the_window_by_default(scorer: AttentionScorer)
         ([[[1, 2]]], None),
         ([1, 2, 3], 0),
         ([1, 2, 3], 4),
+        ([1, 2, 3], []),
+        ([1, 2, 3], [1, 4]),
     ],
 )
 def test_bad_input(scorer: AttentionScorer, ids: list, min_distance: int | None) -> None:

@@ -52,6 +52,15 @@ def test_probabilities_are_those_of_the_whole_model(
         torch.testing.assert_close(got, expected, rtol=1e-6, atol=0.0)
 
 
+@pytest.mark.parametrize(
+    ("family", "fields", "halves"),
+    [("llama", {}, True), ("qwen3", {"head_dim": 32}, True), ("cohere", {}, False), ("glm", {"head_dim": 16}, False)],
+)  # fmt: skip
+def test_the_rotation_of_halves_is_told_from_others(family, fields, halves, tmp_path) -> None:
+    checkpoint = open_checkpoint(str(checkpoints.save(tmp_path, family, **fields)))
+    assert tables.build_tables(checkpoint, CPU, torch.float32).rotates_halves() is halves
+
+
 def test_rope_theta_replaces_the_checkpoints(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(str(checkpoints.save(tmp_path, "llama", rope_parameters=LLAMA3)))
     built = tables.build_tables(checkpoint, CPU, torch.float64, rope_theta=2.5e6)

@@ -1,4 +1,4 @@
-"""The block sums of triton_kernel.py for Hopper GPUs, in Gluon: the same numbers, 13 % sooner.
+"""The block sums of triton_kernel.py for Hopper GPUs, in Gluon, for one distance and every row.
 
 One block of 256 rows a multiprocessor at a time. A producer warp brings tiles of 128 keys through a
 ring in shared memory, and four warpgroups of 64 rows each multiply and exponentiate them, each at
@@ -48,7 +48,7 @@ def _tile_count(block, length, min_distance, BM: gl.constexpr, BN: gl.constexpr)
 @gluon.jit
 def _produce(
     q_desc, k_desc, q_buf, k_buf, q_full, q_empty, full, empty,
-    items, heads, kv_heads, blocks, length, min_distance,
+    items, heads, kv_heads, blocks, rows, length, min_distance,
     BM: gl.constexpr, BN: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
     j = 0
@@ -59,7 +59,7 @@ def _produce(
         q_phase ^= 1
         mbarrier.expect(q_full, q_desc.block_type.nbytes * PARTS)
         for part in gl.static_range(PARTS):
-            row = head * length + min_distance + block * BM + part * (BM // PARTS)
+            row = head * rows + block * BM + part * (BM // PARTS)
             _copy(q_desc, [row, 0], q_full, q_buf.index(part))
         for t in range(_tile_count(block, length, min_distance, BM, BN)):
             stage = j % STAGES
@@ -87,46 +87,46 @@ def _fold(p):
 
 
 @gluon.jit
-def _exp2(s, scale_log2, m, UNIT: gl.constexpr):
+def _exp2(s, m, UNIT: gl.constexpr):
     if UNIT:
         return gl.exp2(s)
     else:
-        return gl.exp2(s * scale_log2 - m[:, None])
+        return gl.exp2(s - m[:, None])
 
 
 @gluon.jit
-def _masked(s, scale_log2, m, columns, row, far_row, UNIT: gl.constexpr):
-    p = gl.where(columns[None, :] <= row[:, None], _exp2(s, scale_log2, m, UNIT), 0.0)
+def _masked(s, m, columns, row, far_row, UNIT: gl.constexpr):
+    p = gl.where(columns[None, :] <= row[:, None], _exp2(s, m, UNIT), 0.0)
     far = gl.where(columns[None, :] <= far_row[:, None], p, 0.0)
     return _fold(far), _fold(far * far), _fold(p - far)
 
 
 @gluon.jit
 def _tiles(
-    start, stop, a, b, near, m, row, far_row, columns, q, k_buf, full, empty, j, zero, scale_log2,
+    start, stop, a, b, near, m, row, far_row, columns, q, k_buf, full, empty, j, zero,
     FAR: gl.constexpr, MASKED: gl.constexpr, STAGES: gl.constexpr, UNIT: gl.constexpr,
 ):  # fmt: skip
     """Add the tiles [start, stop). Not MASKED: all are far (FAR) or all are near (not FAR)."""
     for t in range(start, stop):
         s = _scores(q, k_buf, full, empty, j + t, zero, STAGES)
         if MASKED:
-            da, db, dn = _masked(s, scale_log2, m, columns + t * s.shape[1], row, far_row, UNIT)
+            da, db, dn = _masked(s, m, columns + t * s.shape[1], row, far_row, UNIT)
             a += da
             b += db
             near += dn
         elif FAR:
-            p = _exp2(s, scale_log2, m, UNIT)
+            p = _exp2(s, m, UNIT)
             a += _fold(p)
             b += _fold(p * p)
         else:
-            near += _fold(_exp2(s, scale_log2, m, UNIT))
+            near += _fold(_exp2(s, m, UNIT))
     return a, b, near
 
 
 @gluon.jit
 def _consume(
     part, q_buf, k_buf, q_full, q_empty, full, empty, partial_ptr,
-    items, heads, kv_heads, blocks, length, min_distance, scale_log2, headroom, least,
+    items, heads, kv_heads, blocks, length, min_distance, headroom, least,
     BM: gl.constexpr, BN: gl.constexpr, STAGES: gl.constexpr, UNIT: gl.constexpr,
 ):  # fmt: skip
     rows: gl.constexpr = BM // PARTS
@@ -158,16 +158,16 @@ def _consume(
             m = gl.zeros((rows,), gl.float32, gl.SliceLayout(1, layout))
         else:
             seen = gl.where(columns[None, :] <= row[:, None], s, float("-inf"))
-            m = gl.max(seen, axis=1) * scale_log2 + headroom
-        a, b, near = _masked(s, scale_log2, m, columns, row, far_row, UNIT)
+            m = gl.max(seen, axis=1) + headroom
+        a, b, near = _masked(s, m, columns, row, far_row, UNIT)
         a, b, near = _tiles(1, all_far, a, b, near, m, row, far_row, columns, q, k_buf,
-                            full, empty, j, zero, scale_log2, True, False, STAGES, UNIT)  # fmt: skip
+                            full, empty, j, zero, True, False, STAGES, UNIT)  # fmt: skip
         a, b, near = _tiles(all_far, some_far, a, b, near, m, row, far_row, columns, q, k_buf,
-                            full, empty, j, zero, scale_log2, True, True, STAGES, UNIT)  # fmt: skip
+                            full, empty, j, zero, True, True, STAGES, UNIT)  # fmt: skip
         a, b, near = _tiles(some_far, all_near, a, b, near, m, row, far_row, columns, q, k_buf,
-                            full, empty, j, zero, scale_log2, False, False, STAGES, UNIT)  # fmt: skip
+                            full, empty, j, zero, False, False, STAGES, UNIT)  # fmt: skip
         a, b, near = _tiles(all_near, some_near, a, b, near, m, row, far_row, columns, q, k_buf,
-                            full, empty, j, zero, scale_log2, False, True, STAGES, UNIT)  # fmt: skip
+                            full, empty, j, zero, False, True, STAGES, UNIT)  # fmt: skip
         mbarrier.arrive(q_empty, count=1)
         for t in range(some_near, tiles):  # keys that only the later rows of the block need
             mbarrier.wait(full.index((j + t) % STAGES), (j + t) // STAGES & 1)
@@ -189,7 +189,7 @@ def _consume(
 @gluon.jit
 def _kernel(
     q_desc, k_desc, partial_ptr,
-    items, heads, kv_heads, blocks, length, min_distance, scale_log2, headroom, least,
+    items, heads, kv_heads, blocks, rows, length, min_distance, headroom, least,
     BM: gl.constexpr, BN: gl.constexpr, D: gl.constexpr, STAGES: gl.constexpr, UNIT: gl.constexpr,
 ):  # fmt: skip
     q_buf = gl.allocate_shared_memory(q_desc.dtype, [PARTS, BM // PARTS, D], q_desc.layout)
@@ -206,47 +206,47 @@ def _kernel(
     fence_async_shared()
     # fmt: off
     gl.warp_specialize([
-        (_consume, (0, q_buf, k_buf, q_full, q_empty, full, empty, partial_ptr, items, heads, kv_heads, blocks, length, min_distance, scale_log2, headroom, least, BM, BN, STAGES, UNIT)),
-        (_consume, (1, q_buf, k_buf, q_full, q_empty, full, empty, partial_ptr, items, heads, kv_heads, blocks, length, min_distance, scale_log2, headroom, least, BM, BN, STAGES, UNIT)),
-        (_consume, (2, q_buf, k_buf, q_full, q_empty, full, empty, partial_ptr, items, heads, kv_heads, blocks, length, min_distance, scale_log2, headroom, least, BM, BN, STAGES, UNIT)),
-        (_consume, (3, q_buf, k_buf, q_full, q_empty, full, empty, partial_ptr, items, heads, kv_heads, blocks, length, min_distance, scale_log2, headroom, least, BM, BN, STAGES, UNIT)),
-        (_produce, (q_desc, k_desc, q_buf, k_buf, q_full, q_empty, full, empty, items, heads, kv_heads, blocks, length, min_distance, BM, BN, STAGES)),
+        (_consume, (0, q_buf, k_buf, q_full, q_empty, full, empty, partial_ptr, items, heads, kv_heads, blocks, length, min_distance, headroom, least, BM, BN, STAGES, UNIT)),
+        (_consume, (1, q_buf, k_buf, q_full, q_empty, full, empty, partial_ptr, items, heads, kv_heads, blocks, length, min_distance, headroom, least, BM, BN, STAGES, UNIT)),
+        (_consume, (2, q_buf, k_buf, q_full, q_empty, full, empty, partial_ptr, items, heads, kv_heads, blocks, length, min_distance, headroom, least, BM, BN, STAGES, UNIT)),
+        (_consume, (3, q_buf, k_buf, q_full, q_empty, full, empty, partial_ptr, items, heads, kv_heads, blocks, length, min_distance, headroom, least, BM, BN, STAGES, UNIT)),
+        (_produce, (q_desc, k_desc, q_buf, k_buf, q_full, q_empty, full, empty, items, heads, kv_heads, blocks, rows, length, min_distance, BM, BN, STAGES)),
     ], [4, 4, 4, 1], [120, 120, 120, 24])
     # fmt: on
 
 
-def supports(q_bhld: Tensor) -> bool:
+def supports(q_bhrd: Tensor) -> bool:
     """Whether these queries are for this kernel: bfloat16 or float16, head_dim to 128, Hopper."""
     return (
-        q_bhld.dtype in (torch.bfloat16, torch.float16)
-        and q_bhld.shape[-1] <= 128
-        and torch.cuda.get_device_capability(q_bhld.device)[0] == 9
+        q_bhrd.dtype in (torch.bfloat16, torch.float16)
+        and q_bhrd.shape[-1] <= 128
+        and torch.cuda.get_device_capability(q_bhrd.device)[0] == 9
     )
 
 
 def partial_sums(
-    q_bhld: Tensor, k_bgld: Tensor, min_distance: int, scale_log2: float, unit: bool, headroom: float, least: float
+    q_bhrd: Tensor, k_bgld: Tensor, min_distance: int, unit: bool, headroom: float, least: float
 ) -> Tensor:  # fmt: skip
     """(2, batch, heads, parts) float32: S1 and S2 of 64 rows each, NaN in S1 as in `_sums_kernel`."""
-    batch, heads, length, dim = q_bhld.shape
-    kv_heads = k_bgld.shape[1]
+    batch, heads, scored, dim = q_bhrd.shape
+    kv_heads, length = k_bgld.shape[1:3]
     parts = PARTS.value
     width = max(16, triton.next_power_of_2(dim))
-    blocks = triton.cdiv(length - min_distance, PART * parts)
+    blocks = triton.cdiv(scored, PART * parts)
     items = batch * heads * blocks
     partial = torch.empty(
-        (2, batch, heads, blocks * parts), dtype=torch.float32, device=q_bhld.device
+        (2, batch, heads, blocks * parts), dtype=torch.float32, device=q_bhrd.device
     )
-    dtype = gl.bfloat16 if q_bhld.dtype == torch.bfloat16 else gl.float16
+    dtype = gl.bfloat16 if q_bhrd.dtype == torch.bfloat16 else gl.float16
 
     def rows_of(x: Tensor, rows: int) -> TensorDescriptor:
         layout = gl.NVMMASharedLayout.get_default_for([rows, width], dtype)
         return TensorDescriptor.from_tensor(x.reshape(-1, dim), [rows, width], layout)
 
-    processors = torch.cuda.get_device_properties(q_bhld.device).multi_processor_count
+    processors = torch.cuda.get_device_properties(q_bhrd.device).multi_processor_count
     _kernel[(min(processors, items),)](
-        rows_of(q_bhld, PART), rows_of(k_bgld, COLUMNS), partial,
-        items, heads, kv_heads, blocks, length, min_distance, scale_log2, headroom, least,
+        rows_of(q_bhrd, PART), rows_of(k_bgld, COLUMNS), partial,
+        items, heads, kv_heads, blocks, scored, length, min_distance, headroom, least,
         BM=PART * parts, BN=COLUMNS, D=width, STAGES=STAGES, UNIT=unit, num_warps=4, enable_fp_fusion=True,
     )  # fmt: skip
     return partial

@@ -6,7 +6,10 @@ scores = scorer.score(ids)          # (batch, length) ints
 scores.ds.mean(1)                   # dependency strength of each window
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 
 import numpy as np
 import torch
@@ -24,13 +27,18 @@ _TOLERANCE = 1e-5
 _DTYPE_TOLERANCE = {"float64": 1e-5, "float32": 1e-3, "float16": 5e-2, "bfloat16": 5e-2}
 
 
+_LAUNCH_BYTES = 400 << 20  # queries and keys of the windows of one launch
+_MAX_LOST = 0.02  # share of blocks done twice above which every score is taken relative to its row
+
+
 @dataclass(frozen=True)
 class Scores:
     """Statistics of a batch of windows, for each head.
 
     Attributes:
-        ds: (batch, heads) dependency strength, float64, on the host.
-        variance: (batch, heads) variance of the masked attention; the paper's DU is its negative.
+        ds: (batch, heads) dependency strength, float64, on the host; (batch, heads, distances) for
+            a list of distances.
+        variance: the same shape; variance of the masked attention; the paper's DU is its negative.
     """
 
     ds: Tensor
@@ -45,6 +53,10 @@ class AttentionScorer:
         self.vocab_size, self.heads, _ = tables.q_vhd.shape
         self.device = tables.q_vhd.device
         self.dtype = tables.q_vhd.dtype
+        self._half = tables.rotates_halves()
+        self._turns: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
+        # Decided here, from fixed ids, for all windows: the bits of a window have no history.
+        self._reference = self.device.type == "cuda" and self._leaves_range()
 
     @classmethod
     def from_pretrained(
@@ -84,20 +96,27 @@ class AttentionScorer:
 
     @torch.inference_mode()
     def score(
-        self, input_ids: Tensor | np.ndarray | list, min_distance: int | None = None
+        self,
+        input_ids: Tensor | np.ndarray | list,
+        min_distance: int | Sequence[int] | None = None,
+        query_stride: int = 1,
     ) -> Scores:
         """Statistics of each window; the same bits whatever else is in the batch.
 
         Args:
             input_ids: (batch, length) or (length,) ints.
-            min_distance: the paper's k, in tokens; length // 4 by default.
+            min_distance: the paper's k, in tokens; length // 4 by default. A list gives the scores
+                of each, from one Q K^T.
+            query_stride: score every s-th row only, from an offset that a hash of the ids decides:
+                DS is then an unbiased estimate, at about 1/s of the cost.
 
         Returns:
-            Scores with (batch, heads) tensors; a single window has a batch of one.
+            Scores with (batch, heads) tensors, or (batch, heads, distances) for a list; a single
+            window has a batch of one.
 
         Raises:
-            ValueError: an id outside the vocabulary, a window under 2 tokens, or k outside
-                [1, length].
+            ValueError: an id outside the vocabulary, a window under 2 tokens, k outside
+                [1, length], or a stride outside [1, length - largest k].
         """
         ids_bl = torch.as_tensor(input_ids)
         if ids_bl.ndim == 1:
@@ -107,34 +126,147 @@ class AttentionScorer:
                 f"input_ids: {ids_bl.dtype} of shape {tuple(ids_bl.shape)}; allowed: ints of shape (batch, length), length at least 2"
             )
         ids_bl, length = ids_bl.to(torch.int64), ids_bl.shape[1]
-        k = max(1, length // 4) if min_distance is None else min_distance
-        if not 1 <= k <= length:
-            raise ValueError(f"min_distance {k}: allowed: 1 to the window's length, {length}")
+        single = min_distance is None or isinstance(min_distance, int)
+        if min_distance is None:
+            distances = [max(1, length // 4)]
+        else:
+            distances = [min_distance] if isinstance(min_distance, int) else list(min_distance)
+        if not distances or not all(1 <= k <= length for k in distances):
+            raise ValueError(
+                f"min_distance {min_distance}: allowed: 1 to the window's length, {length}"
+            )
+        if query_stride != 1 and not 1 <= query_stride <= length - max(distances):
+            raise ValueError(
+                f"query_stride {query_stride}: allowed: 1 to {length - max(distances)}, the rows that see far"
+            )
         if ids_bl.numel() and not 0 <= int(ids_bl.min()) <= int(ids_bl.max()) < self.vocab_size:
             raise ValueError(
                 f"input_ids: from {ids_bl.min()} to {ids_bl.max()}; allowed: 0 to {self.vocab_size - 1}"
             )
-        ids_bl = ids_bl.to(self.device)
-        positions_l = torch.arange(length, device=self.device)
-        sums = [self._sums(ids_l, positions_l, k) for ids_l in ids_bl]
+        ids_bl = ids_bl.to(torch.int32)
+        offsets = [_offset(ids_l, query_stride) for ids_l in ids_bl]
+        step = self._windows_at_once(length)
+        sums = [
+            self._sums(ids_bl[i : i + step], None, distances, offsets[i : i + step], query_stride)
+            for i in range(0, len(ids_bl), step)
+        ]
         if not sums:
-            empty = torch.empty((0, self.heads), dtype=torch.float64)
-            return Scores(empty, empty)
-        s1_bh = torch.stack([s1 for s1, _ in sums]).cpu()
-        s2_bh = torch.stack([s2 for _, s2 in sums]).cpu()
-        return Scores(*statistics.statistics_from_sums(s1_bh, s2_bh, length))
+            empty = torch.empty((0, self.heads, len(distances)), dtype=torch.float64)
+            ds, variance = empty, empty
+        else:
+            s1_bhk, s2_bhk = (
+                query_stride * torch.cat(parts).cpu() for parts in zip(*sums, strict=True)
+            )
+            ds, variance = statistics.statistics_from_sums(s1_bhk, s2_bhk, length)
+        return Scores(ds[..., 0], variance[..., 0]) if single else Scores(ds, variance)
 
-    def _sums(self, ids_l: Tensor, positions_l: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """S1 and S2 of one window, (heads,) each, on the scoring device."""
-        q_hld, k_gld = self.tables.rotated(ids_l, positions_l)
+    def _sums(
+        self,
+        ids_bl: Tensor,
+        positions_l: Tensor | None,
+        distances: Sequence[int],
+        offsets: Sequence[int],
+        stride: int,
+    ) -> tuple[Tensor, Tensor]:
+        """S1 and S2 of some windows, (batch, heads, distances) each, on the scoring device.
+
+        positions_l: 0 to length - 1 by default. Row r of a window stands at its smallest distance
+        plus its offset plus stride * r.
+        """
+        length, first = ids_bl.shape[1], min(distances)
+        rows = -(-(length - first) // stride)
         if self.device.type == "cpu":
-            return statistics.attention_sums(q_hld, k_gld, k, self.tables.scaling)
+            places = torch.arange(length) if positions_l is None else positions_l
+            parts = []
+            for ids_l, offset in zip(ids_bl.long(), offsets, strict=True):
+                q_hld, k_gld = self.tables.rotated(ids_l, places)
+                parts.append(
+                    statistics.attention_sums(
+                        q_hld[:, first + offset :: stride],
+                        k_gld,
+                        distances,
+                        self.tables.scaling,
+                        first + offset,
+                        stride,
+                    )
+                )
+            s1, s2 = (torch.stack(values) for values in zip(*parts, strict=True))
+            return s1, s2
         from longattn.scoring import triton_kernel
 
-        s1_bh, s2_bh = triton_kernel.attention_sums(
-            q_hld[None], k_gld[None], k, self.tables.scaling
+        first_b = self._sent(
+            torch.tensor([first + offset for offset in offsets], dtype=torch.int32)
         )
-        return s1_bh[0], s2_bh[0]
+        ids_bl = self._sent(ids_bl)
+        q_bhrd, k_bgld = self._rotated(ids_bl, positions_l, first_b, rows, stride)
+        return triton_kernel.attention_sums(
+            q_bhrd, k_bgld, distances, first_b, stride, reference=self._reference
+        )
+
+    def _rotated(
+        self, ids_bl: Tensor, positions_l: Tensor | None, first_b: Tensor, rows: int, stride: int
+    ) -> tuple[Tensor, Tensor]:
+        """On a GPU: queries of the scored rows, times scaling * log2(e), and all keys."""
+        from longattn.scoring import triton_kernel
+
+        length, factor = ids_bl.shape[1], self.tables.scaling * math.log2(math.e)
+        if self._half:
+            if positions_l is not None:
+                turns = self._cos_sin(positions_l.to(self.device), factor)
+            else:
+                if self._turns is None or len(self._turns[0]) != length:
+                    places = torch.arange(length, device=self.device)
+                    self._turns = self._cos_sin(places, factor)
+                turns = self._turns
+            gather = triton_kernel.gather_rotate
+            q = gather(self.tables.q_vhd, ids_bl, *turns[:2], first_b, rows, stride)
+            return q, gather(
+                self.tables.k_vgd, ids_bl, *turns[2:], torch.zeros_like(first_b), length
+            )
+        places = torch.arange(length, device=self.device) if positions_l is None else positions_l
+        row_br = (first_b[:, None] + stride * torch.arange(rows, device=self.device)).clamp_max(
+            length - 1
+        )
+        parts = []
+        for ids_l, row_r in zip(ids_bl.long(), row_br, strict=True):
+            q_hld, k_gld = self.tables.rotated(ids_l, places.to(self.device))
+            parts.append(((q_hld[:, row_r].float() * factor).to(self.dtype), k_gld))
+        q, k = (torch.stack(values) for values in zip(*parts, strict=True))
+        return q, k
+
+    def _cos_sin(self, positions_l: Tensor, factor: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        cos, sin = self.tables.cos_sin(positions_l)
+        return cos * factor, sin * factor, cos, sin
+
+    def _sent(self, tensor: Tensor) -> Tensor:
+        """On the device, without waiting for it."""
+        return tensor.contiguous().pin_memory().to(self.device, non_blocking=True)
+
+    def _windows_at_once(self, length: int) -> int:
+        """Windows a launch: one of 32K tokens of an 8B model fills a GPU; of short ones, several."""
+        if self.device.type == "cpu":
+            return 1
+        window_bytes = length * (self.tables.q_vhd[0].nbytes + self.tables.k_vgd[0].nbytes)
+        return max(1, _LAUNCH_BYTES // window_bytes)
+
+    def _leaves_range(self) -> bool:
+        """Whether many rows' scores leave the range of float32 with nothing subtracted from them."""
+        from longattn.scoring import triton_kernel
+
+        length, k = 2048, 512
+        generator = torch.Generator().manual_seed(1)
+        ids_bl = torch.randint(self.vocab_size, (1, length), generator=generator).to(torch.int32)
+        first_b = torch.tensor([k], dtype=torch.int32, device=self.device)
+        q, keys = self._rotated(ids_bl.to(self.device), None, first_b, length - k, 1)
+        return triton_kernel.lost_share(q, keys, k, first_b) > _MAX_LOST
+
+
+def _offset(ids_l: Tensor, stride: int) -> int:
+    """Below `stride`, from a hash of the ids."""
+    if stride == 1:
+        return 0
+    digest = blake2b(ids_l.to(torch.int32).numpy().tobytes(), digest_size=8).digest()
+    return int.from_bytes(digest) % stride
 
 
 def _compare_with_transformers(
@@ -158,8 +290,8 @@ def _compare_with_transformers(
     exact = project(model, embedding_lc, torch.float64)
     definition = statistics.dense_statistics(*exact.rotated(rows_l, positions_l), k, exact.scaling)
     _require_close(definition, truth, _TOLERANCE, f"the first layer of {checkpoint.path}")
-    sums = scorer._sums(ids_l.to(scorer.device), positions_l.to(scorer.device), k)
-    ours = statistics.statistics_from_sums(sums[0].cpu(), sums[1].cpu(), length)
+    s1_bhk, s2_bhk = scorer._sums(ids_l[None].to(torch.int32), positions_l, [k], [0], 1)
+    ours = statistics.statistics_from_sums(s1_bhk[0, :, 0].cpu(), s2_bhk[0, :, 0].cpu(), length)
     name = str(scorer.dtype).removeprefix("torch.")
     _require_close(ours, truth, _DTYPE_TOLERANCE[name], f"{checkpoint.path} in {name}")
 

@@ -12,6 +12,7 @@ the far i alone and b the sum of exp(2 score) over the far i, two sums suffice:
 import itertools
 import math
 import threading
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
@@ -46,7 +47,8 @@ def dense_statistics(
 ) -> tuple[Tensor, Tensor]:
     """DS and V in plain float64, all L x L entries held: the truth for the other backends.
 
-    Args as for `attention_sums`; returns as `probability_statistics`.
+    q_hld is of all positions and one distance; else args as for `attention_sums`, returns as
+    `probability_statistics`.
     """
     q_hld, k_gld = q_hld.double(), k_gld.double()
     k_hld = k_gld.repeat_interleave(q_hld.shape[0] // k_gld.shape[0], dim=0)
@@ -64,7 +66,12 @@ def statistics_from_sums(s1: Tensor, s2: Tensor, length: int) -> tuple[Tensor, T
 
 
 def attention_sums(
-    q_hld: Tensor, k_gld: Tensor, min_distance: int, scaling: float
+    q_hrd: Tensor,
+    k_gld: Tensor,
+    distances: Sequence[int],
+    scaling: float,
+    first: int | None = None,
+    stride: int = 1,
 ) -> tuple[Tensor, Tensor]:
     """S1 and S2 of one window, tile by tile on the CPU: O(length) memory, rows below k skipped.
 
@@ -72,115 +79,112 @@ def attention_sums(
     added up in a fixed order in float64: the bits do not depend on the number of threads.
 
     Args:
-        q_hld: (heads, length, dim) rotated queries, float32 or float64.
+        q_hrd: (heads, rows, dim) rotated queries, float32 or float64; row r stands at position
+            first + stride * r.
         k_gld: (kv_heads, length, dim) rotated keys; query head h reads h // (heads / kv_heads).
-        min_distance: the paper's k, in tokens, at least 1.
+        distances: the paper's k, in tokens, each at least 1. More than one costs one Q K^T still.
         scaling: factor on the products, before softmax.
+        first: position of row 0, the smallest distance or more; that distance by default.
+        stride: tokens from row to row.
 
     Returns:
-        s1_h and s2_h: (heads,), float64.
+        s1 and s2: (heads, distances), float64, of the rows given.
     """
-    heads, length, _ = q_hld.shape
+    heads, rows, _ = q_hrd.shape
+    first = min(distances) if first is None else first
     group = heads // k_gld.shape[0]
-    q_hld = (q_hld * (scaling * math.log2(math.e))).contiguous()
+    q_hrd = (q_hrd * (scaling * math.log2(math.e))).contiguous()
     k_gld = k_gld.contiguous()
-    q_norm_hl = torch.linalg.vector_norm(q_hld, dim=2)
+    q_norm_hr = torch.linalg.vector_norm(q_hrd, dim=2)
     k_norm_g = torch.linalg.vector_norm(k_gld, dim=2).amax(1)
+    ascending = sorted(set(distances))
     threads = torch.get_num_threads()
     local = threading.local()
 
     def start() -> None:
         torch.set_num_threads(1)  # of this thread
-        local.tile = torch.empty(_ROWS * _COLUMNS, dtype=q_hld.dtype)
+        local.tile = torch.empty(_ROWS * _COLUMNS, dtype=q_hrd.dtype)
 
     def block(item: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        head, first = item
-        stop = min(first + _ROWS, length)
-        safe = q_norm_hl[head, first:stop].max() * k_norm_g[head // group] <= _SAFE_LOG2
-        sums = _bounded_rows if safe else _rows
-        l_n, a_n, b_n = sums(
-            q_hld[head], k_gld[head // group], first, stop, min_distance, local.tile
+        head, row = item
+        q_ld = q_hrd[head, row : row + _ROWS]
+        bounded = q_norm_hr[head, row : row + _ROWS].max() * k_norm_g[head // group] <= _SAFE_LOG2
+        positions = first + stride * torch.arange(row, row + len(q_ld))
+        l_n, a_kn, b_kn = _rows(
+            q_ld, k_gld[head // group], positions, ascending, bool(bounded), local.tile
         )
-        return (a_n / l_n).sum(), (b_n / l_n.square()).sum()
+        return (a_kn / l_n).sum(1), (b_kn / l_n.square()).sum(1)
 
     # The longest rows first, so that no thread is left with a long one at the end.
-    items = [(h, n) for n in reversed(range(min_distance, length, _ROWS)) for h in range(heads)]
-    s1_h, s2_h = torch.zeros(2, heads, dtype=torch.float64)
+    items = [(h, row) for row in reversed(range(0, rows, _ROWS)) for h in range(heads)]
+    s1_hk, s2_hk = torch.zeros(2, heads, len(ascending), dtype=torch.float64)
     try:
         with ThreadPoolExecutor(threads, initializer=start) as pool:
             for (head, _), (s1, s2) in zip(items, pool.map(block, items), strict=True):
-                s1_h[head] += s1
-                s2_h[head] += s2
+                s1_hk[head] += s1
+                s2_hk[head] += s2
     finally:
         torch.set_num_threads(threads)  # what the workers set is also the default of new threads
-    return s1_h, s2_h
+    columns = [ascending.index(k) for k in distances]
+    return s1_hk[:, columns], s2_hk[:, columns]
 
 
-def _key_ranges(first: int, stop: int, min_distance: int) -> list[tuple[int, int]]:
-    """Key ranges for the query rows [first, stop), each wholly or partly far, near or causal.
+def _key_ranges(low: int, high: int, distances: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Key ranges for query positions from `low` to `high`: each wholly far, partly or not, for each k.
 
     The last range (the diagonal) is the only one with keys that some row may not see, so that every
     row has met a real score before it meets a masked one.
     """
-    cuts = {0, first + 1, stop}
-    cuts |= {min(max(0, cut), stop) for cut in (first - min_distance + 1, stop - min_distance)}
-    edges = sorted(cuts)
-    return [
-        (start, min(start + _COLUMNS, high))
-        for low, high in itertools.pairwise(edges)
-        for start in range(low, high, _COLUMNS)
-    ]
-
-
-def _bounded_rows(
-    q_ld: Tensor, k_ld: Tensor, first: int, stop: int, min_distance: int, tile: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """l, a, b of the rows [first, stop), float64, where no score can exceed `_SAFE_LOG2`."""
-    rows = stop - first
-    near, far, far_norm = [], [], []
-    for start, end in _key_ranges(first, stop, min_distance):
-        p = tile[: rows * (end - start)].view(rows, end - start)
-        torch.mm(q_ld[first:stop], k_ld[start:end].T, out=p)
-        p.exp2_()
-        if end - 1 > first:
-            p.tril_(first - start)
-        if start > stop - 1 - min_distance:
-            near.append(p.sum(1))
-            continue
-        if end - 1 > first - min_distance:
-            near.append(p.triu(first - min_distance - start + 1).sum(1))
-            p.tril_(first - min_distance - start)
-        far.append(p.sum(1))
-        far_norm.append(torch.linalg.vector_norm(p, dim=1))
-    a = torch.stack(far).double().sum(0)
-    b = torch.stack(far_norm).double().square().sum(0)
-    return (a + torch.stack(near).double().sum(0)) if near else a, a, b
+    cuts = {0, low + 1, high + 1}
+    for k in distances:
+        cuts |= {min(max(0, cut), high + 1) for cut in (low - k + 1, high - k + 1)}
+    for start, stop in itertools.pairwise(sorted(cuts)):
+        for column in range(start, stop, _COLUMNS):
+            yield column, min(column + _COLUMNS, stop)
 
 
 def _rows(
-    q_ld: Tensor, k_ld: Tensor, first: int, stop: int, min_distance: int, tile: Tensor
+    q_nd: Tensor,
+    k_ld: Tensor,
+    positions: Tensor,
+    ascending: Sequence[int],
+    bounded: bool,
+    tile: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """l, a, b of the rows [first, stop), float64, relative to each row's maximum, kept as it grows."""
-    rows = stop - first
-    top = torch.full((rows,), -math.inf, dtype=q_ld.dtype)
-    l, a, b = torch.zeros(3, rows, dtype=torch.float64)  # noqa: E741
-    for start, end in _key_ranges(first, stop, min_distance):
+    """l (rows,), a and b (distances, rows) of some rows, float64.
+
+    bounded: no score can exceed `_SAFE_LOG2`; else all are relative to each row's maximum, kept as
+    it grows.
+    """
+    rows, low, high = len(q_nd), int(positions[0]), int(positions[-1])
+    l = torch.zeros(rows, dtype=torch.float64)  # noqa: E741
+    a, b = torch.zeros(2, len(ascending), rows, dtype=torch.float64)
+    top = torch.full((rows,), -math.inf, dtype=q_nd.dtype)
+    for start, end in _key_ranges(low, high, ascending):
         p = tile[: rows * (end - start)].view(rows, end - start)
-        torch.mm(q_ld[first:stop], k_ld[start:end].T, out=p)
-        if end - 1 > first:
-            future = torch.ones(p.shape, dtype=torch.bool).triu(first - start + 1)
-            p.masked_fill_(future, -math.inf)
-        raised = torch.maximum(top, p.amax(1))
-        shrink = torch.exp2((top - raised).double())
-        top = raised
-        p.sub_(top[:, None]).exp2_()
-        l.mul_(shrink).add_(p.sum(1))
-        a.mul_(shrink)
-        b.mul_(shrink.square())
-        if start > stop - 1 - min_distance:
-            continue
-        if end - 1 > first - min_distance:
-            p.tril_(first - min_distance - start)
-        a.add_(p.sum(1))
-        b.add_(torch.linalg.vector_norm(p, dim=1).double().square())
+        columns = torch.arange(start, end)
+        torch.mm(q_nd, k_ld[start:end].T, out=p)
+        if end - 1 > low:
+            p.masked_fill_(columns > positions[:, None], -math.inf)
+        if not bounded:
+            raised = torch.maximum(top, p.amax(1))
+            shrink = torch.exp2((top - raised).double())
+            top = raised
+            p.sub_(top[:, None])
+            l.mul_(shrink)
+            a.mul_(shrink)
+            b.mul_(shrink.square())
+        p.exp2_()
+        total, square = p.sum(1), None
+        l.add_(total)
+        for j, k in enumerate(ascending):
+            if start > high - k:
+                break
+            if end - 1 > low - k:  # each mask holds the next
+                p.masked_fill_(columns > positions[:, None] - k, 0.0)
+                total, square = p.sum(1), None
+            if square is None:
+                square = torch.linalg.vector_norm(p, dim=1).double().square()
+            a[j].add_(total)
+            b[j].add_(square)
     return l, a, b

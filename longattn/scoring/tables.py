@@ -49,9 +49,28 @@ class Tables:
         dtype = torch.promote_types(self.q_vhd.dtype, torch.float32)
         q = self.q_vhd[ids_l].to(dtype).transpose(0, 1)[None]
         k = self.k_vgd[ids_l].to(dtype).transpose(0, 1)[None]
-        cos, sin = self.model.rotary_emb(q[:, 0], position_ids=positions_l[None])
-        q, k = self.rotate(q, k, cos, sin)
+        cos, sin = self.cos_sin(positions_l, dtype)
+        q, k = self.rotate(q, k, cos[None], sin[None])
         return q[0].to(self.q_vhd.dtype).contiguous(), k[0].to(self.q_vhd.dtype).contiguous()
+
+    def cos_sin(
+        self, positions_l: Tensor, dtype: torch.dtype = torch.float32
+    ) -> tuple[Tensor, Tensor]:
+        """The family's own cos and sin, (length, rotated dim) each, with its attention factor."""
+        like = self.q_vhd.new_empty(1, dtype=dtype)
+        cos, sin = self.model.rotary_emb(like, position_ids=positions_l[None])
+        return cos[0], sin[0]
+
+    def rotates_halves(self) -> bool:
+        """Whether `rotate` is x * cos + (-x2, x1) * sin, x1 and x2 the halves of a whole head."""
+        dim = self.q_vhd.shape[-1]
+        positions_l = torch.arange(3, 8, device=self.q_vhd.device)
+        cos, sin = self.cos_sin(positions_l)
+        if cos.shape[-1] != dim:
+            return False
+        x = torch.linspace(-1, 1, 5 * dim, device=cos.device).view(1, 1, 5, dim)
+        turned = x * cos + torch.cat([-x[..., dim // 2 :], x[..., : dim // 2]], -1) * sin
+        return torch.allclose(self.rotate(x, x, cos[None], sin[None])[0], turned, atol=1e-6)
 
 
 class _Kept(Exception):  # noqa: N818

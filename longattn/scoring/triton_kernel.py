@@ -1,17 +1,19 @@
 """Fused attention statistics for NVIDIA GPUs: one pass over Q K^T, no L x L matrix, no V.
 
-For one head and row n, with s = scaling * q_n . k_i and the minimum distance k:
+Queries carry scaling * log2(e). For one head, the row at position n and a distance k, with
+s = q_n . k_i:
 
-    l = sum over i <= n of exp(s), a = sum over i <= n - k of exp(s), b = the same of exp(2 s)
+    l = sum over i <= n of 2^s, a = sum over i <= n - k of 2^s, b = the same of 2^(2 s)
 
-and the kernel returns S1 = sum over rows n >= k of a / l and S2 = sum of b / l^2. Each row keeps
-one reference m, the largest score of its first tile: exp(s - m) needs no running maximum. A block
-with a row whose scores leave the range of that reference is done again with a running maximum.
+and the kernel returns S1 = sum over rows n >= k of a / l and S2 = sum of b / l^2, for several k at
+once: columns are added from the first on, so a and b of a larger k are those of a smaller one at an
+earlier column. 2^s needs no running maximum while it stays in the range of float32. A block with a
+row that leaves it is done again with a running maximum.
 """
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from types import ModuleType
 
 import torch
@@ -21,7 +23,7 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 HEADROOM = tl.constexpr(30.0)
-"""Powers of two added to m: exp(2 (s - m)) then overflows only from 64 nats above the first tile."""
+"""Powers of two added to a reference: 2^(2 (s - m)) overflows only from 64 nats above it."""
 LEAST = tl.constexpr(2.0**-40)
 """A row whose l is below has lost small terms, if it is without a reference."""
 
@@ -34,7 +36,7 @@ def _fold(p, BM: tl.constexpr, BN: tl.constexpr):
 
 @triton.jit
 def _tile(
-    q, k_desc, batch, kv_head, column, scale_log2, row, far_row, m, a, b, near,
+    q, k_desc, batch, kv_head, column, row, far_row, m, a, b, near,
     BM: tl.constexpr, BN: tl.constexpr, D: tl.constexpr, PRECISION: tl.constexpr,
     MODE: tl.constexpr, FIRST: tl.constexpr, FAR: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
@@ -46,12 +48,12 @@ def _tile(
         s = tl.where(columns[None, :] <= row[:, None], s, float("-inf"))
     if MODE != "unit":
         if FIRST:
-            m = tl.max(s, axis=1) * scale_log2 + HEADROOM
+            m = tl.max(s, axis=1) + HEADROOM
         elif MODE == "running":
-            raised = tl.maximum(m, tl.max(s, axis=1) * scale_log2 + HEADROOM)
+            raised = tl.maximum(m, tl.max(s, axis=1) + HEADROOM)
             shrink = tl.exp2(m - raised)[:, None]
             a, b, near, m = a * shrink, b * (shrink * shrink), near * shrink, raised
-        s = s * scale_log2 - m[:, None]
+        s = s - m[:, None]
     p = tl.exp2(s)
     if FAR:
         far = tl.where(columns[None, :] <= far_row[:, None], p, 0.0) if MASKED else p
@@ -66,14 +68,15 @@ def _tile(
 
 @triton.jit
 def _block(
-    pid, q_desc, k_desc, partial_ptr, items, heads, kv_heads, length, min_distance, scale_log2, blocks,
+    pid, q_desc, k_desc, distances_ptr, first_ptr, partial_ptr,
+    items, heads, kv_heads, length, min_distance, stride, blocks,
     BM: tl.constexpr, BN: tl.constexpr, D: tl.constexpr, PRECISION: tl.constexpr,
-    STAGES: tl.constexpr, MODE: tl.constexpr,
+    STAGES: tl.constexpr, MODE: tl.constexpr, M: tl.constexpr, MP: tl.constexpr,
 ):  # fmt: skip
-    """One head's rows [min_distance + block * BM, ... + BM) -> its parts of S1 and S2.
+    """BM rows of one head, from row block * BM on -> their parts of S1 and S2 for M distances.
 
-    MODE says what keeps exp in range: "first", each row's largest score of its first tile; "unit",
-    nothing (scale_log2 is 1, and a fifth of the arithmetic less); "running", a running maximum.
+    MODE says what keeps 2^s in range: "unit", nothing; "first", each row's largest score of its
+    first tile, subtracted; "running", a running maximum.
     """
     # Programs that run together share the keys of one kv head in L2; long rows come first.
     group = heads // kv_heads
@@ -81,62 +84,97 @@ def _block(
     batch = pid // (blocks * heads)
     kv_head = pid // (blocks * group) % kv_heads
     head = kv_head * group + pid % group
-    s1_ptr = partial_ptr + (batch * heads + head) * blocks + block
+    out = partial_ptr + (batch * heads + head) * blocks + block
     lost = True
     if MODE == "running":
-        part = tl.load(s1_ptr)
+        part = tl.load(out + (M - 1) * items)
         lost = part != part  # NaN marks a block of which a row left its range
     if lost:
-        far_row = block * BM + tl.arange(0, BM)  # the last far column of each row
+        # The last far column, for the smallest distance: of the block's first row, its last, each.
+        low = tl.load(first_ptr + batch) - min_distance + block * BM * stride
+        high = low + (BM - 1) * stride
+        far_row = low + tl.arange(0, BM) * stride
         row = min_distance + far_row
-        q = q_desc.load([batch, head, min_distance + block * BM, 0]).reshape(BM, D)
+        q = q_desc.load([batch, head, block * BM, 0]).reshape(BM, D)
         m = tl.zeros((BM,), tl.float32)
         a = tl.zeros((BM, 8), tl.float32)
         b = tl.zeros((BM, 8), tl.float32)
         near = tl.zeros((BM, 8), tl.float32)
+        each = tl.arange(0, MP)[None, :]
+        a_each = tl.zeros((BM, MP), tl.float32)
+        b_each = tl.zeros((BM, MP), tl.float32)
+        m_each = tl.zeros((BM, MP), tl.float32)
 
-        all_far = block * BM // BN
-        some_far = tl.cdiv((block + 1) * BM, BN)
-        all_near = tl.maximum(some_far, (min_distance + block * BM + 1) // BN)
-        some_near = tl.cdiv(tl.minimum(min_distance + (block + 1) * BM, length), BN)
-        m, a, b, near = _tile(q, k_desc, batch, kv_head, 0, scale_log2, row, far_row, m, a, b, near,
+        some_near = tl.cdiv(tl.minimum(min_distance + high + 1, length), BN)
+        all_far = tl.minimum((low + 1) // BN, some_near)
+        some_far = tl.minimum(tl.cdiv(high + 1, BN), some_near)
+        all_near = tl.minimum(tl.maximum(some_far, (min_distance + low + 1) // BN), some_near)
+        m, a, b, near = _tile(q, k_desc, batch, kv_head, 0, row, far_row, m, a, b, near,
                               BM, BN, D, PRECISION, MODE, True, True, True)  # fmt: skip
-        for j in tl.range(1, all_far, num_stages=STAGES):
-            m, a, b, near = _tile(q, k_desc, batch, kv_head, j * BN, scale_log2, row, far_row, m, a, b, near,
+        begin = 1
+        # For a larger distance: a and b so far, and the tiles in which its far columns end.
+        for i in tl.static_range(M - 1):
+            shift = tl.load(distances_ptr + i) - min_distance
+            ends = tl.minimum(tl.maximum(low - shift + 1, 0) // BN, all_far)
+            for j in tl.range(begin, ends, num_stages=STAGES):
+                m, a, b, near = _tile(q, k_desc, batch, kv_head, j * BN, row, far_row, m, a, b, near,
+                                      BM, BN, D, PRECISION, MODE, False, True, False)  # fmt: skip
+            begin = tl.maximum(begin, ends)
+            # Without one tile that is wholly far, the first tile is counted anew.
+            m_i, a_i, b_i, rest = m, tl.where(ends > 0, a, 0.0), tl.where(ends > 0, b, 0.0), near
+            stop = tl.minimum(tl.cdiv(tl.maximum(high - shift + 1, 0), BN), some_near)
+            for j in tl.range(ends, stop, num_stages=1):
+                m_i, a_i, b_i, rest = _tile(q, k_desc, batch, kv_head, j * BN, row, far_row - shift, m_i, a_i, b_i, rest,
+                                            BM, BN, D, PRECISION, MODE, False, True, True)  # fmt: skip
+            a_each = tl.where(each == i, tl.sum(a_i, axis=1)[:, None], a_each)
+            b_each = tl.where(each == i, tl.sum(b_i, axis=1)[:, None], b_each)
+            m_each = tl.where(each == i, m_i[:, None], m_each)
+
+        for j in tl.range(begin, all_far, num_stages=STAGES):
+            m, a, b, near = _tile(q, k_desc, batch, kv_head, j * BN, row, far_row, m, a, b, near,
                                   BM, BN, D, PRECISION, MODE, False, True, False)  # fmt: skip
         for j in tl.range(tl.maximum(1, all_far), some_far, num_stages=1):
-            m, a, b, near = _tile(q, k_desc, batch, kv_head, j * BN, scale_log2, row, far_row, m, a, b, near,
+            m, a, b, near = _tile(q, k_desc, batch, kv_head, j * BN, row, far_row, m, a, b, near,
                                   BM, BN, D, PRECISION, MODE, False, True, True)  # fmt: skip
-        for j in tl.range(some_far, all_near, num_stages=STAGES):
-            m, a, b, near = _tile(q, k_desc, batch, kv_head, j * BN, scale_log2, row, far_row, m, a, b, near,
+        for j in tl.range(tl.maximum(1, some_far), all_near, num_stages=STAGES):
+            m, a, b, near = _tile(q, k_desc, batch, kv_head, j * BN, row, far_row, m, a, b, near,
                                   BM, BN, D, PRECISION, MODE, False, False, False)  # fmt: skip
-        for j in tl.range(all_near, some_near, num_stages=1):
-            m, a, b, near = _tile(q, k_desc, batch, kv_head, j * BN, scale_log2, row, far_row, m, a, b, near,
+        for j in tl.range(tl.maximum(1, all_near), some_near, num_stages=1):
+            m, a, b, near = _tile(q, k_desc, batch, kv_head, j * BN, row, far_row, m, a, b, near,
                                   BM, BN, D, PRECISION, MODE, False, False, True)  # fmt: skip
 
         l_row = tl.sum(a + near, axis=1)
         b_row = tl.sum(b, axis=1)
         kept = (l_row > LEAST) & (l_row < float("inf")) & (b_row < float("inf"))
-        s1 = tl.where(kept, tl.sum(a, axis=1) / l_row, float("nan"))
-        s2 = b_row / l_row / l_row
-        tl.store(s1_ptr, tl.sum(tl.where(row < length, s1, 0.0)))
-        tl.store(s1_ptr + items, tl.sum(tl.where(row < length, s2, 0.0)))
+        a_each = tl.where(each == M - 1, tl.sum(a, axis=1)[:, None], a_each)
+        b_each = tl.where(each == M - 1, b_row[:, None], b_each)
+        if MODE == "running" and M > 1:  # an earlier sum is relative to an earlier maximum
+            shrunk = tl.exp2(tl.where(each == M - 1, 0.0, m_each - m[:, None]))
+            a_each, b_each = a_each * shrunk, b_each * shrunk * shrunk
+        s1 = tl.where(kept[:, None], a_each / l_row[:, None], float("nan"))
+        s2 = b_each / l_row[:, None] / l_row[:, None]
+        inside = (row < length)[:, None]
+        where = out + tl.arange(0, MP) * items
+        mask = tl.arange(0, MP) < M
+        tl.store(where, tl.sum(tl.where(inside, s1, 0.0), axis=0), mask=mask)
+        tl.store(where + M * items, tl.sum(tl.where(inside, s2, 0.0), axis=0), mask=mask)
 
 
 @triton.jit
 def _sums_kernel(
-    q_desc, k_desc, partial_ptr, items, heads, kv_heads, length, min_distance, scale_log2, blocks,
+    q_desc, k_desc, distances_ptr, first_ptr, partial_ptr,
+    items, heads, kv_heads, length, min_distance, stride, blocks,
     BM: tl.constexpr, BN: tl.constexpr, D: tl.constexpr, PRECISION: tl.constexpr,
-    STAGES: tl.constexpr, MODE: tl.constexpr,
+    STAGES: tl.constexpr, MODE: tl.constexpr, M: tl.constexpr, MP: tl.constexpr,
 ):  # fmt: skip
     """All blocks, a program each; or, in "running" mode, few programs that look for lost ones."""
     if MODE == "running":
         for pid in range(tl.program_id(0), items, tl.num_programs(0)):
-            _block(pid, q_desc, k_desc, partial_ptr, items, heads, kv_heads, length, min_distance, scale_log2, blocks,
-                   BM, BN, D, PRECISION, STAGES, MODE)  # fmt: skip
+            _block(pid, q_desc, k_desc, distances_ptr, first_ptr, partial_ptr, items, heads, kv_heads, length, min_distance, stride, blocks,
+                   BM, BN, D, PRECISION, STAGES, MODE, M, MP)  # fmt: skip
     else:
-        _block(tl.program_id(0), q_desc, k_desc, partial_ptr, items, heads, kv_heads, length, min_distance, scale_log2, blocks,
-               BM, BN, D, PRECISION, STAGES, MODE)  # fmt: skip
+        _block(tl.program_id(0), q_desc, k_desc, distances_ptr, first_ptr, partial_ptr, items, heads, kv_heads, length, min_distance, stride, blocks,
+               BM, BN, D, PRECISION, STAGES, MODE, M, MP)  # fmt: skip
 
 
 @triton.jit
@@ -153,30 +191,33 @@ def _total_kernel(partial_ptr, total_ptr, blocks, CHUNK: tl.constexpr):
 
 @triton.jit
 def _gather_rotate_kernel(
-    table_ptr, ids_ptr, cos_ptr, sin_ptr, out_ptr, length, heads,
+    table_ptr, ids_ptr, cos_ptr, sin_ptr, first_ptr, out_ptr, length, heads, rows, stride,
     DIM: tl.constexpr, HALF: tl.constexpr, TOKENS: tl.constexpr, HEADS: tl.constexpr,
 ):  # fmt: skip
-    """TOKENS positions of one window, HEADS of its heads."""
-    token = tl.program_id(0) * TOKENS + tl.arange(0, TOKENS)
+    """TOKENS rows of one window, HEADS of its heads."""
     batch = tl.program_id(2).to(tl.int64)
+    row = tl.program_id(0) * TOKENS + tl.arange(0, TOKENS)
+    token = tl.minimum(tl.load(first_ptr + batch) + row * stride, length - 1)
     d = tl.arange(0, HALF)
-    inside = (token[:, None] < length) & (d[None, :] < DIM // 2)
+    inside = (row[:, None] < rows) & (d[None, :] < DIM // 2)
     turn = token[:, None] * DIM + d[None, :]
     cos1 = tl.load(cos_ptr + turn, mask=inside)
     sin1 = tl.load(sin_ptr + turn, mask=inside)
     cos2 = tl.load(cos_ptr + turn + DIM // 2, mask=inside)
     sin2 = tl.load(sin_ptr + turn + DIM // 2, mask=inside)
-    ids = tl.load(ids_ptr + batch * length + token, mask=token < length, other=0).to(tl.int64)
+    ids = tl.load(ids_ptr + batch * length + token, mask=row < rows, other=0).to(tl.int64)
     for head in range(tl.program_id(1) * HEADS, min((tl.program_id(1) + 1) * HEADS, heads)):
         read = table_ptr + (ids * heads + head)[:, None] * DIM + d[None, :]
         x1 = tl.load(read, mask=inside).to(tl.float32)
         x2 = tl.load(read + DIM // 2, mask=inside).to(tl.float32)
-        write = out_ptr + ((batch * heads + head) * length + token[:, None]) * DIM + d[None, :]
+        write = out_ptr + ((batch * heads + head) * rows + row[:, None]) * DIM + d[None, :]
         tl.store(write, x1 * cos1 - x2 * sin1, mask=inside)
         tl.store(write + DIM // 2, x2 * cos2 + x1 * sin2, mask=inside)
 
 
-def gather_rotate(table_vhd: Tensor, ids_bl: Tensor, cos_ld: Tensor, sin_ld: Tensor) -> Tensor:
+def gather_rotate(
+    table_vhd: Tensor, ids_bl: Tensor, cos_ld: Tensor, sin_ld: Tensor, first_b: Tensor, rows: int, stride: int = 1
+) -> Tensor:  # fmt: skip
     """Queries or keys of a window's tokens, rotated in float32: one read of the rows, one write.
 
     Computes x * cos + rotate_half(x) * sin, the rotation of Llama, Mistral, Qwen and most others.
@@ -184,10 +225,13 @@ def gather_rotate(table_vhd: Tensor, ids_bl: Tensor, cos_ld: Tensor, sin_ld: Ten
     Args:
         table_vhd: (vocabulary, heads, head_dim), contiguous.
         ids_bl: (batch, length) integer ids, all below the vocabulary's size.
-        cos_ld, sin_ld: (length, head_dim) float32.
+        cos_ld, sin_ld: (length, head_dim) float32, times any factor that the result shall carry.
+        first_b: (batch,) int32, position of each window's first row.
+        rows: rows of the result: the positions first, first + stride, ...; where they pass the end,
+            the last token's.
 
     Returns:
-        (batch, heads, length, head_dim), contiguous, in the table's dtype.
+        (batch, heads, rows, head_dim), contiguous, in the table's dtype.
     """
     heads, dim = table_vhd.shape[1:]
     batch, length = ids_bl.shape
@@ -195,27 +239,27 @@ def gather_rotate(table_vhd: Tensor, ids_bl: Tensor, cos_ld: Tensor, sin_ld: Ten
         raise ValueError(
             f"cos {tuple(cos_ld.shape)}, sin {tuple(sin_ld.shape)}: both {length, dim}"
         )
-    out = torch.empty((batch, heads, length, dim), dtype=table_vhd.dtype, device=table_vhd.device)
-    grid = (triton.cdiv(length, 16), triton.cdiv(heads, 8), batch)
+    out = torch.empty((batch, heads, rows, dim), dtype=table_vhd.dtype, device=table_vhd.device)
+    grid = (triton.cdiv(rows, 16), triton.cdiv(heads, 8), batch)
     _gather_rotate_kernel[grid](
-        table_vhd.contiguous(), ids_bl.contiguous(), cos_ld.contiguous(), sin_ld.contiguous(), out,
-        length, heads, DIM=dim, HALF=triton.next_power_of_2(dim // 2), TOKENS=16, HEADS=8,
+        table_vhd.contiguous(), ids_bl.contiguous(), cos_ld.contiguous(), sin_ld.contiguous(), first_b, out,
+        length, heads, rows, stride, DIM=dim, HALF=triton.next_power_of_2(dim // 2), TOKENS=16, HEADS=8,
     )  # fmt: skip
     return out
 
 
-def _hopper_kernel(q_bhld: Tensor) -> ModuleType | None:
+def _hopper_kernel(q_bhrd: Tensor) -> ModuleType | None:
     """The Gluon kernel where it can run. Gluon's names still change: 3.6 to 3.9 were compiled."""
     version = tuple(int(x) for x in triton.__version__.split(".")[:2])
-    if not (q_bhld.is_cuda and (3, 6) <= version <= (3, 9)):
+    if not (q_bhrd.is_cuda and (3, 6) <= version <= (3, 9)):
         return None
     from longattn.scoring import hopper_kernel
 
-    return hopper_kernel if hopper_kernel.supports(q_bhld) else None
+    return hopper_kernel if hopper_kernel.supports(q_bhrd) else None
 
 
 def _tiles(dim: int, dtype: torch.dtype) -> dict[str, int]:
-    """Measured on one NVIDIA H200 (EXPERIMENTS.md); float32 products use no tensor cores."""
+    """Float32 products use no tensor cores."""
     if dtype == torch.float32:
         return dict(BM=32, BN=32, STAGES=1, num_warps=4)
     if dim > 128:
@@ -223,73 +267,104 @@ def _tiles(dim: int, dtype: torch.dtype) -> dict[str, int]:
     return dict(BM=128, BN=128, STAGES=2, num_warps=4)
 
 
+class _Work:
+    """One call: what each of its launches is given."""
+
+    def __init__(
+        self, q_bhrd: Tensor, k_bgld: Tensor, distances: Sequence[int], first_b: Tensor, stride: int
+    ) -> None:
+        self.q, self.k, self.first, self.stride = (
+            q_bhrd.contiguous(), k_bgld.contiguous(), first_b, stride
+        )  # fmt: skip
+        self.descending = sorted(set(distances), reverse=True)
+        self.distances = torch.tensor(self.descending, dtype=torch.int32).to(
+            q_bhrd.device, non_blocking=True
+        )
+        self.width = max(16, triton.next_power_of_2(q_bhrd.shape[-1]))
+        self.tiles = _tiles(q_bhrd.shape[-1], q_bhrd.dtype)
+
+    def first_pass(self, reference: bool, portable: bool = False) -> Tensor:
+        """(2, distances, batch, heads, parts) float32, NaN in a part that must be done again."""
+        batch, heads, rows, _ = self.q.shape
+        m = len(self.descending)
+        hopper = None if portable or m > 1 or self.stride > 1 else _hopper_kernel(self.q)
+        if hopper is not None:
+            self.tiles["BM"] = hopper.PART
+            return hopper.partial_sums(
+                self.q, self.k, self.descending[0], not reference, HEADROOM.value, LEAST.value
+            )[:, None]
+        blocks = triton.cdiv(rows, self.tiles["BM"])
+        partial = torch.empty((2, m, batch, heads, blocks), device=self.q.device)
+        self.launch(partial, "first" if reference else "unit", partial[0, 0].numel())
+        return partial
+
+    def launch(self, partial: Tensor, mode: str, programs: int) -> None:
+        """Fill all of `partial`, or in "running" mode what is lost of it."""
+        m, items = len(self.descending), partial[0, 0].numel()
+        heads, kv_heads, length = self.q.shape[1], self.k.shape[1], self.k.shape[2]
+        _sums_kernel[(min(items, programs),)](
+            TensorDescriptor.from_tensor(self.q, [1, 1, self.tiles["BM"], self.width]),
+            TensorDescriptor.from_tensor(self.k, [1, 1, self.tiles["BN"], self.width]),
+            self.distances, self.first, partial,
+            items, heads, kv_heads, length, self.descending[-1], self.stride, partial.shape[-1],
+            D=self.width, PRECISION="ieee" if self.q.dtype == torch.float32 else "tf32",
+            MODE=mode, M=m, MP=triton.next_power_of_2(m), enable_fp_fusion=True, **self.tiles,
+        )  # fmt: skip
+
+
 def attention_sums(
-    q_bhld: Tensor, k_bgld: Tensor, min_distance: int, scaling: float
-) -> tuple[Tensor, Tensor]:
-    """The sums S1 = sum a / l and S2 = sum b / l^2 behind DS and V, for every window and head.
+    q_bhrd: Tensor, k_bgld: Tensor, distances: Sequence[int], first_b: Tensor, stride: int = 1,
+    *, reference: bool = False, portable: bool = False,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """The sums S1 = sum a / l and S2 = sum b / l^2 behind DS and V, of every window, head, distance.
 
     The same window gives the same bits whatever its batch mates: no atomics, one order of addition.
 
     Args:
-        q_bhld: rotated queries (batch, heads, length, head_dim), bfloat16, float16 or float32 on
-            a CUDA device. float32 products are exact ones (no TF32), and slow.
+        q_bhrd: rotated queries (batch, heads, rows, head_dim), times scaling * log2(e); bfloat16,
+            float16 or float32 on a CUDA device. float32 products are exact ones (no TF32), and slow.
+            Row r of a window stands at position first + stride * r; one past the end counts nothing.
         k_bgld: rotated keys (batch, kv_heads, length, head_dim), the same dtype and device.
-        min_distance: k, in tokens, 1 to length.
-        scaling: factor of q . k, usually head_dim ** -0.5. With queries that already carry
-            head_dim ** -0.5 * log2(e), as `gather_rotate` can give them, it is ln 2, and that is
-            the fastest: no multiplication and no reference is left. Rows whose scores then leave
-            about -28 to 41 nats are done again, exactly.
+        distances: the k, in tokens, 1 to length.
+        first_b: (batch,) int32 on the device: the smallest distance, plus an offset below `stride`.
+        reference: subtract from each row's scores the largest of its first tile. Costs a little;
+            without it, blocks with rows outside about -28 to 41 nats are done again.
+        portable: never the kernel that only Hopper GPUs can run.
 
     Returns:
-        s1, s2: float64 (batch, heads).
+        s1, s2: float64 (batch, heads, distances), of the rows given, not times `stride`.
 
     Raises:
-        ValueError: shapes, dtypes or min_distance that do not fit together.
+        ValueError: shapes, dtypes or distances that do not fit together.
     """
-    batch, heads, length, dim = q_bhld.shape
-    kv_heads = k_bgld.shape[1]
+    batch, heads, rows, dim = q_bhrd.shape
+    kv_heads, length = k_bgld.shape[1:3]
     if k_bgld.shape != (batch, kv_heads, length, dim) or heads % kv_heads:
-        raise ValueError(f"keys {tuple(k_bgld.shape)} do not fit queries {tuple(q_bhld.shape)}")
-    if q_bhld.dtype != k_bgld.dtype or q_bhld.dtype not in (
+        raise ValueError(f"keys {tuple(k_bgld.shape)} do not fit queries {tuple(q_bhrd.shape)}")
+    if q_bhrd.dtype != k_bgld.dtype or q_bhrd.dtype not in (
         torch.bfloat16,
         torch.float16,
         torch.float32,
     ):
         raise ValueError(
-            f"dtypes {q_bhld.dtype}, {k_bgld.dtype}: both bfloat16, float16 or float32"
+            f"dtypes {q_bhrd.dtype}, {k_bgld.dtype}: both bfloat16, float16 or float32"
         )
-    if not 1 <= min_distance <= length:
-        raise ValueError(f"min_distance {min_distance}: 1 to the length {length}")
+    if not distances or not 1 <= min(distances) <= max(distances) <= length:
+        raise ValueError(f"distances {list(distances)}: each 1 to the length {length}")
+    total = torch.zeros(
+        (2, len(set(distances)), batch, heads), dtype=torch.float64, device=q_bhrd.device
+    )
+    work = _Work(q_bhrd, k_bgld, distances, first_b, stride)
+    if rows:
+        partial = work.first_pass(reference, portable)
+        work.launch(partial, "running", 512)
+        _total_kernel[(total.numel(),)](partial, total, partial.shape[-1], CHUNK=256)
+    columns = [work.descending.index(k) for k in distances]
+    s1, s2 = total[:, columns].permute(0, 2, 3, 1)
+    return s1, s2
 
-    scale_log2 = scaling * math.log2(math.e)
-    unit = math.isclose(scale_log2, 1.0, rel_tol=1e-6)
-    total = torch.zeros((2, batch, heads), dtype=torch.float64, device=q_bhld.device)
-    if min_distance == length:
-        return total[0], total[1]
-    q_bhld, k_bgld = q_bhld.contiguous(), k_bgld.contiguous()
-    config = _tiles(dim, q_bhld.dtype)
-    precision = "ieee" if q_bhld.dtype == torch.float32 else "tf32"
-    width = max(16, triton.next_power_of_2(dim))
 
-    def launch(partial: Tensor, mode: str, programs: int, **config: int) -> None:
-        rows, columns, items = config["BM"], config["BN"], partial[0].numel()
-        _sums_kernel[(min(items, programs),)](
-            TensorDescriptor.from_tensor(q_bhld, [1, 1, rows, width]),
-            TensorDescriptor.from_tensor(k_bgld, [1, 1, columns, width]),
-            partial, items, heads, kv_heads, length, min_distance, scale_log2, partial.shape[-1],
-            D=width, PRECISION=precision, MODE=mode, enable_fp_fusion=True, **config,
-        )  # fmt: skip
-
-    hopper = _hopper_kernel(q_bhld)
-    if hopper is not None:
-        partial = hopper.partial_sums(
-            q_bhld, k_bgld, min_distance, scale_log2, unit, HEADROOM.value, LEAST.value
-        )
-        config["BM"] = hopper.PART
-    else:
-        blocks = triton.cdiv(length - min_distance, config["BM"])
-        partial = torch.empty((2, batch, heads, blocks), device=q_bhld.device)
-        launch(partial, "unit" if unit else "first", partial[0].numel(), **config)
-    launch(partial, "running", 512, **config)
-    _total_kernel[(2 * batch * heads,)](partial, total, partial.shape[-1], CHUNK=256)
-    return total[0], total[1]
+def lost_share(q_bhrd: Tensor, k_bgld: Tensor, min_distance: int, first_b: Tensor) -> float:
+    """Share of blocks that leave the range of float32 if their scores have no reference."""
+    partial = _Work(q_bhrd, k_bgld, [min_distance], first_b, 1).first_pass(False, portable=True)
+    return float(partial[0].isnan().double().mean())
