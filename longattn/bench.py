@@ -60,14 +60,14 @@ def random_scorer(shape: str, device: str, dtype: str) -> AttentionScorer:
     heads, kv_heads, dim, vocabulary = SHAPES[shape]
     config = LlamaConfig(head_dim=dim, hidden_size=heads * dim, num_attention_heads=heads)
     generator = torch.Generator(device).manual_seed(0)
-    tables = [
+    q_vhd, k_vgd = (
         torch.empty((vocabulary, h, dim), device=device, dtype=getattr(torch, dtype)).normal_(
             0, 1.6, generator=generator
         )
         for h in (heads, kv_heads)
-    ]
+    )
     model = SimpleNamespace(rotary_emb=LlamaRotaryEmbedding(config=config).to(device))
-    return AttentionScorer(Tables(*tables, dim**-0.5, model, apply_rotary_pos_emb))
+    return AttentionScorer(Tables(q_vhd, k_vgd, dim**-0.5, model, apply_rotary_pos_emb))
 
 
 def milliseconds(call: Callable[[], object], device: str) -> float:
@@ -76,7 +76,7 @@ def milliseconds(call: Callable[[], object], device: str) -> float:
         from triton.testing import do_bench
 
         return do_bench(call, warmup=50, rep=300, return_mode="median")
-    times = []
+    times: list[float] = []
     while len(times) < 3 or (sum(times) < 2 and len(times) < 20):
         started = time.perf_counter()
         call()

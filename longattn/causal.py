@@ -7,6 +7,7 @@ here without its spans: DS as the first layer has it, meant over all layers and 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -130,12 +131,18 @@ def _attend(
 
 
 def _sums(q_hld: Tensor, k_gld: Tensor, min_distance: int, scaling: float) -> tuple[Tensor, Tensor]:
+    q_hrd = q_hld[:, min_distance:]
     if q_hld.device.type == "cpu":
-        return attention_sums(q_hld, k_gld, min_distance, scaling)
+        s1_hk, s2_hk = attention_sums(q_hrd, k_gld, [min_distance], scaling)
+        return s1_hk[:, 0], s2_hk[:, 0]
     from longattn.scoring import triton_kernel
 
-    s1_bh, s2_bh = triton_kernel.attention_sums(q_hld[None], k_gld[None], min_distance, scaling)
-    return s1_bh[0].cpu(), s2_bh[0].cpu()
+    first_b = torch.tensor([min_distance], dtype=torch.int32, device=q_hld.device)
+    q_hrd = (q_hrd.float() * (scaling * math.log2(math.e))).to(q_hld.dtype)
+    s1_bhk, s2_bhk = triton_kernel.attention_sums(
+        q_hrd[None], k_gld[None], [min_distance], first_b, reference=True
+    )
+    return s1_bhk[0, :, 0].cpu(), s2_bhk[0, :, 0].cpu()
 
 
 AttentionInterface.register(_NAME, _attend)

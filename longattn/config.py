@@ -59,6 +59,9 @@ Pool = Annotated[
 ]
 
 
+Distances = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)]
+
+
 class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
@@ -87,8 +90,13 @@ class Window(Settings):
 
 class Scorer(Settings):
     model: str = Field("builtin", min_length=1, description="builtin, a local folder, or a hub id")
-    min_distance: int | None = Field(
-        None, ge=1, description="the paper's k, in tokens; null: a quarter of the window"
+    min_distance: Annotated[int, Field(ge=1)] | Distances | None = Field(
+        None,
+        description="the paper's k, in tokens; null: a quarter of the window. A list scores several "
+        "from one Q K^T: the first is `ds`, `variance`, each other k in columns `ds_k<k>`, `variance_k<k>`",
+    )
+    query_stride: int = Field(
+        1, ge=1, description="score every s-th row: an estimate at about 1/s of the cost; 1: exact"
     )
     rope_theta: float | None = Field(None, gt=0, description="null: the checkpoint's own")
     add_bos: bool | None = Field(None, description="null: what the checkpoint's tokenizer does")
@@ -153,9 +161,15 @@ class Config(Settings):
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:
-        k = self.scorer.min_distance
-        if k is not None and k > self.window.tokens:
-            raise ValueError(f"scorer.min_distance {k} is over window.tokens {self.window.tokens}")
+        distances, stride = self.min_distances, self.scorer.query_stride
+        if max(distances) > self.window.tokens:
+            raise ValueError(
+                f"scorer.min_distance {max(distances)} is over window.tokens {self.window.tokens}"
+            )
+        if len(set(distances)) < len(distances):
+            raise ValueError(f"scorer.min_distance {list(distances)} names one twice")
+        if stride > max(1, self.window.tokens - max(distances)):
+            raise ValueError(f"scorer.query_stride {stride} is over the rows that see far")
         samples: dict[str, Sample | None] = {}
         for source in self.sources:
             if samples.setdefault(source.category, source.sample) != source.sample:
@@ -167,8 +181,13 @@ class Config(Settings):
 
     @property
     def min_distance(self) -> int:
-        """The paper's k in tokens."""
-        return self.scorer.min_distance or self.window.tokens // 4
+        """The paper's k in tokens; of several, the first."""
+        return self.min_distances[0]
+
+    @property
+    def min_distances(self) -> tuple[int, ...]:
+        k = self.scorer.min_distance or self.window.tokens // 4
+        return (k,) if isinstance(k, int) else k
 
     @classmethod
     def parse(cls, values: dict[str, Any], where: str = "config") -> Config:

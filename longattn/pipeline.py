@@ -7,6 +7,7 @@ windows -> scoring actors -> a sink that makes labelled files appear whole. No s
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -161,23 +162,30 @@ class ScoreSettings:
     """What decides a score, beside the window."""
 
     model: str
-    min_distance: int | None
+    min_distance: int | tuple[int, ...] | None
     rope_theta: float | None
     add_bos: bool | None
     dtype: str | None
+    query_stride: int = 1
+
+    def distances(self, window: int) -> list[int]:
+        k = self.min_distance or window // 4
+        return [k] if isinstance(k, int) else list(k)
 
     def parts(self, checkpoint: Checkpoint, window: int, dtype: str) -> dict[str, Any]:
         """Everything that goes into the fingerprint of the scores."""
-        return {
+        distances = self.distances(window)
+        parts = {
             "definition": DEFINITION,
             "weights": checkpoint.fingerprint(),
             "tokenizer": load_tokenizer(self.model).fingerprint,
             "window": window,
-            "min_distance": self.min_distance or window // 4,
+            "min_distance": distances if len(distances) > 1 else distances[0],
             "rope_theta": self.rope_theta,
             "bos": self.bos(checkpoint),
             "dtype": dtype,
         }
+        return parts if self.query_stride == 1 else {**parts, "query_stride": self.query_stride}
 
     def bos(self, checkpoint: Checkpoint) -> int | None:
         """The id put in front when scoring, or None.
@@ -230,10 +238,12 @@ class ScoreWindows:
         length = ids_bl.shape[1]
         if self.bos is not None:  # takes position 0, and the last token gives way
             ids_bl = np.concatenate([np.full_like(ids_bl[:, :1], self.bos), ids_bl[:, :-1]], axis=1)
+        distances = self.settings.distances(length)
         in_kernel = time.perf_counter()
-        scores = self.scorer.score(ids_bl, self.settings.min_distance)
+        scores = self.scorer.score(ids_bl, distances, self.settings.query_stride)
         in_kernel = time.perf_counter() - in_kernel
-        ds_bh, variance_bh = scores.ds.double().numpy(), scores.variance.double().numpy()
+        ds_bhk, variance_bhk = scores.ds.numpy(), scores.variance.numpy()
+        ds_bh, variance_bh = ds_bhk[..., 0].copy(), variance_bhk[..., 0].copy()
         if "fingerprint" in batch.column_names:
             batch = batch.drop_columns(["fingerprint"])
         columns = {
@@ -243,6 +253,9 @@ class ScoreWindows:
             "variance_heads": _lists(variance_bh),
             "fingerprint": pa.array([self._fingerprint(length)] * len(batch)),
         }
+        for column, k in list(enumerate(distances))[1:]:
+            columns[f"ds_k{k}"] = pa.array(ds_bhk[..., column].copy().mean(axis=1))
+            columns[f"variance_k{k}"] = pa.array(variance_bhk[..., column].copy().mean(axis=1))
         for name, column in columns.items():
             batch = batch.append_column(name, column)
         waiting, self.left = started - self.left, time.perf_counter()
@@ -328,7 +341,9 @@ class LabelledSink(Datasink[int]):
             pa.field("category", CATEGORY),
             pa.array([category] * len(table)).dictionary_encode(),
         )
-        table = table.select(LABELLED.names).cast(LABELLED)
+        further = [f for f in table.schema if re.fullmatch(r"(ds|variance)_k\d+", f.name)]
+        schema = pa.schema([*LABELLED, *further])  # of further distances
+        table = table.select(schema.names).cast(schema)
         url = join(self.output, "labelled", f"category={category}", content_name(table["data_id"]))
         size = write_table(url, table, metadata)
         self.report(category, len(table), size, time.perf_counter() - started)
@@ -381,8 +396,9 @@ def run(config: Config, *, select_after: bool = True) -> RunSummary:
     checkpoint = open_checkpoint(config.scorer.model)
     scorer = config.scorer
     settings = ScoreSettings(
-        scorer.model, config.min_distance, scorer.rope_theta, scorer.add_bos, scorer.dtype
-    )
+        scorer.model, config.min_distances, scorer.rope_theta, scorer.add_bos, scorer.dtype,
+        scorer.query_stride,
+    )  # fmt: skip
     settings.bos(checkpoint)
     left = ledger.remaining(config.output, splits)
     for path in left.stale:

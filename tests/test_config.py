@@ -107,3 +107,15 @@ def test_redact_leaves_plain_urls_alone():
     assert redact("s3://bucket/a b?c") == "s3://bucket/a b?c"
     assert redact("/local/a@b") == "/local/a@b"
     assert redact("https://u:p@host/x?token=1") == "https://***@host/x?***"
+
+
+@pytest.mark.parametrize(
+    ("distances", "told"),
+    [([], "at least 1"), ([5, 5], "names one twice"), ([4, 0], "greater than or equal to 1"), ([900], "is over window.tokens")],
+)  # fmt: skip
+def test_distances_that_make_no_sense_are_refused(distances, told):
+    values = {"sources": [{"category": "a", "path": "b"}], "output": "o", "window": {"tokens": 800}}
+    with pytest.raises(ConfigError, match=told):
+        Config.parse({**values, "scorer": {"min_distance": distances}})
+    config = Config.parse({**values, "scorer": {"min_distance": [300, 100]}})
+    assert (config.min_distance, config.min_distances) == (300, (300, 100))

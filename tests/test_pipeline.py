@@ -212,6 +212,22 @@ def test_a_sample_is_the_same_for_any_cluster(finished, corpus, tmp_path, checkp
     assert set(part) < set(book) and 0 < len(part) < 0.6 * len(book)
 
 
+def test_several_distances_are_columns_of_one_run(finished, corpus, tmp_path, checkpoint):
+    scorer = {"model": checkpoint, "min_distance": [128, 64]}
+    settings = config(corpus, tmp_path / "out", checkpoint, scorer=scorer)
+    la.run(settings)
+    one, two = labelled(finished[0].output), labelled(tmp_path / "out")
+    assert two.column_names[-2:] == ["ds_k64", "variance_k64"]
+    np.testing.assert_allclose(two["ds"].to_numpy(), one["ds"].to_numpy(), rtol=1e-6)
+    ids = np.array(two.slice(0, 4)["input_ids"].to_pylist())
+    alone = la.AttentionScorer.from_pretrained(checkpoint).score(ids, 64)
+    np.testing.assert_allclose(two["ds_k64"].to_numpy()[:4], alone.ds.mean(1), rtol=1e-6)
+    np.testing.assert_allclose(
+        two["variance_k64"].to_numpy()[:4], alone.variance.mean(1), rtol=1e-6
+    )
+    assert labelled(tmp_path / "out", "selected").schema.names == SELECTED.names
+
+
 def test_composition_with_a_filter_of_ones_own(finished, corpus, tmp_path, checkpoint):
     settings, _ = finished
     texts = la.read_documents([{"category": "book", "path": f"{corpus}/book"}])
