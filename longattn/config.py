@@ -59,7 +59,11 @@ Pool = Annotated[
 ]
 
 
-Distances = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)]
+Distances = Annotated[
+    tuple[Annotated[int, Field(ge=1)], ...],
+    BeforeValidator(lambda value: (value,) if isinstance(value, int) else value),
+    Field(min_length=1),
+]
 
 
 class Settings(BaseModel):
@@ -90,7 +94,7 @@ class Window(Settings):
 
 class Scorer(Settings):
     model: str = Field("builtin", min_length=1, description="builtin, a local folder, or a hub id")
-    min_distance: Annotated[int, Field(ge=1)] | Distances | None = Field(
+    min_distance: Distances | None = Field(
         None,
         description="the paper's k, in tokens; null: a quarter of the window. A list scores several "
         "from one Q K^T: the first is `ds`, `variance`, each other k in columns `ds_k<k>`, `variance_k<k>`",
@@ -186,8 +190,7 @@ class Config(Settings):
 
     @property
     def min_distances(self) -> tuple[int, ...]:
-        k = self.scorer.min_distance or self.window.tokens // 4
-        return (k,) if isinstance(k, int) else k
+        return self.scorer.min_distance or (self.window.tokens // 4,)
 
     @classmethod
     def parse(cls, values: dict[str, Any], where: str = "config") -> Config:
