@@ -40,7 +40,7 @@ def cluster():
         "RAY_FAKE_CLUSTER": "1",
         "RAY_enable_autoscaler_v2": "1",
         "AUTOSCALER_UPDATE_INTERVAL_S": "1",
-        "RAY_health_check_period_ms": "1000",  # a dead node is noticed in 5 s, not 15
+        "RAY_health_check_period_ms": "2000",  # a dead node is noticed in 10 s, not 15
         "PYTHONPATH": str(ROOT),
     }
     head = subprocess.Popen(
@@ -60,9 +60,10 @@ def cluster():
         "RAY_DATA_MIN_GAP_BETWEEN_AUTOSCALING_REQUESTS": "1",
     }
     try:
-        ready = [str(RAY), "status", "--address", f"127.0.0.1:{port}"]
-        for _ in range(30):
-            if not subprocess.run(ready, env=driver, capture_output=True).returncode:
+        # An answer of the head alone is not enough: a driver needs its node to be registered.
+        ready = "import ray; ray.init(logging_level='ERROR'); assert ray.nodes()[0]['Alive']"
+        for _ in range(8):
+            if not subprocess.run([sys.executable, "-c", ready], env=driver, timeout=90).returncode:
                 break
         else:
             raise RuntimeError("the head does not answer")
