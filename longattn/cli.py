@@ -1,4 +1,8 @@
-"""The `longattn` command. Exit status: 0 all of it worked, 1 the run failed, 2 a bad argument."""
+"""The `longattn` command.
+
+Exit status: 0 all of it worked, 1 it failed, 2 a bad argument,
+75 stopped by SIGTERM: run again to go on (EX_TEMPFAIL).
+"""
 
 from __future__ import annotations
 
@@ -230,6 +234,32 @@ def bench(
     _guarded(work)
 
 
+@app.command()
+def verify(
+    output: Annotated[
+        str, typer.Argument(metavar="OUTPUT", help="folder of a run, local or s3://")
+    ],
+) -> None:
+    """Read a whole output back and check it: one line a finding, status 1 on any.
+
+    Example: longattn verify out/quickstart
+    """
+
+    def work() -> None:
+        from longattn.config import redact
+        from longattn.verify import verify as findings
+
+        found = 0
+        for finding in findings(output):
+            found += 1
+            print(finding)
+        if found:
+            raise RuntimeError(f"{redact(output)}: {found} findings")
+        print(f"{redact(output)}: all holds")
+
+    _guarded(work)
+
+
 def _version(value: bool) -> None:
     if value:
         from importlib.metadata import version
@@ -285,15 +315,17 @@ def _run(path: str, overrides: list[str] | None, *, select_after: bool) -> None:
 
 def _select(path: str, overrides: list[str] | None) -> None:
     from longattn.config import Config, redact
+    from longattn.lock import held
     from longattn.selection import select as select_labelled
 
     config = Config.from_yaml(path, overrides or [])
-    chosen = select_labelled(
-        config.output,
-        **config.select.model_dump(exclude={"keep"}),
-        keep=config.select.keep,
-        file_bytes=config.file_bytes,
-    )
+    with held(config.output):
+        chosen = select_labelled(
+            config.output,
+            **config.select.model_dump(exclude={"keep"}),
+            keep=config.select.keep,
+            file_bytes=config.file_bytes,
+        )
     categories = {name: c.to_dict() for name, c in chosen.items()}
     _show({"output": redact(config.output), "categories": categories}, config.output)
 
@@ -336,7 +368,7 @@ def _guarded(work: Callable[[], None]) -> None:
     except ValueError as error:  # bad settings, sources, checkpoint, folder: each told in one line
         _fail(error, 2)
     except (RuntimeError, OSError) as error:
-        _fail(error, 1)
+        _fail(error, getattr(error, "exit_status", 1))
 
 
 def _log_to_stderr() -> None:

@@ -6,24 +6,38 @@ Everything is under `<output>/_longattn/`:
     splits/*.json    markers: what each split gave, put when it has been read to its end
     summary.json     the totals, after the run
 
-A split is done when its marker is there and labelled files hold as many of its windows as the
-marker says. Labelled files tell in their footers how many windows of which split they hold, so
-finding what remains reads footers alone, and ids only of the files of unfinished splits.
+A split is done when its marker is there and labelled files hold exactly the windows that it tells
+of: as many, and of the same ids, by a sum of their hashes. Labelled files tell both of each split
+in their footers, so finding what remains reads footers alone, and ids only when something remains.
 """
 
 from __future__ import annotations
 
 import json
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
+import pyarrow as pa
+
+from longattn import claims
 from longattn.config import Config
 from longattn.records import Split
-from longattn.storage import file_metadata, join, list_files, open_parquet, read_json, write_json
+from longattn.storage import (
+    content_name,
+    file_metadata,
+    join,
+    list_files,
+    open_parquet,
+    read_json,
+    remove,
+    write_json,
+    write_table,
+)
 
 if TYPE_CHECKING:
     from longattn.windows import Counts
@@ -81,6 +95,29 @@ def claim(output: str, parts: dict[str, Any], config: Config | None) -> str:
     )
 
 
+@dataclass
+class IdSet:
+    """How many ids, and the sum of their 128-bit hashes: equal for equal sets in any order.
+
+    A lost id beside one that is there twice leaves the number as it was, but not the sum.
+    """
+
+    count: int = 0
+    total: int = 0
+
+    def add(self, data_id: str) -> None:
+        self.count += 1
+        self.total = (self.total + int.from_bytes(claims.key(data_id))) % 2**128
+
+    def merge(self, count: int, total: str) -> None:
+        self.count += count
+        self.total = (self.total + int(total, 16)) % 2**128
+
+    @property
+    def hex(self) -> str:
+        return f"{self.total:032x}"
+
+
 @dataclass(frozen=True)
 class Marker:
     """What one split gave, as put by the actor that read it to its end."""
@@ -88,13 +125,21 @@ class Marker:
     split: str
     path: str
     category: str
-    windows: int
+    windows: int  # labelled under this split; not those under an earlier version of its file
+    ids: str  # IdSet.hex of them
+    generation: int  # of the run; the marker of a later run replaces an earlier one
+    waits_for: list[str]  # splits that cut documents which this one holds too
     counts: dict[str, Any] = field(repr=False)
 
 
-def marker(split: Split, counts: Counts) -> Marker:
+def marker(
+    split: Split, counts: Counts, ids: IdSet, generation: int, waits_for: Iterable[str] = ()
+) -> Marker:
     values = {**vars(counts), "bad": dict(counts.bad)}
-    return Marker(split.id, split.path, split.category, counts.windows, values)
+    return Marker(
+        split.id, split.path, split.category, ids.count, ids.hex, generation, sorted(waits_for),
+        values,
+    )  # fmt: skip
 
 
 def write_markers(output: str, markers: Sequence[Marker]) -> None:
@@ -104,20 +149,31 @@ def write_markers(output: str, markers: Sequence[Marker]) -> None:
 
 
 def read_markers(output: str) -> dict[str, Marker]:
-    """All markers by split id."""
+    """The latest marker of each split, by its id."""
     files = list_files(join(output, FOLDER, "splits"), ".json")
     found = (Marker(**value) for values in parallel(read_json, files) for value in values or [])
-    return {m.split: m for m in found}
+    return {m.split: m for m in sorted(found, key=lambda m: m.generation)}
 
 
-def pack_task(splits: Sequence[Split], done: Iterable[str]) -> str:
-    """Splits to read and the data_ids among them that are already labelled, as one string."""
-    return json.dumps([[asdict(split) for split in splits], sorted(done)])
+def pack_task(splits: Sequence[Split]) -> str:
+    """Splits to read, as one string."""
+    return json.dumps([asdict(split) for split in splits])
 
 
-def unpack_task(task: str) -> tuple[list[Split], set[str]]:
-    splits, done = json.loads(task)
-    return [Split(**split) for split in splits], set(done)
+def unpack_task(task: str) -> list[Split]:
+    return [Split(**split) for split in json.loads(task)]
+
+
+def runs(splits: Sequence[str], paths: Sequence[str], ids: Sequence[str]) -> list[list[Any]]:
+    """Rows by split, in row order: [split, path, rows, IdSet.hex of the rows]."""
+    found: list[tuple[str, str, IdSet]] = []
+    for split, path, data_id in zip(splits, paths, ids, strict=True):
+        if not split:
+            continue
+        if not found or found[-1][0] != split:
+            found.append((split, path, IdSet()))
+        found[-1][2].add(data_id)
+    return [[split, path, given.count, given.hex] for split, path, given in found]
 
 
 @dataclass(frozen=True)
@@ -127,7 +183,7 @@ class Labelled:
     url: str
     rows: int
     fingerprint: str
-    runs: list[list[Any]]  # in row order: [split id, path of its corpus file, rows]
+    runs: list[list[Any]]  # as `runs` gives them
 
 
 def read_footer(url: str) -> Labelled:
@@ -154,40 +210,95 @@ class Remaining:
     """What a run has still to do."""
 
     splits: list[Split]
-    done: dict[str, set[str]]  # split id, or path where the split is stale -> data_ids labelled
+    labelled: dict[str, str]  # data_ids under splits that are not done -> split
+    documents: np.ndarray  # of splits that are done, as `claims.Claims` wants them
     finished: int  # splits done
     stale: list[str]  # paths whose earlier versions gave windows, and which are gone or changed now
+    twice: dict[str, list[int]]  # labelled file -> rows that another file, or row, has too
+    generation: int  # for the markers of the run that does it
 
 
 def remaining(output: str, splits: Sequence[Split]) -> Remaining:
     """Compare the listing with markers and labelled files.
 
-    Only footers are read, and the ids of those files that hold windows of unfinished paths.
+    Only footers are read while all splits are done. Else all ids are read, a file at a time; kept
+    are those of unfinished splits, and 32 bytes for each window of the others.
     """
     markers = read_markers(output)
     files = labelled_files(output)
-    labelled: Counter[str] = Counter()
+    under: dict[str, IdSet] = defaultdict(IdSet)
     paths: dict[str, str] = {m.split: m.path for m in markers.values()}
     for file in files:
-        for split, path, rows in file.runs:
-            labelled[split] += rows
+        for split, path, rows, ids in file.runs:
+            under[split].merge(rows, ids)
             paths[split] = path
-    todo = [
-        split
-        for split in splits
-        if split.id not in markers or labelled[split.id] < markers[split.id].windows
-    ]
+    whole = {
+        m.split for m in markers.values() if (under[m.split].count, under[m.split].hex) == (m.windows, m.ids)
+    }  # fmt: skip
     current = {split.id for split in splits}
-    unfinished = {split.path for split in todo}
-    needed = [f for f in files if any(path in unfinished for _, path, _ in f.runs)]
-    done: dict[str, set[str]] = defaultdict(set)
-    for file, ids in zip(needed, parallel(_ids, needed), strict=True):
-        start = 0
-        for split, path, rows in file.runs:
-            done[split if split in current else path].update(ids[start : start + rows])
-            start += rows
-    stale = sorted({path for split, path in paths.items() if split not in current})
-    return Remaining(todo, dict(done), len(splits) - len(todo), stale)
+    # A document left to another split is lost if that one is gone and did not label it.
+    done = {name for name in whole if all(w in whole | current for w in markers[name].waits_for)}
+    todo = [split for split in splits if split.id not in done]
+    labelled: dict[str, str] = {}
+    twice: dict[str, list[int]] = {}
+    documents = np.empty(0, "S16")
+    if todo:
+        labelled, documents, twice = _known(files, done & current)
+    return Remaining(
+        splits=todo,
+        labelled=labelled,
+        documents=documents,
+        finished=len(splits) - len(todo),
+        stale=sorted({path for split, path in paths.items() if split not in current}),
+        twice=twice,
+        generation=1 + max((m.generation for m in markers.values()), default=0),
+    )
+
+
+def _known(
+    files: Sequence[Labelled], done: set[str]
+) -> tuple[dict[str, str], np.ndarray, dict[str, list[int]]]:
+    """Ids under unfinished splits, documents of done ones, and rows that are there twice."""
+    windows, documents = set[bytes](), set[bytes]()
+    others: list[tuple[str, int, str, str]] = []  # file, row, data_id, split
+    for start in range(0, len(files), READERS):
+        some = files[start : start + READERS]
+        for file, ids in zip(some, parallel(_ids, some), strict=True):
+            row = 0
+            for split, _, rows, _ in file.runs:
+                for data_id in ids[row : row + rows]:
+                    if split in done:
+                        windows.add(claims.key(data_id))
+                        documents.add(claims.key(data_id.rpartition("-")[0]))
+                    else:
+                        others.append((file.url, row, data_id, split))
+                    row += 1
+    labelled: dict[str, str] = {}
+    twice: dict[str, list[int]] = defaultdict(list)
+    for url, row, data_id, split in others:
+        if data_id in labelled or claims.key(data_id) in windows:
+            twice[url].append(row)
+        else:
+            labelled[data_id] = split
+    return labelled, np.sort(np.array(list(documents), "S16")), dict(twice)
+
+
+def drop_repeats(twice: Mapping[str, Sequence[int]]) -> None:
+    """Write labelled files again without rows that are elsewhere too; then remove the old ones."""
+    for url, rows in twice.items():
+        with open_parquet(url) as parquet:
+            metadata, table = file_metadata(parquet), parquet.read()
+        splits = [run[0] for run in metadata["runs"] for _ in range(run[2])]
+        keep = np.ones(len(table), bool)
+        keep[list(rows)] = False
+        table = table.filter(pa.array(keep)).replace_schema_metadata()
+        splits = [split for split, kept in zip(splits, keep, strict=True) if kept]
+        if len(table):
+            sources, ids = table["source"].to_pylist(), table["data_id"].to_pylist()
+            metadata["runs"] = runs(splits, sources, ids)
+            folder = url.rpartition("/")[0]
+            write_table(join(folder, content_name(table["data_id"])), table, metadata)
+        remove(url)
 
 
 def _ids(file: Labelled) -> list[str]:

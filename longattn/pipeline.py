@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import re
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,13 +24,16 @@ from ray.data.block import Block, BlockAccessor
 from ray.data.context import DataContext
 
 from longattn import ledger
+from longattn.claims import Claims
 from longattn.config import Config, Sample, Source, Workers, redact
 from longattn.corpus import check_sources, group_splits, list_splits
 from longattn.display import watched
+from longattn.lock import Hold, held
 from longattn.monitor import Monitor, RunError
 from longattn.pools import Pools, plan_pools
 from longattn.records import Record, Split, read_split
 from longattn.selection import CategorySelection, select
+from longattn.stopping import Interrupted, Stop, stoppable, waits_for
 from longattn.storage import (
     CATEGORY,
     LABELLED,
@@ -37,6 +41,7 @@ from longattn.storage import (
     join,
     list_files,
     open_parquet,
+    sweep,
     write_json,
     write_table,
 )
@@ -49,6 +54,10 @@ log = logging.getLogger("longattn")
 
 DEFINITION = 1  # version of what a score means; a change of any number raises it
 MAX_BLOCK = 32 * 2**20
+# Ray Data starts an actor again for ever, and a task. Ray 2.60 has no other way to bound that, and
+# says at each use that this one will go in 2.64.
+warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
+RETRIES: dict[str, Any] = {"max_restarts": 100, "max_task_retries": 20}
 
 
 # --- composition: functions from Dataset to Dataset ----------------------------------------------
@@ -62,13 +71,13 @@ def read_documents(sources: Iterable[Source | dict[str, Any]]) -> Dataset:
     checked = [s if isinstance(s, Source) else Source.model_validate(s) for s in sources]
     splits = list_splits(checked)
     check_sources(splits)
-    return _tasks(group_splits(splits), {}).map_batches(
+    return _tasks(group_splits(splits)).map_batches(
         _read_task, batch_size=1, batch_format="numpy", num_cpus=0.25
     )
 
 
 def _read_task(batch: dict[str, Any]) -> Iterator[pa.Table]:
-    for split in ledger.unpack_task(batch["task"][0])[0]:
+    for split in ledger.unpack_task(batch["task"][0]):
         for record in read_split(split):
             if isinstance(record, Record):
                 row = {"content": record.text, "category": split.category, "source": split.path}
@@ -132,7 +141,8 @@ def write_labelled(scored: Dataset, path: str) -> None:
 
 
 def _write(scored: Dataset, sink: LabelledSink) -> None:
-    scored.write_datasink(sink, ray_remote_args={"num_cpus": 0})
+    retries = RETRIES["max_task_retries"]
+    scored.write_datasink(sink, ray_remote_args={"num_cpus": 0, "max_retries": retries})
 
 
 def read_labelled(path: str, columns: Sequence[str] | None = None) -> Dataset:
@@ -301,6 +311,7 @@ def _score(
         compute=ActorPoolStrategy(min_size=pools.score[0], max_size=pools.score[1]),
         num_cpus=pools.score_cpus,
         num_gpus=pools.score_gpus or None,
+        **RETRIES,
     )
 
 
@@ -332,7 +343,8 @@ class LabelledSink(Datasink[int]):
         if "fingerprint" in table.column_names:
             metadata["fingerprint"] = table["fingerprint"][0].as_py()
         if "split" in table.column_names:
-            metadata["runs"] = _runs(table["split"].to_pylist(), table["source"].to_pylist())
+            columns = (table[name].to_pylist() for name in ("split", "source", "data_id"))
+            metadata["runs"] = ledger.runs(*columns)
         for field in LABELLED:
             if field.name not in table.column_names:
                 table = table.append_column(field, pa.nulls(len(table), field.type))
@@ -349,17 +361,6 @@ class LabelledSink(Datasink[int]):
         self.report(category, len(table), size, time.perf_counter() - started)
 
 
-def _runs(splits: list[str], sources: list[str]) -> list[list[Any]]:
-    """Rows by split, in row order: [split, path, rows]."""
-    runs: list[list[Any]] = []
-    for split, source in zip(splits, sources, strict=True):
-        if runs and runs[-1][0] == split:
-            runs[-1][2] += 1
-        elif split:
-            runs.append([split, source, 1])
-    return runs
-
-
 # --- the whole job -------------------------------------------------------------------------------
 
 
@@ -372,6 +373,7 @@ class RunSummary:
     categories: dict[str, dict[str, Any]]
     stages: dict[str, dict[str, float]]
     splits: dict[str, int]
+    faults: dict[str, int]
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:
@@ -387,6 +389,8 @@ def run(config: Config, *, select_after: bool = True) -> RunSummary:
         ValueError: a path that matches nothing, an unknown column, an unreadable checkpoint, an
             output folder of other settings; before any actor starts.
         RunError: too many bad records, or a failure of the cluster, in one line.
+        HeldError: another run is at work in the output folder.
+        Interrupted: stopped by SIGTERM, with all that was in flight labelled where time allowed.
     """
     started = time.perf_counter()
     splits = list_splits(config.sources)
@@ -400,20 +404,40 @@ def run(config: Config, *, select_after: bool = True) -> RunSummary:
         scorer.query_stride,
     )  # fmt: skip
     settings.bos(checkpoint)
-    left = ledger.remaining(config.output, splits)
+    with stoppable() as stop, held(config.output) as hold:
+        return _run(config, splits, checkpoint, settings, select_after, started, stop, hold)
+
+
+def _run(
+    config: Config,
+    splits: list[Split],
+    checkpoint: Checkpoint,
+    settings: ScoreSettings,
+    select_after: bool,
+    started: float,
+    stop: Stop,
+    hold: Hold,
+) -> RunSummary:
+    scorer = config.scorer
+    sweep(config.output)
+    left = _remaining(config.output, splits)
     for path in left.stale:
         log.warning("%s is gone or changed since its windows were labelled; they stay", path)
 
     scored: dict[str, float] = {"windows": 0, "tokens": 0, "seconds": 0.0}
+    state: dict[str, Any] = {"restarts": 0, "retries": 0, "failed": []}
     if left.splits:
         with connected():
+            stop.install()
             pools = plan_pools(config.workers, scorer.dtype)
             parts = settings.parts(checkpoint, config.window.tokens, scorer.dtype or pools.dtype)
             fingerprint = ledger.claim(config.output, parts, config)
-            scored = _execute(config, settings, pools, left)
-        after = ledger.remaining(config.output, splits)
+            scored, state = _execute(config, settings, pools, left, stop)
+        if hold.lost:
+            raise RunError(f"{redact(config.output)}: another run has taken the folder over")
+        after = _remaining(config.output, splits)
         if after.splits:
-            missing = ", ".join(split.path for split in after.splits[:3])
+            missing = "; ".join(state["failed"][:3] or [s.path for s in after.splits[:3]])
             raise RunError(
                 f"{len(after.splits)} of {len(splits)} splits are unfinished: {missing}; run again"
             )
@@ -438,12 +462,32 @@ def run(config: Config, *, select_after: bool = True) -> RunSummary:
         )
     now = time.perf_counter()
     summary = _summary(
-        config, fingerprint, splits, left, scored, selection, now - selected_in, now - started
+        config,
+        fingerprint,
+        splits,
+        left,
+        scored,
+        state,
+        selection,
+        now - selected_in,
+        now - started,
     )
     write_json(join(config.output, ledger.FOLDER, "summary.json"), summary.to_dict())
     if selection:
         _report(config.output)
     return summary
+
+
+def _remaining(output: str, splits: list[Split]) -> ledger.Remaining:
+    """What remains, after rows that are there twice have been put right."""
+    left = ledger.remaining(output, splits)
+    if left.twice:
+        log.warning(
+            "%d rows were labelled twice: one of each stays", sum(map(len, left.twice.values()))
+        )
+        ledger.drop_repeats(left.twice)
+        left = ledger.remaining(output, splits)
+    return left
 
 
 def _report(output: str) -> None:
@@ -471,20 +515,27 @@ def connected() -> Iterator[None]:
         ray.shutdown()
 
 
-def _tasks(groups: list[list[Split]], done: dict[str, set[str]]) -> Dataset:
-    """A Dataset of one block a task; `done` holds labelled ids by split id, or path of a stale one."""
-    rows = []
-    for splits in groups:
-        keys = {key for split in splits for key in (split.id, split.path)} & done.keys()
-        ids = {data_id for key in keys for data_id in done[key]}
-        rows.append({"task": ledger.pack_task(splits, ids)})
+def _tasks(groups: list[list[Split]]) -> Dataset:
+    """A Dataset of one block a task."""
+    rows = [{"task": ledger.pack_task(splits)} for splits in groups]
     return ray.data.from_items(rows, override_num_blocks=len(rows))
 
 
 def _execute(
-    config: Config, settings: ScoreSettings, pools: Pools, left: ledger.Remaining
-) -> dict[str, float]:
-    """The streaming execution; returns what the scorers did. Raises RunError."""
+    config: Config, settings: ScoreSettings, pools: Pools, left: ledger.Remaining, stop: Stop
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """The streaming execution; returns what the scorers did, and the claims' last state.
+
+    Raises RunError; Interrupted after SIGTERM.
+    """
+    claims = Claims(left.labelled, left.documents)
+
+    def sign() -> tuple[Any, str]:
+        state = claims.state()
+        return (monitor.snapshot(), state), waits_for(
+            state["at"], pools.window_cpus, pools.score_gpus
+        )
+
     monitor = Monitor(config.max_bad_fraction)
     log.info(
         "%d splits to read (%d done); window actors %d to %d, scoring actors %d to %d on %s",
@@ -497,7 +548,7 @@ def _execute(
     context.execution_no_progress_timeout_s = stall
     context.enable_progress_bars = False
     with DataContext.current(context):
-        windows = _tasks(group_splits(left.splits), left.done).map_batches(
+        windows = _tasks(group_splits(left.splits)).map_batches(
             SplitWindows,
             fn_constructor_kwargs={
                 "model": config.scorer.model,
@@ -508,20 +559,26 @@ def _execute(
                 "max_record_bytes": config.max_record_bytes,
                 "block_bytes": pools.block_bytes,
                 "report": monitor.window_report(),
+                "claims": claims,
+                "generation": left.generation,
             },
             batch_size=1,
             batch_format="numpy",
             compute=ActorPoolStrategy(min_size=pools.window[0], max_size=pools.window[1]),
             num_cpus=pools.window_cpus,
+            **RETRIES,
         )
         scored = _score(windows, settings, config.scorer.batch, pools, monitor.score_report())
         try:
-            with watched(monitor, sum(split.size for split in left.splits), config.output):
+            size = sum(split.size for split in left.splits)
+            with watched(monitor, size, config.output), stop.drained(claims.stop, sign):
                 _write(scored, LabelledSink(config.output, monitor.write_report()))
+        except Interrupted:
+            raise
         except Exception as error:
             stopped = monitor.snapshot()["stopped"]
             raise RunError(stopped or _reason(error)) from error
-    return monitor.snapshot()["scored"]
+    return monitor.snapshot()["scored"], claims.state()
 
 
 def _reason(error: BaseException) -> str:
@@ -538,6 +595,7 @@ def _summary(
     splits: list[Split],
     left: ledger.Remaining,
     scored: dict[str, float],
+    state: dict[str, Any],
     selection: dict[str, CategorySelection],
     select_seconds: float,
     seconds: float,
@@ -570,6 +628,7 @@ def _summary(
             "select": {"seconds": select_seconds},
         },
         splits={"all": len(splits), "read": len(left.splits), "done before": left.finished},
+        faults={"actor restarts": state["restarts"], "splits tried again": state["retries"]},
         seconds=seconds,
     )
 

@@ -94,6 +94,8 @@ class Reason(StrEnum):
     TRUNCATED_ARCHIVE = "truncated_archive"
     UNREADABLE = "unreadable"
     NOT_TOKENIZED = "not_tokenized"
+    KILLED_PROCESS = "killed_process"
+    OUT_OF_MEMORY = "out_of_memory"
 
 
 @dataclass(frozen=True, slots=True)

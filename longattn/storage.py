@@ -6,6 +6,7 @@ narrow column of a 524 MB file fetched 1489 MB; without it, 0.08 MB.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import tempfile
@@ -64,6 +65,7 @@ QUARANTINE = pa.schema(
 )
 
 METADATA_KEY = b"longattn"
+STAGING = "longattn-staged-"  # in the temporary folder, on its way to an object store
 ROWS_PER_GROUP = 64  # about 16 MB of 32K-token windows: what a reader of whole rows holds
 
 
@@ -80,7 +82,7 @@ def filesystem(url: str) -> tuple[AbstractFileSystem, str]:
             url,
             default_cache_type="none",
             use_listings_cache=False,
-            config_kwargs={"retries": {"max_attempts": 8, "mode": "standard"}, "read_timeout": 30},
+            config_kwargs={"retries": {"max_attempts": 12, "mode": "standard"}, "read_timeout": 30},
         )
     return url_to_fs(url)
 
@@ -106,8 +108,8 @@ def staged(url: str) -> Iterator[Path]:
         target.parent.mkdir(parents=True, exist_ok=True)
         aside = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
     else:
-        handle, name = tempfile.mkstemp(prefix="longattn-")
-        os.close(handle)
+        handle, name = tempfile.mkstemp(prefix=STAGING)
+        fcntl.flock(handle, fcntl.LOCK_EX)  # falls with this process: see `sweep`
         aside = Path(name)
     try:
         yield aside
@@ -119,6 +121,27 @@ def staged(url: str) -> Iterator[Path]:
             fs.put_file(str(aside), path)
     finally:
         aside.unlink(missing_ok=True)
+        if not is_local(fs):
+            os.close(handle)
+
+
+def sweep(output: str) -> None:
+    """Remove what crashed writers left: half-written files beside local output, and staged ones here.
+
+    Only for the run that has the folder for itself.
+    """
+    fs, path = filesystem(output)
+    if is_local(fs):
+        for file in Path(path).glob("**/.*.tmp"):
+            file.unlink(missing_ok=True)
+    for file in Path(tempfile.gettempdir()).glob(f"{STAGING}*"):
+        if file.is_file() and file.stat().st_uid == os.getuid():
+            with file.open() as staging:
+                try:
+                    fcntl.flock(staging, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except OSError:  # its writer lives
+                    continue
+                file.unlink(missing_ok=True)
 
 
 def _fsync(path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from longattn import ledger
+from longattn.claims import Claim, Claimer, Claims, DeadlyDocument, Stopping, was_restarted
 from longattn.config import Sample
 from longattn.models import model_folder
 from longattn.records import BadRecord, Reason, Record, Split, read_split
@@ -106,9 +108,18 @@ class WindowCutter:
         self.shortest = tokenizer.min_bytes_for(window)
 
     def cut(
-        self, text: bytes, category: str, source: str, counts: Counts, seen: set[tuple[str, str]]
+        self,
+        text: bytes,
+        category: str,
+        source: str,
+        counts: Counts,
+        seen: set[tuple[str, str]],
+        claim: Claim | None = None,
     ) -> Iterator[dict[str, Any]]:
-        """The windows of one document as rows of storage.WINDOWS; `seen` holds ids already cut.
+        """The windows of one document as rows of storage.WINDOWS.
+
+        `seen` holds ids already cut; `claim` of category and document id says whether this one is
+        for us, before it is tokenized.
 
         Raises ValueError, before the first row, when the tokenizer fails on the text.
         """
@@ -119,6 +130,10 @@ class WindowCutter:
             return iter(())
         document = document_id(text)
         if (category, document) in seen:
+            counts.duplicates += 1
+            return iter(())
+        if claim is not None and not claim(category, document):
+            seen.add((category, document))
             counts.duplicates += 1
             return iter(())
         tokenized = self.tokenizer.encode(text)
@@ -181,11 +196,26 @@ def load_tokenizer(model: str) -> DocumentTokenizer:
     return DocumentTokenizer.from_file(file)
 
 
+class SplitError(Exception):
+    """A split that cannot be read to its end in this run."""
+
+
+@dataclass
+class Given:
+    """What one try at a split found and gave."""
+
+    claim: Claimer
+    counts: Counts = field(default_factory=Counts)
+    seen: set[tuple[str, str]] = field(default_factory=set)
+    ids: ledger.IdSet = field(default_factory=ledger.IdSet)  # windows labelled under this split
+
+
 class SplitWindows:
     """Ray Data actor: a row naming splits -> tables of their windows, with markers and quarantine.
 
     One actor reads, tokenizes and cuts, so that documents never cross the object store and the
-    reader of a split knows, at its end, how many windows it gave.
+    reader of a split knows, at its end, which windows it gave. A split that cannot be read to its
+    end gets no marker, and the others go on.
     """
 
     def __init__(
@@ -199,6 +229,8 @@ class SplitWindows:
         max_record_bytes: int,
         block_bytes: int,
         report: Callable[[Split, Counts, bool, float], None],
+        claims: Claims,
+        generation: int,
     ) -> None:
         tokenizer = load_tokenizer(model)
         self.cutter = WindowCutter(tokenizer, window, min_distance, samples)
@@ -206,36 +238,56 @@ class SplitWindows:
         self.rows_per_block = max(1, block_bytes // (9 * window))  # 4 bytes an id, 4 to 5 of text
         self._report = report  # raises when too many records of the run are bad
         self.waiting, self.left = 0.0, time.perf_counter()  # seconds not told yet; when work ended
+        self.claims, self.generation = claims, generation
+        if was_restarted():
+            claims.restarted()
 
     def __call__(self, batch: dict[str, Any]) -> Iterator[pa.Table]:
+        attempt = uuid.uuid4().hex
         for task in batch["task"]:
             self.waiting += time.perf_counter() - self.left
-            splits, done = ledger.unpack_task(task)
-            seen: set[tuple[str, str]] = set()
             markers = []
-            for split in splits:
-                counts = Counts()
-                yield from self._windows(split, done, counts, seen)
-                markers.append(ledger.marker(split, counts))
-            ledger.write_markers(self.output, markers)
+            for split in ledger.unpack_task(task):
+                if not self.claims.begin(split.id, attempt):
+                    break
+                given = Given(self.claims.claimer(split.id, attempt))
+                try:
+                    yield from self._windows(split, given)
+                except Stopping:
+                    break
+                except SplitError as error:
+                    self.claims.fail(split.id, str(error))
+                    continue
+                for data_id in sorted(given.claim.kept):
+                    given.ids.add(data_id)
+                markers.append(
+                    ledger.marker(
+                        split, given.counts, given.ids, self.generation, given.claim.waits_for
+                    )
+                )
+            if markers:
+                ledger.write_markers(self.output, markers)
             self.left = time.perf_counter()
 
-    def _windows(
-        self, split: Split, done: set[str], counts: Counts, seen: set[tuple[str, str]]
-    ) -> Iterator[pa.Table]:
+    def _windows(self, split: Split, given: Given) -> Iterator[pa.Table]:
         started = time.perf_counter()
+        counts = given.counts
         rows: list[dict[str, Any]] = []
         bad: list[BadRecord] = []
         parts = 0
-        for record in read_split(split, max_record_bytes=self.max_record_bytes):
+        for record in self._records(split):
             counts.records += 1
-            cut = self._cut(record, split, counts, seen)
+            cut = self._cut(record, split, given)
             if isinstance(cut, BadRecord):
                 counts.bad[cut.reason] += 1
                 bad.append(cut)
             else:
+                labelled = given.claim.labelled
                 for row in cut:
-                    if row["data_id"] not in done:
+                    under = labelled.get(row["window_index"])
+                    if under in (None, split.id):
+                        given.ids.add(row["data_id"])
+                    if under is None:
                         rows.append(row)
                     if len(rows) == self.rows_per_block:
                         table, rows = window_table(rows, split.id), []
@@ -260,16 +312,38 @@ class SplitWindows:
         waiting, self.waiting = self.waiting, 0.0
         self._report(split, counts, ended, waiting)
 
+    def _records(self, split: Split) -> Iterator[Record | BadRecord]:
+        """Raises SplitError where the file is not the one that was listed, or cannot be had."""
+        records = read_split(split, max_record_bytes=self.max_record_bytes)
+        while True:
+            try:
+                record = next(records, None)
+            except (OSError, ValueError) as error:
+                raise SplitError(f"{type(error).__name__}: {error}") from error
+            if record is None:
+                return
+            yield record
+
     def _cut(
-        self, record: Record | BadRecord, split: Split, counts: Counts, seen: set[tuple[str, str]]
+        self, record: Record | BadRecord, split: Split, given: Given
     ) -> Iterator[dict[str, Any]] | BadRecord:
         if isinstance(record, BadRecord):
             return record
         try:
             text = record.text.encode()
-            return self.cutter.cut(text, split.category, split.path, counts, seen)
+            return self.cutter.cut(
+                text, split.category, split.path, given.counts, given.seen, given.claim
+            )
+        except DeadlyDocument as error:
+            return BadRecord(record.position, Reason.KILLED_PROCESS, str(error))
+        except MemoryError:
+            given.claim.keep()
+            return BadRecord(record.position, Reason.OUT_OF_MEMORY, f"{len(text)} bytes of text")
         except ValueError as error:
+            given.claim.keep()
             return BadRecord(record.position, Reason.NOT_TOKENIZED, str(error)[:200])
+        finally:
+            given.claim.passed()
 
     def _quarantine(self, split: Split, part: int, bad: list[BadRecord]) -> None:
         columns = {

@@ -14,11 +14,19 @@ def split(path="a.jsonl", start=0, version="1"):
     return Split("book", path, "content", "jsonl", None, start, None, 100, version)
 
 
+def put_marker(output, part, ids, generation=1, waits_for=()):
+    given = ledger.IdSet()
+    for data_id in ids:
+        given.add(data_id)
+    marker = ledger.marker(part, Counts(windows=len(ids)), given, generation, waits_for)
+    ledger.write_markers(str(output), [marker])
+
+
 def finish(output, part, ids, path=None):
     """Put the marker and one labelled file of a split."""
     table = labelled_table("book", ids, [0.1] * len(ids), [0.1] * len(ids))
-    runs = [[part.id, path or part.path, len(ids)]]
-    ledger.write_markers(str(output), [ledger.marker(part, Counts(windows=len(ids)))])
+    runs = ledger.runs([part.id] * len(ids), [path or part.path] * len(ids), ids)
+    put_marker(output, part, ids)
     return write_labelled(output, "book", table, {"fingerprint": "f", "runs": runs})
 
 
@@ -41,19 +49,19 @@ def test_a_folder_is_claimed_once_and_refused_to_others(tmp_path):
 
 def test_tasks_pack_and_unpack():
     splits = [split("é x.jsonl"), split(start=7)]
-    assert ledger.unpack_task(ledger.pack_task(splits, {"b", "a"})) == (splits, {"a", "b"})
+    assert ledger.unpack_task(ledger.pack_task(splits)) == splits
 
 
 def test_a_split_is_done_when_all_its_windows_are_labelled(tmp_path):
     done, half, unread, empty = split("a"), split("b"), split("c"), split("d")
     finish(tmp_path, done, ["a1", "a2"])
     url = finish(tmp_path, half, ["b1", "b2"])
-    ledger.write_markers(str(tmp_path), [ledger.marker(half, Counts(windows=3))])
-    ledger.write_markers(str(tmp_path), [ledger.marker(empty, Counts(windows=0))])
+    put_marker(tmp_path, half, ["b1", "b2", "b3"])
+    put_marker(tmp_path, empty, [])
     left = ledger.remaining(str(tmp_path), [done, half, unread, empty])
     assert left.splits == [half, unread] and left.finished == 2 and left.stale == []
-    assert left.done == {half.id: {"b1", "b2"}}
-    assert ledger.read_footer(url).runs == [[half.id, "b", 2]]
+    assert left.labelled == {"b1": half.id, "b2": half.id} and left.twice == {}
+    assert ledger.read_footer(url).runs[0][:3] == [half.id, "b", 2]
 
 
 def test_without_its_marker_a_split_is_read_again_but_its_windows_are_known(tmp_path):
@@ -61,7 +69,7 @@ def test_without_its_marker_a_split_is_read_again_but_its_windows_are_known(tmp_
     for path in (tmp_path / "_longattn/splits").iterdir():
         path.unlink()
     left = ledger.remaining(str(tmp_path), [split("a")])
-    assert left.splits == [split("a")] and left.done == {split("a").id: {"a1", "a2"}}
+    assert left.splits == [split("a")] and left.labelled.keys() == {"a1", "a2"}
 
 
 def test_a_file_that_grew_is_read_again_and_its_old_windows_are_known(tmp_path):
@@ -69,16 +77,17 @@ def test_a_file_that_grew_is_read_again_and_its_old_windows_are_known(tmp_path):
     finish(tmp_path, old, ["a1", "a2"])
     left = ledger.remaining(str(tmp_path), [new])
     assert left.splits == [new] and left.stale == ["a"]
-    assert left.done == {"a": {"a1", "a2"}}
+    assert left.labelled == {"a1": old.id, "a2": old.id}
 
 
 def test_rows_of_one_file_belong_to_the_splits_its_footer_names(tmp_path):
     one, two = split("a"), split("b")
     table = labelled_table("book", ["x", "y", "z"], [0.1] * 3, [0.1] * 3)
-    runs = [[one.id, "a", 1], [two.id, "b", 2]]
+    runs = ledger.runs([one.id, two.id, two.id], ["a", "b", "b"], ["x", "y", "z"])
+    assert [run[2] for run in runs] == [1, 2]
     write_labelled(tmp_path, "book", table, {"fingerprint": "f", "runs": runs})
     left = ledger.remaining(str(tmp_path), [one, two])
-    assert left.done == {one.id: {"x"}, two.id: {"y", "z"}}
+    assert left.labelled == {"x": one.id, "y": two.id, "z": two.id}
 
 
 def test_an_unreadable_labelled_file_is_named(tmp_path):
@@ -93,9 +102,60 @@ def test_markers_carry_the_counts(tmp_path):
     counts = Counts(records=5, documents=4, windows=2)
     counts.bad["not_json"] += 1
     ledger.write_markers(
-        str(tmp_path), [ledger.marker(split("a"), counts), ledger.marker(split("b"), Counts())]
+        str(tmp_path),
+        [
+            ledger.marker(split(p), c, ledger.IdSet(count=n), 1)
+            for p, c, n in (("a", counts, 2), ("b", Counts(), 0))
+        ],
     )
     markers = ledger.read_markers(str(tmp_path))
     assert markers[split("a").id].counts["bad"] == {"not_json": 1}
     assert {m.path for m in markers.values()} == {"a", "b"}
     assert dataclasses.asdict(markers[split("a").id])["windows"] == 2
+
+
+def test_a_lost_window_beside_one_there_twice_is_seen_and_the_repeat_dropped(tmp_path):
+    part = split("a")
+    finish(tmp_path, part, ["b-d-0", "b-d-1"])
+    url = finish(tmp_path, part, ["b-d-1"])  # a straggler of a run that was killed
+    put_marker(tmp_path, part, ["b-d-0", "b-d-1", "b-d-2"])  # as many as there are rows
+    left = ledger.remaining(str(tmp_path), [part])
+    assert left.splits == [part] and sum(map(len, left.twice.values())) == 1
+    ledger.drop_repeats(left.twice)
+    left = ledger.remaining(str(tmp_path), [part])
+    assert left.splits == [part] and left.twice == {}
+    assert left.labelled.keys() == {"b-d-0", "b-d-1"}
+    put_marker(tmp_path, part, ["b-d-0", "b-d-1"], generation=left.generation)
+    assert ledger.remaining(str(tmp_path), [part]).finished == 1
+    assert url  # one of the two files is left whole
+
+
+def test_rows_of_a_mixed_file_survive_the_dropping_of_their_neighbours(tmp_path):
+    one, two = split("a"), split("b")
+    finish(tmp_path, one, ["b-x-0", "b-x-1"])
+    table = labelled_table("book", ["b-y-0", "b-x-1", "b-y-1"], [0.1, 0.2, 0.3], [0.1] * 3)
+    runs = ledger.runs([two.id, one.id, two.id], ["b", "a", "b"], table["data_id"].to_pylist())
+    write_labelled(tmp_path, "book", table, {"fingerprint": "f", "runs": runs})
+    put_marker(tmp_path, two, ["b-y-0", "b-y-1"])
+    left = ledger.remaining(str(tmp_path), [one, two])
+    ledger.drop_repeats(left.twice)
+    left = ledger.remaining(str(tmp_path), [one, two])
+    assert left.finished == 2 and sum(f.rows for f in ledger.labelled_files(str(tmp_path))) == 4
+
+
+def test_the_marker_of_a_later_run_replaces_that_of_an_earlier_one(tmp_path):
+    part, other = split("a"), split("b")
+    finish(tmp_path, part, ["b-x-0"])
+    put_marker(tmp_path, part, ["b-x-0", "b-x-1"], generation=1)
+    given = [ledger.marker(s, Counts(), ledger.IdSet(), 2) for s in (part, other)]
+    ledger.write_markers(str(tmp_path), given)
+    assert ledger.read_markers(str(tmp_path))[part.id].windows == 0
+
+
+def test_a_split_that_left_a_document_to_one_that_is_gone_is_read_again(tmp_path):
+    gone, here = split("gone"), split("here")
+    put_marker(tmp_path, here, [], waits_for=[gone.id])
+    assert ledger.remaining(str(tmp_path), [here]).splits == [here]
+    assert ledger.remaining(str(tmp_path), [gone, here]).splits == [gone]
+    finish(tmp_path, gone, ["b-x-0"])
+    assert ledger.remaining(str(tmp_path), [here]).splits == []

@@ -1,0 +1,198 @@
+"""Which split cuts which document, while a run goes on: one actor on the driver's node knows.
+
+A document that is in several splits of a category is cut by the first that asks, and by that one
+again when its task is tried again. The actor also sees a document at which process after process
+dies, and it passes on the word to stop.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import Any, Literal
+
+import numpy as np
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+STRIKES = 3  # processes that may die at one document
+
+
+class DeadlyDocument(ValueError):  # noqa: N818
+    """Process after process died at this document."""
+
+
+class Stopping(Exception):  # noqa: N818
+    """The run was told to stop: nothing new is begun."""
+
+
+def key(name: str) -> bytes:
+    """16 bytes for a data_id, or for a document of a category (`category-document`)."""
+    return blake2b(name.encode(), digest_size=16).digest()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a split is to do with a document."""
+
+    verdict: Literal["cut", "duplicate", "deadly", "stop"]
+    owner: str = ""
+    """Of a duplicate: the split of this run that cuts it; empty when all of it is labelled."""
+    labelled: Mapping[int, str] = field(default_factory=dict)
+    """Windows that earlier runs labelled: index -> split they are under."""
+
+
+class _Claims:
+    """See `Claims`; plain, so that it can be used without a cluster."""
+
+    def __init__(self, labelled: Mapping[str, str], finished: np.ndarray) -> None:
+        self.finished = finished
+        self.labelled: dict[bytes, dict[int, str]] = {}
+        self.owners: dict[bytes, str] = {}
+        for data_id, split in labelled.items():
+            document, _, index = data_id.rpartition("-")
+            self.labelled.setdefault(key(document), {})[int(index)] = split
+        self.at: dict[str, tuple[str, bytes, str]] = {}  # split -> attempt, document, its name
+        self.strikes: Counter[bytes] = Counter()
+        self.failed: dict[str, str] = {}
+        self.retries = self.restarts = 0
+        self.stopping = False
+
+    def begin(self, split: str, attempt: str) -> bool:
+        """A task comes to a split; returns whether it may. Notes at what an earlier try died."""
+        if split in self.at and self.at[split][0] != attempt:
+            self.retries += 1
+            died_at = self.at[split][1]
+            if died_at:
+                self.strikes[died_at] += 1
+        self.at[split] = (attempt, b"", "")
+        return not self.stopping
+
+    def claim(self, split: str, attempt: str, document: str) -> Answer:
+        if self.stopping:
+            return Answer("stop")
+        name = key(document)
+        if self.strikes[name] >= STRIKES:
+            return Answer("deadly", labelled=self.labelled.get(name, {}))
+        place = np.searchsorted(self.finished, np.bytes_(name))
+        if place < len(self.finished) and self.finished[place] == np.bytes_(name):
+            return Answer("duplicate", labelled=self.labelled.get(name, {}))
+        owner = self.owners.setdefault(name, split)
+        if owner != split:
+            return Answer("duplicate", owner, self.labelled.get(name, {}))
+        self.at[split] = (attempt, name, document)
+        return Answer("cut", labelled=self.labelled.get(name, {}))
+
+    def passed(self, split: str, attempt: str) -> None:
+        """The split's process outlived the document that it claimed last."""
+        self.at[split] = (attempt, b"", "")
+
+    def fail(self, split: str, why: str) -> None:
+        """The split cannot be read to its end in this run."""
+        self.failed[split] = why
+
+    def restarted(self) -> None:
+        self.restarts += 1
+
+    def stop(self) -> None:
+        self.stopping = True
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "failed": list(self.failed.values()),
+            "retries": self.retries,
+            "restarts": self.restarts,
+            "stopping": self.stopping,
+            "at": [name for _, document, name in self.at.values() if document],
+        }
+
+
+class Claims:
+    """A handle on the claims of a run, for the driver and its actors.
+
+    Args:
+        labelled: data_ids of windows under splits that are not finished -> split.
+        finished: sorted `key`s (dtype S16) of the documents of finished splits: 16 bytes each.
+    """
+
+    def __init__(self, labelled: Mapping[str, str], finished: np.ndarray) -> None:
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        actor: Any = ray.remote(_Claims)
+        self._actor = actor.options(num_cpus=0, scheduling_strategy=here).remote(labelled, finished)
+
+    def begin(self, split: str, attempt: str) -> bool:
+        return self._get(self._actor.begin.remote(split, attempt))
+
+    def claimer(self, split: str, attempt: str) -> Claimer:
+        return Claimer(self, split, attempt)
+
+    def claim(self, split: str, attempt: str, document: str) -> Answer:
+        return self._get(self._actor.claim.remote(split, attempt, document))
+
+    def passed(self, split: str, attempt: str) -> None:
+        self._actor.passed.remote(split, attempt)
+
+    def fail(self, split: str, why: str) -> None:
+        self._get(self._actor.fail.remote(split, why))
+
+    def restarted(self) -> None:
+        self._actor.restarted.remote()
+
+    def stop(self) -> None:
+        self._actor.stop.remote()
+
+    def state(self) -> dict[str, Any]:
+        return self._get(self._actor.state.remote())
+
+    @staticmethod
+    def _get(reference: Any) -> Any:
+        return ray.get(reference)
+
+
+class Claimer:
+    """What one try at one split asks and learns.
+
+    Calling it with a category and a document id says whether to cut; raises DeadlyDocument or
+    Stopping.
+    """
+
+    def __init__(self, claims: Claims, split: str, attempt: str) -> None:
+        self.claims, self.split, self.attempt = claims, split, attempt
+        self.document = ""  # the one claimed last, with its category
+        self.labelled: Mapping[int, str] = {}  # of that one
+        self.kept: set[str] = set()  # data_ids under this split, of documents that it does not cut
+        self.waits_for: set[str] = set()  # splits that cut documents which this one holds too
+
+    def __call__(self, category: str, document: str) -> bool:
+        self.document = f"{category}-{document}"
+        answer = self.claims.claim(self.split, self.attempt, self.document)
+        if answer.verdict == "stop":
+            raise Stopping
+        self.labelled = answer.labelled
+        if answer.verdict != "cut":
+            self.keep()
+        if answer.verdict == "deadly":
+            raise DeadlyDocument(
+                f"document {document}: {STRIKES} processes died while they tokenized it"
+            )
+        if answer.owner:
+            self.waits_for.add(answer.owner)
+        return answer.verdict == "cut"
+
+    def keep(self) -> None:
+        """The document claimed last is not cut; what is labelled of it stays."""
+        mine = (index for index, split in self.labelled.items() if split == self.split)
+        self.kept.update(f"{self.document}-{index}" for index in mine)
+
+    def passed(self) -> None:
+        self.claims.passed(self.split, self.attempt)
+
+
+def was_restarted() -> bool:
+    """Whether Ray started this actor again after its process died."""
+    return ray.is_initialized() and ray.get_runtime_context().was_current_actor_reconstructed
+
+
+Claim = Callable[[str, str], bool]

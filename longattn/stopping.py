@@ -1,0 +1,124 @@
+"""SIGTERM, as spot machines and schedulers send it: finish what is in flight, then say "resume me"."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+
+from longattn.monitor import RunError
+
+log = logging.getLogger("longattn")
+
+GRACE = 25.0  # seconds; Kubernetes and spot machines grant 30 or more before SIGKILL
+POLL = 0.5
+STALLED = 120.0  # seconds without a sign of progress, after which a run says what it waits for
+
+
+class Interrupted(RunError):  # noqa: N818
+    """The run was told to stop; run again to go on where it stopped."""
+
+    exit_status = 75  # EX_TEMPFAIL
+
+
+class Stop:
+    """What SIGTERM does to a run: ends it at once, or, while it executes, after what is in flight."""
+
+    def __init__(self) -> None:
+        self.asked = threading.Event()
+        self.draining = False
+
+    def install(self) -> None:
+        """Take the signals. Again after `ray.init`, which takes SIGTERM for itself."""
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._term)
+            signal.signal(signal.SIGALRM, self._late)
+
+    def _term(self, *_: object) -> None:
+        self.asked.set()
+        if not self.draining:
+            self._late()
+        signal.setitimer(signal.ITIMER_REAL, GRACE)
+
+    def _late(self, *_: object) -> None:
+        raise Interrupted("stopped by SIGTERM; run again to go on")
+
+    @contextmanager
+    def drained(
+        self, stop: Callable[[], None], sign: Callable[[], tuple[Any, str]]
+    ) -> Iterator[None]:
+        """Inside the block SIGTERM calls `stop` and grants GRACE seconds.
+
+        `sign` gives something that changes while there is progress, and what is waited for.
+        Raises Interrupted at the end of the block where a stop was asked for.
+        """
+        ended = threading.Event()
+
+        def watch() -> None:
+            told, last, since = False, None, time.monotonic()
+            while not ended.wait(POLL):
+                if self.asked.is_set() and not told:
+                    told = True
+                    log.warning("told to stop: finishing what is in flight, %.0f s at most", GRACE)
+                    stop()
+                if time.monotonic() - since > STALLED / 2:
+                    try:
+                        now, waiting = sign()
+                    except ray.exceptions.RayError:  # the run fails of it, and tells
+                        return
+                    if now == last:
+                        log.warning("no progress for a minute or more; waiting for %s", waiting)
+                    last, since = now, time.monotonic()
+
+        thread = threading.Thread(target=watch, daemon=True)
+        self.draining = True
+        thread.start()
+        try:
+            yield
+        finally:
+            self.draining = False
+            ended.set()
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            thread.join()
+        if self.asked.is_set():
+            self._late()
+
+
+@contextmanager
+def stoppable() -> Iterator[Stop]:
+    """SIGTERM raises Interrupted in the block; the handlers of before are put back after it."""
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGALRM)}
+    stop.install()
+    try:
+        yield stop
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler or signal.SIG_DFL)
+
+
+def waits_for(at: list[str], cpus: float, gpus: float) -> str:
+    """What a run without progress waits for, as far as can be seen.
+
+    Args:
+        at: documents that are being tokenized.
+        cpus, gpus: what one actor of each pool needs.
+    """
+    there = ray.cluster_resources()
+    if there.get("GPU", 0) < gpus:
+        return f"a node with {gpus:g} GPU; the cluster has {there.get('GPU', 0):g}"
+    free = ray.available_resources()
+    if free.get("CPU", 0) < cpus and free.get("CPU", 0) == 0:
+        return "free CPUs: other work on the cluster may have all of them"
+    if at:
+        return f"the tokenizer, at documents {', '.join(at[:3])}"
+    return "its scorers, or the storage; `ray status` and the Ray dashboard tell more"

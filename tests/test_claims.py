@@ -1,0 +1,65 @@
+import numpy as np
+import pytest
+
+from longattn.claims import STRIKES, Claimer, DeadlyDocument, Stopping, _Claims, key
+
+
+def claims(labelled=None, finished=()):
+    return _Claims(labelled or {}, np.sort(np.array([key(name) for name in finished], "S16")))
+
+
+def test_the_first_to_ask_cuts_a_document_and_a_later_try_of_it_again():
+    here = claims()
+    one, two, again = Claimer(here, "x", "1"), Claimer(here, "y", "1"), Claimer(here, "x", "2")
+    assert here.begin("x", "1") and here.begin("y", "1")
+    assert one("book", "d") and not two("book", "d") and two("code", "d")
+    assert here.begin("x", "2") and again("book", "d")
+    assert two.waits_for == {"x"} and here.state()["retries"] == 1
+
+
+def test_documents_of_finished_splits_are_not_cut_again():
+    here = claims(finished=[f"book-{i}" for i in range(50)])
+    asked = Claimer(here, "x", "1")
+    assert not any(asked("book", str(i)) for i in range(50)) and asked("book", "50")
+    assert asked.waits_for == set()
+
+
+def test_what_is_labelled_of_a_document_is_told_and_kept_by_the_split_it_is_under():
+    here = claims({"book-d-0": "x", "book-d-2": "gone", "book-e-1": "x"})
+    owner, other = Claimer(here, "y", "1"), Claimer(here, "x", "1")
+    assert owner("book", "d") and owner.labelled == {0: "x", 2: "gone"}
+    assert not other("book", "d") and other.kept == {"book-d-0"}
+    assert other("book", "e") and other.kept == {"book-d-0"}
+
+
+def test_a_document_at_which_process_after_process_dies_is_given_up():
+    here = claims()
+    for attempt in range(STRIKES):
+        here.begin("x", str(attempt))
+        for document in ("harmless", "deadly"):
+            asked = Claimer(here, "x", str(attempt))
+            assert asked("book", document)
+            if document == "harmless":
+                asked.passed()
+    here.begin("x", "last")
+    asked = Claimer(here, "x", "last")
+    assert asked("book", "harmless")
+    with pytest.raises(DeadlyDocument, match=f"document deadly: {STRIKES} processes died"):
+        asked("book", "deadly")
+
+
+def test_processes_killed_between_documents_are_no_strike():
+    here = claims()
+    for attempt in range(3 * STRIKES):
+        here.begin("x", str(attempt))
+        asked = Claimer(here, "x", str(attempt))
+        assert asked("book", "d")
+        asked.passed()
+
+
+def test_nothing_new_is_begun_once_a_stop_is_asked_for():
+    here = claims()
+    here.stop()
+    assert not here.begin("x", "1")
+    with pytest.raises(Stopping):
+        Claimer(here, "x", "1")("book", "d")

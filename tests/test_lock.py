@@ -1,0 +1,101 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from longattn import lock
+from longattn.lock import HeldError, held
+from longattn.storage import join, read_json, write_json
+
+HOLD = "_longattn/hold.json"
+OWNER = """
+import sys, time
+from longattn.lock import held
+with held(sys.argv[1]):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture(params=["disk", "s3"])
+def output(request, tmp_path):
+    if request.param == "disk":
+        return str(tmp_path)
+    request.getfixturevalue("s3")
+    return f"s3://bucket/{tmp_path.name}"
+
+
+def other_machine(output, beat=0):
+    """A hold as a run on another machine leaves it."""
+    owner = {
+        "token": "t",
+        "host": "elsewhere",
+        "pid": 7,
+        "since": "2026-01-01T00:00:00",
+        "beat": beat,
+    }
+    write_json(join(output, HOLD), owner)
+
+
+def test_a_folder_is_held_once_and_released(output):
+    with held(output) as hold:
+        assert read_json(join(output, HOLD))["pid"] == os.getpid()
+        with (
+            pytest.raises(HeldError, match=rf"host \S+, pid {os.getpid()}, since 20"),
+            held(output),
+        ):
+            pass
+        assert not hold.lost
+    assert read_json(join(output, HOLD)) is None
+
+
+def test_the_hold_of_a_killed_process_of_this_machine_is_taken_at_once(output):
+    command = [sys.executable, "-c", OWNER, output]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as owner:
+        assert owner.stdout.readline() == "held\n"
+        with pytest.raises(HeldError, match=f"pid {owner.pid}"), held(output):
+            pass
+        owner.send_signal(signal.SIGKILL)
+    started = time.monotonic()
+    with held(output):
+        assert time.monotonic() - started < lock.EXPIRES / 10
+
+
+def test_the_hold_of_another_machine_expires_when_it_stops_beating(output, monkeypatch):
+    monkeypatch.setattr(lock, "EXPIRES", 1.0)
+    monkeypatch.setattr(lock, "BEAT", 0.2)
+    other_machine(output)
+    with held(output):
+        assert read_json(join(output, HOLD))["pid"] == os.getpid()
+
+
+def test_a_beating_hold_of_another_machine_is_refused_by_its_name(output, monkeypatch):
+    monkeypatch.setattr(lock, "BEAT", 0.2)
+    other_machine(output)
+    monkeypatch.setattr(lock.time, "sleep", lambda _: other_machine(output, beat=1))
+    with pytest.raises(HeldError, match="host elsewhere, pid 7, since 2026"), held(output):
+        pass
+
+
+def test_a_hold_that_was_taken_over_is_known_to_be_lost_and_left_alone(output, monkeypatch):
+    monkeypatch.setattr(lock, "BEAT", 0.1)
+    with held(output) as hold:
+        other_machine(output)
+        deadline = time.monotonic() + 10
+        while not hold.lost and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert hold.lost
+    assert read_json(join(output, HOLD))["host"] == "elsewhere"
+
+
+def test_a_hold_written_in_part_is_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "EXPIRES", 0.5)
+    path = tmp_path / HOLD
+    path.parent.mkdir()
+    path.write_text("")
+    with held(str(tmp_path)):
+        assert json.loads(path.read_text())["pid"] == os.getpid()
