@@ -235,17 +235,9 @@ def _select_category(rows: pa.Table, settings: Select) -> tuple[pa.Table, Catego
     duplicates = int((~first).sum())
     rows = rows.filter(pa.array(first)) if duplicates else rows
     ds, variance = rows["ds"].to_numpy(), rows["variance"].to_numpy()
-    document = _numbered(pa.compute.coalesce(rows["document_id"], rows["data_id"]))
-    start, stop = rows["token_start"].to_numpy(), rows["token_stop"].to_numpy()
+    document, start, stop = _spans(rows)
     tokens = stop - start
-    lds = long_distance_scores(ds, variance, settings.alpha, settings.standardize)
-    order_by = lds
-    if settings.rank_by != "lds":
-        if rows[settings.rank_by].null_count:
-            raise ValueError(f"select.rank_by: some windows have no {settings.rank_by}")
-        order_by = rows[settings.rank_by].to_numpy()
-    if settings.overlap == "prefer_distinct":
-        order_by = distinct_scores(order_by, document, start, stop, moments(order_by)[1])
+    lds, order_by = ranked(rows, settings)
     best = kept(order_by, tokens, settings.keep)
     (ds_mean, ds_std), (du_mean, du_std) = moments(ds), moments(-variance)
     summary = CategorySelection(
@@ -262,6 +254,29 @@ def _select_category(rows: pa.Table, settings: Select) -> tuple[pa.Table, Catego
     )
     chosen = rows.append_column("lds", pa.array(lds)).take(pa.array(best))
     return chosen.sort_by([("file", "ascending"), ("row", "ascending")]), summary
+
+
+def ranked(rows: pa.Table, settings: Select) -> tuple[Floats, Floats]:
+    """LDS of the windows of one category, in order of data_id, and what they are ranked by.
+
+    Raises ValueError where a window lacks the column that `rank_by` names.
+    """
+    ds, variance = rows["ds"].to_numpy(), rows["variance"].to_numpy()
+    lds = long_distance_scores(ds, variance, settings.alpha, settings.standardize)
+    order_by = lds
+    if settings.rank_by != "lds":
+        if rows[settings.rank_by].null_count:
+            raise ValueError(f"select.rank_by: some windows have no {settings.rank_by}")
+        order_by = rows[settings.rank_by].to_numpy()
+    if settings.overlap == "prefer_distinct":
+        order_by = distinct_scores(order_by, *_spans(rows), moments(order_by)[1])
+    return lds, order_by
+
+
+def _spans(rows: pa.Table) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Document, first token and token after the last of each window."""
+    document = _numbered(pa.compute.coalesce(rows["document_id"], rows["data_id"]))
+    return document, rows["token_start"].to_numpy(), rows["token_stop"].to_numpy()
 
 
 def _numbered(names: pa.ChunkedArray) -> NDArray[np.int64]:

@@ -6,6 +6,7 @@ scores that pyarrow wrote, the tokenizers library decodes the ids.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import yaml
 from fastparquet import ParquetFile
 from tokenizers import Tokenizer
@@ -21,7 +23,7 @@ from tokenizers import Tokenizer
 from longattn import ledger
 from longattn.config import Select
 from longattn.models import model_folder
-from longattn.selection import kept, long_distance_scores
+from longattn.selection import kept, ranked
 from longattn.storage import (
     LABELLED,
     SELECTED,
@@ -33,7 +35,11 @@ from longattn.storage import (
     read_json,
 )
 
-SCALARS = ["data_id", "document_id", "window_index", "token_start", "token_stop", "ds", "variance"]
+SCALARS = [
+    "data_id", "document_id", "window_index", "token_start", "token_stop",
+    "recurrence", "recurrence_rarity", "recurrence_pairs", "ds", "variance",
+]  # fmt: skip
+FURTHER = re.compile(r"(ds|variance)_k\d+")  # columns of further distances
 SHOWN = 5  # of many findings of one kind in one file
 
 
@@ -86,7 +92,7 @@ def _file(url: str, names: list[str], seen: _Seen) -> Iterator[str]:
     category = url.rpartition("/category=")[2].partition("/")[0]
     with open_parquet(url) as parquet:
         metadata = file_metadata(parquet)
-        there = parquet.schema_arrow.names
+        there = [name for name in parquet.schema_arrow.names if not FURTHER.fullmatch(name)]
         if there != names:
             yield f"{url}: columns {there}, not {names}"
             return
@@ -111,7 +117,8 @@ def _file(url: str, names: list[str], seen: _Seen) -> Iterator[str]:
     columns = [*SCALARS, *(["lds"] if "lds" in names else [])]
     again = ParquetFile(path, fs=fs).to_pandas(columns=columns)
     for name in SCALARS:
-        if not np.array_equal(again[name].to_numpy(), narrow[name].to_numpy()):
+        one, two = again[name].to_numpy(), narrow[name].to_numpy()
+        if not np.array_equal(one, two, equal_nan=one.dtype.kind == "f"):
             yield f"{url}: column {name} reads otherwise with fastparquet"
     seen.tables.append(again.assign(category=category, url=url))
 
@@ -182,11 +189,10 @@ def _selection(output: str, labelled: pd.DataFrame, selected: pd.DataFrame) -> I
     wanted: dict[str, float] = {}
     for _, rows in labelled.drop_duplicates("data_id").groupby("category", sort=True):
         rows = rows.sort_values("data_id")
-        ds, variance = rows["ds"].to_numpy(), rows["variance"].to_numpy()
-        lds = long_distance_scores(ds, variance, select.alpha, select.standardize)
+        lds, order_by = ranked(pa.Table.from_pandas(rows, preserve_index=False), select)
         tokens = (rows["token_stop"] - rows["token_start"]).to_numpy()
         ids = rows["data_id"].to_numpy()
-        wanted |= {ids[i]: float(lds[i]) for i in kept(lds, tokens, select.keep)}
+        wanted |= {ids[i]: float(lds[i]) for i in kept(order_by, tokens, select.keep)}
     there = dict(zip(selected["data_id"], selected["lds"], strict=True))
     if missing := sorted(wanted.keys() - there.keys()):
         yield f"{output}: {len(missing)} windows should be selected and are not: {missing[0]} ..."

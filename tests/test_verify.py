@@ -6,6 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import longattn as la
 from longattn.storage import LABELLED, file_metadata, write_table
 from longattn.verify import verify
 
@@ -88,3 +89,11 @@ def test_columns_of_other_files_are_told(output):
     table = pq.ParquetFile(first(output)).read().select(LABELLED.names[:3])
     write_table(str(Path(first(output)).with_name("x.parquet")), table, {})
     assert any("x.parquet: columns" in line for line in verify(str(output)))
+
+
+def test_other_rules_of_selection_hold_as_well(output):
+    rules = {"rank_by": "recurrence_pairs", "overlap": "prefer_distinct", "keep": {"count": 5}}
+    la.select(str(output), **rules)
+    assert list(verify(str(output))) == []
+    first(output, "selected").unlink()
+    assert any("should be selected and are not" in line for line in verify(str(output)))
