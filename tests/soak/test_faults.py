@@ -1,0 +1,223 @@
+"""Runs broken for real, each compared with an unbroken one: nothing lost, nothing twice.
+
+Not part of CI: on two idle cores about ten minutes, `pytest -o addopts= tests/soak`.
+"""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from ray.cluster_utils import Cluster
+
+import longattn as la
+from longattn.verify import verify
+from tests import faults
+from tests.conftest import WINDOW, _first_document
+
+DEADLY = "tests.faults.deadly_documents"
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A head whose driver-side actors live, and nodes that tests may kill."""
+    folder = tempfile.mkdtemp(prefix="la-")
+    os.environ["RAY_AUTH_MODE"] = "disabled"
+    head = {
+        "num_cpus": 2,
+        "object_store_memory": 150 << 20,
+        "temp_dir": folder,
+        "include_dashboard": False,
+    }
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    yield cluster
+    cluster.shutdown()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def documents(tmp_path_factory):
+    text = _first_document("book")
+    folder = tmp_path_factory.mktemp("documents")
+    faults.write_corpus(
+        folder / "book", [text[p : p + 7000 + p % 900] for p in range(0, 400_000, 5000)]
+    )
+    return folder
+
+
+def settings(documents, output, checkpoint, **fields):
+    values = {
+        "sources": [{"category": "book", "path": f"{documents}/book"}],
+        "output": str(output),
+        "window": {"tokens": WINDOW},
+        "scorer": {"model": checkpoint, "batch": 4},
+        "workers": {"window": 1, "score": 1},
+    }
+    return la.Config.parse({**values, **fields})
+
+
+@pytest.fixture(scope="module")
+def unbroken(cluster, documents, checkpoint, tmp_path_factory):
+    output = tmp_path_factory.mktemp("unbroken")
+    run = faults.start(settings(documents, output, checkpoint), cluster.address, output / "log")
+    assert finish(run) == 0, (output / "log").read_text()
+    assert list(verify(str(output))) == []
+    return output
+
+
+def finish(run, seconds=120):
+    run.join(seconds)
+    assert run.exitcode is not None, "it hangs"
+    return run.exitcode
+
+
+def until(condition, run, seconds=60):
+    """Wait for a condition; fails once the run has ended without it."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert run.is_alive() and time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def files(output):
+    return len(list(Path(output).glob("labelled/**/[!.]*.parquet")))
+
+
+def test_drivers_killed_at_random_moments(cluster, documents, checkpoint, unbroken, tmp_path):
+    config = settings(documents, tmp_path / "out", checkpoint)
+    chance = random.Random(4)
+    for _ in range(20):
+        before = files(tmp_path / "out")
+        run = faults.start(config, cluster.address, tmp_path / "log")
+        wanted = before + chance.choice([0, 1, 2])  # before, between and after its files appear
+        deadline = time.monotonic() + chance.uniform(1, 14)
+        while run.is_alive() and time.monotonic() < deadline and files(tmp_path / "out") <= wanted:
+            time.sleep(0.01)
+        time.sleep(chance.uniform(0, 0.3))
+        run.kill()
+        run.join()
+    assert finish(faults.start(config, cluster.address, tmp_path / "log")) == 0
+    faults.assert_same(tmp_path / "out", unbroken)
+    assert list(verify(config.output)) == []
+    assert not list((tmp_path / "out").glob("**/.*.tmp"))
+    assert not (tmp_path / "out/_longattn/hold.json").exists()
+
+
+def test_killed_actors_of_both_stages(cluster, documents, checkpoint, unbroken, tmp_path):
+    run = faults.start(
+        settings(documents, tmp_path / "out", checkpoint), cluster.address, tmp_path / "log"
+    )
+    for name, seen in (("MapBatches(SplitWindows)", 1), ("MapBatches(ScoreWindows)", 3)):
+        until(
+            lambda name=name, seen=seen: files(tmp_path / "out") >= seen and faults.actors(name),
+            run,
+        )
+        for actor in faults.actors(name):
+            actor.kill()
+    assert finish(run) == 0, (tmp_path / "log").read_text()
+    faults.assert_same(tmp_path / "out", unbroken)
+    summary = json.loads((tmp_path / "out/_longattn/summary.json").read_text())
+    assert summary["faults"]["actor restarts"] >= 1
+
+
+def test_sigterm_finishes_what_is_in_flight_and_says_resume_me(
+    cluster, documents, checkpoint, unbroken, tmp_path
+):
+    config = settings(documents, tmp_path / "out", checkpoint)
+    run = faults.start(config, cluster.address, tmp_path / "log")
+    until(lambda: files(tmp_path / "out") >= 1, run)
+    told = time.monotonic()
+    os.kill(run.pid, signal.SIGTERM)
+    assert finish(run) == 75, (tmp_path / "log").read_text()
+    assert time.monotonic() - told < 35
+    assert "run again to go on" in (tmp_path / "log").read_text()
+    there = set((tmp_path / "out").glob("labelled/**/*.parquet"))
+    assert finish(faults.start(config, cluster.address, tmp_path / "log")) == 0
+    assert there <= set((tmp_path / "out").glob("labelled/**/*.parquet"))
+    faults.assert_same(tmp_path / "out", unbroken)
+
+
+def test_a_second_run_is_refused_by_the_name_of_the_first(cluster, documents, checkpoint, tmp_path):
+    config = settings(documents, tmp_path / "out", checkpoint)
+    first = faults.start(config, cluster.address, tmp_path / "log")
+    until((tmp_path / "out/_longattn/hold.json").exists, first)
+    second = faults.start(config, cluster.address, tmp_path / "second")
+    assert finish(second) == 1
+    assert f"pid {first.pid}, since 20" in (tmp_path / "second").read_text()
+    assert finish(first) == 0
+
+
+def test_a_killed_raylet_with_work_on_it(cluster, documents, checkpoint, unbroken, tmp_path):
+    node = cluster.add_node(num_cpus=2, object_store_memory=100 << 20)
+    config = settings(
+        documents, tmp_path / "out", checkpoint, workers={"window": [2, 2], "score": [2, 2]}
+    )
+    run = faults.start(config, cluster.address, tmp_path / "log")
+    until(lambda: files(tmp_path / "out") >= 1, run)
+    cluster.remove_node(node, allow_graceful=False)
+    if finish(run, 150):
+        assert finish(faults.start(config, cluster.address, tmp_path / "log")) == 0
+    faults.assert_same(tmp_path / "out", unbroken)
+
+
+def test_documents_that_kill_their_process_or_eat_its_memory(
+    cluster, documents, checkpoint, unbroken, tmp_path
+):
+    shutil.copytree(documents, tmp_path / "documents")
+    texts = ["KILLS ITS PROCESS " * 500, "EATS ALL MEMORY " * 500]
+    with (tmp_path / "documents/book/00008.jsonl").open("a") as file:
+        file.writelines(json.dumps({"content": text}) + "\n" for text in texts)
+    config = settings(tmp_path / "documents", tmp_path / "out", checkpoint)
+    run = faults.start(config, cluster.address, tmp_path / "log", hook=DEADLY)
+    assert finish(run, 180) == 0, (tmp_path / "log").read_text()
+    rows = pq.read_table(tmp_path / "out/quarantine").to_pylist()
+    assert len(rows) == 2 and rows[0]["reason"] == "killed_process"
+    assert rows[1]["reason"] in ("killed_process", "out_of_memory")
+    assert la.windows.document_id(texts[0].encode()) in rows[0]["detail"]
+    faults.assert_same(tmp_path / "out", unbroken, but=["source"])
+
+
+def test_a_corpus_file_replaced_under_way(cluster, documents, checkpoint, tmp_path):
+    shutil.copytree(documents, tmp_path / "documents")
+    last = sorted((tmp_path / "documents/book").iterdir())[-1]
+    config = settings(tmp_path / "documents", tmp_path / "out", checkpoint)
+    run = faults.start(config, cluster.address, tmp_path / "log")
+    until(lambda: files(tmp_path / "out") >= 1, run)
+    last.write_text(json.dumps({"content": _first_document("python")[:9000]}) + "\n")
+    if finish(run):
+        assert "changed since it was listed" in (tmp_path / "log").read_text()
+    assert finish(faults.start(config, cluster.address, tmp_path / "log")) == 0
+    fresh = settings(tmp_path / "documents", tmp_path / "fresh", checkpoint)
+    assert finish(faults.start(fresh, cluster.address, tmp_path / "log")) == 0
+    rows = {row["data_id"]: row for row in faults.labelled(tmp_path / "out").to_pylist()}
+    for row in faults.labelled(tmp_path / "fresh").to_pylist():
+        assert rows[row["data_id"]] == row
+    assert list(verify(config.output)) in ([], [f for f in verify(config.output) if "marker" in f])
+
+
+def test_a_disk_that_fills_up(cluster, documents, checkpoint, unbroken, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", disk], capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip(f"mount is not allowed here: {mounted.stderr.decode().strip()}")
+    try:
+        config = settings(documents, disk / "out", checkpoint)
+        assert finish(faults.start(config, cluster.address, tmp_path / "log")) == 1
+        assert "No space left on device" in (tmp_path / "log").read_text()
+        for file in (disk / "out").glob("labelled/**/[!.]*.parquet"):
+            pq.read_table(file)  # none is half there
+        subprocess.run(["mount", "-o", "remount,size=50m", disk], check=True)
+        assert finish(faults.start(config, cluster.address, tmp_path / "log")) == 0
+        faults.assert_same(disk / "out", unbroken)
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)
