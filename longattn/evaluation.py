@@ -100,11 +100,13 @@ class Attention:
         return (self.ds - ds_mean) / (ds_std or 1) - alpha * (self.variance - v_mean) / (v_std or 1)
 
 
-def attention(scorer: AttentionScorer, ids_nl: Ids, k: int, bos: int | None) -> Attention:
+def attention(
+    scorer: AttentionScorer, ids_nl: Ids, k: int, bos: int | None, stride: int = 1
+) -> Attention:
     """Scores of the windows, with the checkpoint's BOS in front as the pipeline puts it."""
     if bos is not None:
         ids_nl = np.concatenate([np.full_like(ids_nl[:, :1], bos), ids_nl[:, :-1]], axis=1)
-    scores = [scorer.score(ids_l, k) for ids_l in ids_nl]
+    scores = [scorer.score(ids_l, k, stride) for ids_l in ids_nl]
     ds_n = np.array([float(s.ds.mean()) for s in scores])
     return Attention(ds_n, np.array([float(s.variance.mean()) for s in scores]))
 
@@ -124,8 +126,8 @@ def variants(config: Config, scorer: AttentionScorer, bos: int | None) -> dict[s
         if name not in str(scorer.dtype)
     }
 
-    def scored(by: AttentionScorer, distance: int = k) -> Score:
-        return lambda ids_nl: attention(by, ids_nl, distance, bos)
+    def scored(by: AttentionScorer, distance: int = k, stride: int = 1) -> Score:
+        return lambda ids_nl: attention(by, ids_nl, distance, bos, stride)
 
     def halves(ids_nl: Ids) -> Attention:
         half = window // 2
@@ -136,6 +138,8 @@ def variants(config: Config, scorer: AttentionScorer, bos: int | None) -> dict[s
     made = {f"k {d}": scored(scorer, d) for d in (k // 2, 2 * k) if 1 <= d < window}
     for name, change in changes.items():
         made[name] = scored(type(scorer).from_pretrained(config.scorer.model, **{**base, **change}))
+    strides = [stride for stride in (4, 16) if stride <= window - k]
+    made |= {f"query_stride {stride}": scored(scorer, stride=stride) for stride in strides}
     return made | {"two half windows": halves}
 
 

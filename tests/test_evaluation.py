@@ -214,9 +214,14 @@ def test_an_evaluation_measures_every_scorer_on_every_foil(measured):
         assert told["auc"]["gzip ratio"]["unigram"]["auc"] > 0.7, "and a shuffle packs badly"
         assert told["spearman"]["LDS"]["LDS"] == pytest.approx(1)
         assert told["stability"]["float64"] == {"spearman": pytest.approx(1), "kept": 1}
-        assert {"alpha 0", "k 64", "k 256", "rope base x 10", "two half windows"} < set(
-            told["stability"]
-        )
+        assert {
+            "alpha 0",
+            "query_stride 4",
+            "k 64",
+            "k 256",
+            "rope base x 10",
+            "two half windows",
+        } < set(told["stability"])
         documents = long_documents(settings)[name]
         rng = generator(0, name, "windows")
         native = native_windows(documents, 4, WINDOW, rng)

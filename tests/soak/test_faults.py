@@ -114,7 +114,7 @@ def test_killed_actors_of_both_stages(cluster, documents, checkpoint, unbroken, 
     run = faults.start(
         settings(documents, tmp_path / "out", checkpoint), cluster.address, tmp_path / "log"
     )
-    for name, seen in (("MapBatches(SplitWindows)", 1), ("MapBatches(ScoreWindows)", 3)):
+    for name, seen in (("MapBatches(SplitWindows)", 0), ("MapBatches(ScoreWindows)", 2)):
         until(
             lambda name=name, seen=seen: files(tmp_path / "out") >= seen and faults.actors(name),
             run,
@@ -179,7 +179,8 @@ def test_documents_that_kill_their_process_or_eat_its_memory(
     assert finish(run, 180) == 0, (tmp_path / "log").read_text()
     rows = pq.read_table(tmp_path / "out/quarantine").to_pylist()
     assert len(rows) == 2 and rows[0]["reason"] == "killed_process"
-    assert rows[1]["reason"] in ("killed_process", "out_of_memory")
+    # A tokenizer that gets no memory may raise, or abort.
+    assert rows[1]["reason"] in ("killed_process", "out_of_memory", "not_tokenized")
     assert la.windows.document_id(texts[0].encode()) in rows[0]["detail"]
     faults.assert_same(tmp_path / "out", unbroken, but=["source"])
 
