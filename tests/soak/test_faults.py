@@ -19,6 +19,7 @@ from ray.cluster_utils import Cluster
 
 import longattn as la
 from longattn.verify import verify
+from longattn.windows import document_id
 from tests import faults
 from tests.conftest import WINDOW, _first_document
 
@@ -181,7 +182,7 @@ def test_documents_that_kill_their_process_or_eat_its_memory(
     assert len(rows) == 2 and rows[0]["reason"] == "killed_process"
     # A tokenizer that gets no memory may raise, or abort.
     assert rows[1]["reason"] in ("killed_process", "out_of_memory", "not_tokenized")
-    assert la.windows.document_id(texts[0].encode()) in rows[0]["detail"]
+    assert document_id(texts[0].encode()) in rows[0]["detail"]
     faults.assert_same(tmp_path / "out", unbroken, but=["source"])
 
 
