@@ -7,6 +7,7 @@ dies, and it passes on the word to stop.
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -192,7 +193,9 @@ class Claimer:
 
 def was_restarted() -> bool:
     """Whether Ray started this actor again after its process died."""
-    return ray.is_initialized() and ray.get_runtime_context().was_current_actor_reconstructed
+    with warnings.catch_warnings():  # of Ray about itself, in every worker's output
+        warnings.simplefilter("ignore")
+        return ray.is_initialized() and ray.get_runtime_context().was_current_actor_reconstructed
 
 
 Claim = Callable[[str, str], bool]
