@@ -22,6 +22,7 @@ from longattn.ledger import FOLDER, parallel
 from longattn.overlap import distinct_scores, unique_tokens
 from longattn.storage import (
     SELECTED,
+    absolute,
     content_name,
     file_metadata,
     join,
@@ -184,6 +185,7 @@ def select(
             without the column to rank by.
     """
     keep = Keep.model_validate({"fraction": 0.5} if keep is None else keep)
+    path = absolute(path)
     settings = Select(
         alpha=alpha, standardize=standardize, rank_by=rank_by, overlap=overlap, keep=keep
     )

@@ -91,6 +91,12 @@ def join(url: str, *parts: str) -> str:
     return "/".join([url.rstrip("/"), *parts])
 
 
+def absolute(url: str) -> str:
+    """A local path as `list_files` tells paths, from the root; other URLs unchanged."""
+    fs, path = filesystem(url)
+    return path if is_local(fs) else url
+
+
 def is_local(fs: AbstractFileSystem) -> bool:
     return isinstance(fs, LocalFileSystem)
 

@@ -207,5 +207,9 @@ def _selection(output: str, labelled: pd.DataFrame, selected: pd.DataFrame) -> I
     chosen = chosen[chosen.index.isin(scores.index)]
     if not chosen.equals(scores.loc[chosen.index]):
         yield f"{output}: selected windows have other scores than the labelled ones"
-    if sorted(stored["files"]) != sorted(list_files(join(output, "selected"), ".parquet")):
+    told, found = (
+        sorted(url.rpartition("/selected/")[2] for url in urls)  # the folder may have moved
+        for urls in (stored["files"], list_files(join(output, "selected"), ".parquet"))
+    )
+    if told != found:
         yield f"{output}: the selected files are not those of selection.json"

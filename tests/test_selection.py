@@ -249,3 +249,14 @@ def test_windows_without_the_column_to_rank_by_are_refused(tmp_path):
     write_labelled(tmp_path, "book", table.set_column(place, "recurrence", pa.nulls(4, "double")))
     with pytest.raises(ValueError, match="rank_by: some windows have no recurrence"):
         la.select(str(tmp_path), rank_by="recurrence")
+
+
+def test_a_relative_path_is_the_same_folder(tmp_path, monkeypatch):
+    table = labelled_table("a", ["x", "y"], [0.1, 0.2], [1e-7, 1e-7])
+    write_labelled(tmp_path / "out", "a", table)
+    monkeypatch.chdir(tmp_path)
+    la.select("out")
+    (file,) = (tmp_path / "out/selected").glob("*/*.parquet")
+    before = file.stat().st_mtime_ns
+    la.select("out")
+    assert file.stat().st_mtime_ns == before
