@@ -195,22 +195,29 @@ update();
 
 if (page.rates.length > 1) {
   document.getElementById("rates-section").hidden = false;
-  const steps = d3.pairs(page.rates, (a, b) => ({
-    seconds: b.seconds,
-    rate: (b.scored - a.scored) / (b.seconds - a.seconds || 1),
-    stages: Object.keys(b.busy).map((stage) => ({ stage, seconds: b.seconds, share: (b.busy[stage] - a.busy[stage]) / (b.seconds - a.seconds || 1) })),
-  }));
+  // Actors report at the end of a batch: what it took is spread over the time since the one before.
+  const told = [page.rates[0]];
+  for (const now of page.rates) {
+    const before = told.at(-1);
+    if (now.scored !== before.scored && now.seconds - before.seconds > 1) told.push(now);
+  }
+  const steps = d3.pairs(told.length > 1 ? told : page.rates, (a, b) => {
+    const seconds = b.seconds - a.seconds || 1;
+    const shares = Object.keys(b.busy).map((stage) => [stage, (b.busy[stage] - a.busy[stage]) / seconds]);
+    return { seconds: b.seconds, rate: (b.scored - a.scored) / seconds, shares };
+  });
+  steps.unshift({ ...steps[0], seconds: told[0].seconds });
   figure("rates", (width) => plot({
-    width, height: 180, x: { label: "seconds" }, y: { label: "windows a second", grid: true },
-    marks: [Plot.areaY(steps, { x: "seconds", y: "rate", fill: "var(--kept)", fillOpacity: 0.25, curve: "step" }), Plot.lineY(steps, { x: "seconds", y: "rate", stroke: "var(--kept)", curve: "step" })],
+    width, height: 180, x: { label: "seconds", domain: [0, page.rates.at(-1).seconds] }, y: { label: "windows a second", grid: true },
+    marks: [Plot.areaY(steps, { x: "seconds", y: "rate", fill: "var(--kept)", fillOpacity: 0.25, curve: "step-before" }), Plot.lineY(steps, { x: "seconds", y: "rate", stroke: "var(--kept)", curve: "step-before" })],
   }));
-  const shares = steps.flatMap((s) => s.stages);
+  const shares = steps.flatMap((s) => s.shares.map(([stage, share]) => ({ stage, share, seconds: s.seconds })));
   const stages = [...new Set(shares.map((s) => s.stage))];
   const color = colorOf(stages);
   figure("waiting", (width) => plot({
-    width, height: 180, marginRight: 64, x: { label: "seconds" }, y: { label: "actors busy", grid: true },
+    width, height: 180, marginRight: 64, x: { label: "seconds", domain: [0, page.rates.at(-1).seconds] }, y: { label: "actors busy", grid: true },
     marks: [
-      Plot.lineY(shares, { x: "seconds", y: "share", z: "stage", stroke: (d) => color(d.stage), curve: "step" }),
+      Plot.lineY(shares, { x: "seconds", y: "share", z: "stage", stroke: (d) => color(d.stage), curve: "step-before" }),
       Plot.text(shares, Plot.selectLast({ x: "seconds", y: "share", z: "stage", text: "stage", fill: (d) => color(d.stage), textAnchor: "start", dx: 5 })),
     ],
   }));
