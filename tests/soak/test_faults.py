@@ -1,6 +1,6 @@
 """Runs broken for real, each compared with an unbroken one: nothing lost, nothing twice.
 
-Not part of CI: on two idle cores about ten minutes, `pytest -o addopts= tests/soak`.
+Not part of CI: it wants an idle machine. `pytest -o addopts= tests/soak`
 """
 
 import json
