@@ -264,10 +264,11 @@ def _part(file: Split, budget: int) -> Iterator[tuple[Split, float]]:
         yield file, file.file_size
     elif file.format == "parquet":
         sizes = row_group_sizes(file)
-        first = int(file.id, 16) % max(len(sizes), 1)
+        behind = list(accumulate(reversed(sizes)))[::-1]  # bytes from each group to the end
+        starts = sum(size >= budget for size in behind)  # groups with the budget behind them
+        first = int(file.id, 16) % max(starts, 1)
         ends = accumulate(sizes[first:])
         stop = first + next((i for i, end in enumerate(ends, 1) if end >= budget), len(sizes))
-        stop = min(stop, len(sizes))
         yield replace(file, start=first, stop=stop) if sizes else file, sum(sizes[first:stop])
     elif not file.compression:
         start = int(file.id, 16) % (file.file_size - budget)

@@ -1,6 +1,7 @@
 import gzip
 import json
 import random
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -8,8 +9,9 @@ import pytest
 from typer.testing import CliRunner
 
 from longattn.cli import app
-from longattn.config import Config
-from longattn.plan import plan
+from longattn.config import Config, Source
+from longattn.corpus import list_splits
+from longattn.plan import _part, plan
 from longattn.storage import list_files
 from tests.conftest import BUILTIN, config
 
@@ -62,6 +64,20 @@ def test_a_part_tells_of_the_whole_and_nothing_is_written(kind, tmp_path, checkp
     assert part.documents == pytest.approx(whole.documents, rel=0.2)
     assert 0 < part.error < 0.15
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_part_of_parquet_has_the_budget_wherever_it_begins(tmp_path):
+    path = Path(corpus_of(tmp_path, "parquet"))
+    for i in range(20):  # where it begins is decided by a hash of the path
+        (tmp_path / f"{i}.parquet").hardlink_to(path)
+    files = list_splits([Source(category="a", path=f"{tmp_path}/*.parquet")])
+    budget = path.stat().st_size // 4
+    begins = set()
+    for file in files:
+        with _part(file, budget) as (split, stored):
+            begins.add(split.start)
+            assert budget <= stored < 1.5 * budget
+    assert len(begins) > 5
 
 
 def test_documents_that_were_not_tokenized_are_told_by_their_bytes(
