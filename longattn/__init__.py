@@ -7,17 +7,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from longattn.config import Config, ConfigError
-    from longattn.monitor import RunError
-    from longattn.pipeline import (
-        RunSummary,
+    from longattn.composition import (
         read_documents,
         read_labelled,
-        run,
         score_windows,
         window_documents,
         write_labelled,
     )
+    from longattn.config import Config, ConfigError
+    from longattn.monitor import RunError
+    from longattn.pipeline import RunSummary, run
     from longattn.scoring.scorer import AttentionScorer, Scores
     from longattn.selection import long_distance_scores, select
     from longattn.windows import sliding_windows
@@ -26,10 +25,10 @@ __version__ = "0.1.0"
 
 _ROOMS = {
     "config": ("Config", "ConfigError"),
-    "pipeline": (
-        "RunSummary", "read_documents", "read_labelled", "run",
-        "score_windows", "window_documents", "write_labelled",
+    "composition": (
+        "read_documents", "read_labelled", "score_windows", "window_documents", "write_labelled",
     ),
+    "pipeline": ("RunSummary", "run"),
     "monitor": ("RunError",),
     "scoring.scorer": ("AttentionScorer", "Scores"),
     "selection": ("long_distance_scores", "select"),

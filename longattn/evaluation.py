@@ -233,9 +233,9 @@ class _Measure:
 
     @classmethod
     def of(cls, config: Config, n: int, causal_model: str | None, seed: int) -> _Measure:
-        from longattn.pipeline import ScoreSettings
         from longattn.scoring.checkpoint import open_checkpoint
         from longattn.scoring.scorer import AttentionScorer
+        from longattn.stages import ScoreSettings
 
         told, k = config.scorer, config.min_distance
         tokenizer = load_tokenizer(told.model)

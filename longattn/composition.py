@@ -1,0 +1,154 @@
+"""Composition: functions from Dataset to Dataset, of which `run` is made and users make their own."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import pyarrow as pa
+import ray
+from ray.data import ActorPoolStrategy, Dataset
+
+from longattn import ledger
+from longattn.config import Sample, Source, Workers
+from longattn.corpus import check_sources, group_splits, list_splits
+from longattn.pools import Pools, plan_pools
+from longattn.records import Record, Split, read_split
+from longattn.stages import LabelledSink, ScoreSettings, ScoreWindows, ignore
+from longattn.storage import LABELLED, join, list_files, open_parquet
+from longattn.windows import DocumentWindows
+
+MAX_BLOCK = 32 * 2**20
+# Ray Data starts an actor again for ever, and a task. Ray 2.60 has no other way to bound that, and
+# says at each use that this one will go in 2.64.
+warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
+RETRIES: dict[str, Any] = {"max_restarts": 100, "max_task_retries": 20}
+
+
+def read_documents(sources: Iterable[Source | dict[str, Any]]) -> Dataset:
+    """Documents of the sources as rows `content`, `category`, `source`; bad records are left out.
+
+    Raises ValueError at once for a path that matches nothing or a column that is not there.
+    """
+    checked = [s if isinstance(s, Source) else Source.model_validate(s) for s in sources]
+    splits = list_splits(checked)
+    check_sources(splits)
+    return tasks_of(group_splits(splits)).map_batches(
+        _read_task, batch_size=1, batch_format="numpy", num_cpus=0.25
+    )
+
+
+def _read_task(batch: dict[str, Any]) -> Iterator[pa.Table]:
+    for split in ledger.unpack_task(batch["task"][0]):
+        for record in read_split(split):
+            if isinstance(record, Record):
+                row = {"content": record.text, "category": split.category, "source": split.path}
+                yield pa.table(
+                    {name: pa.array([value], pa.large_string()) for name, value in row.items()}
+                )
+
+
+def window_documents(
+    documents: Dataset,
+    *,
+    model: str = "builtin",
+    window: int = 32768,
+    min_distance: int | None = None,
+    text_column: str = "content",
+    sample: Sample | None = None,
+    workers: tuple[int, int] = (1, 64),
+) -> Dataset:
+    """Documents -> windows, with the tokenizer of the scoring checkpoint.
+
+    Reads `text_column` and, where they are there, `category` and `source`; gives storage.WINDOWS.
+    `min_distance` is that of the far recurrence; a quarter of the window by default.
+    """
+    return documents.map_batches(
+        DocumentWindows,
+        fn_constructor_kwargs={
+            "model": model, "window": window, "min_distance": min_distance or max(1, window // 4),
+            "text_column": text_column, "sample": sample, "block_bytes": MAX_BLOCK // 2,
+        },
+        batch_size=16,
+        batch_format="pyarrow",
+        compute=ActorPoolStrategy(min_size=workers[0], max_size=workers[1]),
+        num_cpus=0.25,
+    )  # fmt: skip
+
+
+def score_windows(
+    windows: Dataset,
+    *,
+    model: str = "builtin",
+    min_distance: int | None = None,
+    rope_theta: float | None = None,
+    add_bos: bool | None = None,
+    dtype: str | None = None,
+    batch: int = 8,
+    workers: tuple[int, int] = (1, 8),
+    gpus_per_scorer: float | None = None,
+) -> Dataset:
+    """Windows (a column `input_ids`, all of one length) -> the same rows with their scores.
+
+    Adds `ds`, `variance` (mean over heads) and `ds_heads`, `variance_heads`.
+    """
+    pools = plan_pools(Workers(score=workers, gpus_per_scorer=gpus_per_scorer), dtype)
+    settings = ScoreSettings(model, min_distance, rope_theta, add_bos, dtype)
+    return score_with(windows, settings, batch, pools, ignore)
+
+
+def write_labelled(scored: Dataset, path: str) -> None:
+    """Write scored windows below `<path>/labelled/category=.../`; each file appears whole."""
+    write_to(scored, LabelledSink(path))
+
+
+def write_to(scored: Dataset, sink: LabelledSink) -> None:
+    """Execute, and give what is scored to the sink."""
+    retries = RETRIES["max_task_retries"]
+    scored.write_datasink(sink, ray_remote_args={"num_cpus": 0, "max_retries": retries})
+
+
+def read_labelled(path: str, columns: Sequence[str] | None = None) -> Dataset:
+    """The labelled windows below `<path>/labelled` as a Dataset, only the named columns if given."""
+    files = list(list_files(join(path, "labelled"), ".parquet"))
+    if not files:
+        raise ValueError(f"{join(path, 'labelled')}: no labelled windows there")
+    names = list(columns or LABELLED.names)
+
+    def read(batch: dict[str, Any]) -> Iterator[pa.Table]:
+        for url in batch["url"]:
+            with open_parquet(url) as parquet:
+                for group in range(parquet.num_row_groups):
+                    yield parquet.read_row_group(group, columns=names)
+
+    tasks = ray.data.from_items(
+        [{"url": url} for url in files], override_num_blocks=min(len(files), 1000)
+    )
+    return tasks.map_batches(read, batch_size=1, batch_format="numpy")
+
+
+def score_with(
+    windows: Dataset,
+    settings: ScoreSettings,
+    batch: int,
+    pools: Pools,
+    report: Callable[..., None],
+) -> Dataset:
+    """The scoring stage, with actors as `pools` says; `report` as `Monitor.score_report` gives."""
+    return windows.map_batches(
+        ScoreWindows,
+        fn_constructor_args=(settings, pools.device, pools.threads, report),
+        batch_size=batch,
+        batch_format="pyarrow",
+        compute=ActorPoolStrategy(min_size=pools.score[0], max_size=pools.score[1]),
+        num_cpus=pools.score_cpus,
+        num_gpus=pools.score_gpus or None,
+        **RETRIES,
+    )
+
+
+def tasks_of(groups: list[list[Split]]) -> Dataset:
+    """A Dataset of one block a task."""
+    rows = [{"task": ledger.pack_task(splits)} for splits in groups]
+    return ray.data.from_items(rows, override_num_blocks=len(rows))
