@@ -325,6 +325,7 @@ def _select(path: str, overrides: list[str] | None) -> None:
             **config.select.model_dump(exclude={"keep"}),
             keep=config.select.keep,
             file_bytes=config.file_bytes,
+            on=config.workers.select,
         )
     categories = {name: c.to_dict() for name, c in chosen.items()}
     _show({"output": redact(config.output), "categories": categories}, config.output)

@@ -146,6 +146,9 @@ class Workers(Settings):
     wait_seconds: float = Field(
         1800, gt=0, description="a run that finds no GPU for a scorer within this time stops"
     )
+    select: Literal["auto", "local", "ray"] = Field(
+        "auto", description="where to select; auto: on Ray where score columns outgrow the machine"
+    )
 
 
 class Config(Settings):

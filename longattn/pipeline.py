@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import ray
 from ray.data import ActorPoolStrategy
 from ray.data.context import DataContext
 
@@ -25,7 +22,7 @@ from longattn.corpus import check_sources, group_splits, list_splits
 from longattn.display import watched
 from longattn.lock import Hold, held
 from longattn.monitor import Monitor, RunError
-from longattn.pools import Pools, plan_pools
+from longattn.pools import Pools, connected, plan_pools
 from longattn.records import Split
 from longattn.selection import CategorySelection, select
 from longattn.stages import LabelledSink, ScoreSettings
@@ -134,6 +131,7 @@ def _run(
             overlap=chosen.overlap,
             keep=chosen.keep,
             file_bytes=config.file_bytes,
+            on=config.workers.select,
         )
     now = time.perf_counter()
     summary = _summary(
@@ -175,19 +173,6 @@ def _report(output: str) -> None:
             f"the selection is whole, but its report is not: {_reason(error)}; "
             f"`longattn report {redact(output)}` writes it again"
         ) from error
-
-
-@contextmanager
-def connected() -> Iterator[None]:
-    """A Ray cluster: the one already connected to, that of RAY_ADDRESS, or one started here."""
-    if ray.is_initialized():
-        yield
-        return
-    ray.init(logging_level=logging.WARNING)
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 def _execute(

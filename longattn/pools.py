@@ -9,6 +9,8 @@ there are go to the window actors and nothing waits for a core that another hold
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -44,6 +46,19 @@ class Pools:
     def dtype(self) -> str:
         """Of the products where the settings name none."""
         return "bfloat16" if self.device == "cuda" else "float32"
+
+
+@contextmanager
+def connected() -> Iterator[None]:
+    """A Ray cluster: the one already connected to, that of RAY_ADDRESS, or one started here."""
+    if ray.is_initialized():
+        yield
+        return
+    ray.init(logging_level=logging.WARNING)
+    try:
+        yield
+    finally:
+        ray.shutdown()
 
 
 def plan_pools(workers: Workers, dtype: str | None) -> Pools:

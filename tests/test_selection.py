@@ -1,6 +1,7 @@
 import json
 import math
 from fractions import Fraction
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -10,10 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import longattn as la
+from longattn import scores as longattn_scores
+from longattn import selection
 from longattn.config import Keep
 from longattn.overlap import distinct_scores
 from longattn.selection import kept, moments
-from longattn.storage import SELECTED
+from longattn.storage import LABELLED, SELECTED, write_table
 from tests.labelled import labelled_table, write_labelled
 
 finite = st.floats(0, 1, allow_subnormal=False)
@@ -120,6 +123,158 @@ def test_selection_is_the_same_for_any_layout_of_files(tmp_path):
     assert table["data_id"].to_pylist() == [ids[i] for i in want]
     assert table["lds"].to_pylist() == lds[want].tolist()
     assert table["content"].to_pylist() == [f"text of {ids[i]}" for i in want]
+
+
+score = st.one_of(st.sampled_from([0.0, -0.0, 0.1, 0.25]), st.floats(-1, 1))
+window = st.tuples(st.sampled_from("ab"), st.integers(0, 4), st.integers(0, 11))
+rules = st.fixed_dictionaries(
+    {
+        "alpha": st.sampled_from([0.0, 0.5, 2.0]),
+        "standardize": st.sampled_from(["zscore", "minmax"]),
+        "rank_by": st.sampled_from(["lds", "recurrence_pairs"]),
+        "overlap": st.sampled_from(["allow", "prefer_distinct"]),
+        "keep": st.one_of(
+            st.builds(lambda x: {"fraction": x}, st.floats(0.01, 1)),
+            st.builds(lambda x: {"count": x}, st.integers(1, 30)),
+            st.builds(lambda x: {"tokens": x}, st.integers(1, 200)),
+        ),
+    }
+)
+
+
+def row(name, ds, variance, pairs, number):
+    """A labelled row; copies of an id may have other scores. Every second document has no id."""
+    category, document, index = name
+    start = 3 * index
+    return {
+        "data_id": f"{category}-{document}-{index}",
+        "content": f"row {number}",
+        "input_ids": [1],
+        "category": category,
+        "document_id": f"d{document}" if document % 2 else None,
+        "token_start": start,
+        "token_stop": start + 4 + document,
+        "recurrence_pairs": pairs,
+        "ds": ds,
+        "variance": variance,
+    }
+
+
+def plain_selection(files, alpha, standardize, rank_by, overlap, keep):
+    """The kept rows by data_id with their LDS, and what is told, with fsum and sorted."""
+    rows, copies = {}, {"a": 0, "b": 0}
+    for each in (each for file in files for each in file):
+        copies[each["category"]] += each["data_id"] in rows
+        rows.setdefault(each["data_id"], each)
+
+    def standard(x):
+        low, high = min(x), max(x)
+        if low == high:
+            return [0.0] * len(x)
+        mean, deviation = population(x)
+        if standardize == "minmax":
+            mean, deviation = low, high - low
+        return [(v - mean) / deviation if deviation else 0.0 for v in x]
+
+    def population(x):
+        mean = math.fsum(x) / len(x)
+        return mean, math.sqrt(math.fsum((v - mean) * (v - mean) for v in x) / len(x))
+
+    chosen, told = {}, {}
+    for category in "ab":
+        own = sorted(
+            (each for each in rows.values() if each["category"] == category),
+            key=lambda each: each["data_id"],
+        )
+        if not own:
+            continue
+        ds, du = [each["ds"] for each in own], [-each["variance"] for each in own]
+        lds = [a + alpha * b for a, b in zip(standard(ds), standard(du), strict=True)]
+        order = lds if rank_by == "lds" else [each[rank_by] for each in own]
+        if overlap == "prefer_distinct":
+            document = [each["document_id"] or each["data_id"] for each in own]
+            start, stop = (np.array([r[f"token_{end}"] for r in own]) for end in ("start", "stop"))
+            order = distinct_scores(
+                np.array(order), document, start, stop, population(order)[1]
+            ).tolist()
+        best = sorted(range(len(own)), key=lambda i: (-order[i], own[i]["data_id"]))
+        sizes = [own[i]["token_stop"] - own[i]["token_start"] for i in best]
+        if "fraction" in keep:
+            best = best[: math.floor(keep["fraction"] * len(own) + 0.5)]
+        elif "count" in keep:
+            best = best[: keep["count"]]
+        else:
+            best = [
+                i for i, held in zip(best, np.cumsum(sizes), strict=True) if held <= keep["tokens"]
+            ]
+        chosen |= {own[i]["data_id"]: (own[i]["content"], lds[i]) for i in best}
+        held = {
+            (own[i]["document_id"] or own[i]["data_id"], token)
+            for i in best
+            for token in range(own[i]["token_start"], own[i]["token_stop"])
+        }
+        told[category] = selection.CategorySelection(
+            len(own), copies[category], len(best),
+            sum(own[i]["token_stop"] - own[i]["token_start"] for i in best), len(held),
+            *population(ds), *population(du), min((lds[i] for i in best), default=None),
+        )  # fmt: skip
+    return chosen, told
+
+
+@settings(max_examples=40)
+@given(
+    rows=st.lists(st.tuples(window, score, score, score), min_size=1, max_size=40),
+    cuts=st.lists(st.integers(0, 40), max_size=3),
+    rules=rules,
+    partition=st.sampled_from([3, 10, 1000]),
+    few=st.sampled_from([0, 2, 1000]),
+)
+def test_any_layout_and_number_of_partitions_gives_what_one_table_gives(
+    tmp_path_factory, rows, cuts, rules, partition, few
+):
+    tmp_path = tmp_path_factory.mktemp("layout")
+    rows = [row(*values, number) for number, values in enumerate(rows)]
+    bounds = sorted({0, *(cut for cut in cuts if cut < len(rows)), len(rows)})
+    files = [rows[a:b] for a, b in pairwise(bounds)]
+    for number, file in enumerate(files):
+        url = tmp_path / "labelled" / f"{number}.parquet"
+        write_table(str(url), pa.Table.from_pylist(file, schema=LABELLED), {"fingerprint": "f"})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(longattn_scores, "PARTITION", partition)
+        patch.setattr(selection, "FEW", few)
+        told = la.select(str(tmp_path), **rules, file_bytes=3000)
+    found = [
+        (each["data_id"], (each["content"], each["lds"]))
+        for file in tmp_path.glob("selected/*/*.parquet")
+        for each in pq.ParquetFile(file).read().to_pylist()
+    ]
+    want, want_told = plain_selection(files, **rules)
+    assert dict(found) == want and len(found) == len(want)
+    assert told == want_told
+
+
+@pytest.mark.parametrize("overlap", ["allow", "prefer_distinct"])
+def test_ray_selects_what_this_process_selects(tmp_path, ray_cluster, monkeypatch, overlap):
+    rng = np.random.default_rng(0)
+    for number in range(12):
+        rows = [
+            row((rng.choice(["a", "b"]), int(rng.integers(400)), int(rng.integers(4))),
+                *rng.normal(0, 1, 3).round(1), f"{number}/{i}")
+            for i in range(250)
+        ]  # fmt: skip
+        table = pa.Table.from_pylist(rows, schema=LABELLED)
+        write_table(f"{tmp_path}/labelled/{number:02d}.parquet", table, {"fingerprint": "f"})
+    monkeypatch.setattr(longattn_scores, "PARTITION", 600)
+    monkeypatch.setattr(selection, "FEW", 10)
+    answers = []
+    for on in ("local", "ray"):
+        told = la.select(str(tmp_path), overlap=overlap, file_bytes=8_000, on=on)
+        files = sorted(tmp_path.glob("selected/*/*.parquet"))
+        answers.append((told, {file: file.read_bytes() for file in files}))
+        for file in files:
+            file.unlink()
+    assert answers[0] == answers[1] and len(answers[0][1]) > 3
+    assert sum(of.duplicate_rows for of in answers[0][0].values()) > 100
 
 
 def test_categories_are_compared_within_themselves(tmp_path):
@@ -249,6 +404,29 @@ def test_windows_without_the_column_to_rank_by_are_refused(tmp_path):
     write_labelled(tmp_path, "book", table.set_column(place, "recurrence", pa.nulls(4, "double")))
     with pytest.raises(ValueError, match="rank_by: some windows have no recurrence"):
         la.select(str(tmp_path), rank_by="recurrence")
+
+
+def test_windows_labelled_before_the_column_to_rank_by_was_are_refused(tmp_path):
+    table = labelled_table("book", *scores(4)).drop_columns(["recurrence"])
+    write_labelled(tmp_path, "book", table)
+    with pytest.raises(ValueError, match="has no column recurrence"):
+        la.select(str(tmp_path), rank_by="recurrence")
+
+
+def test_a_score_that_is_not_finite_is_refused_with_its_file(tmp_path):
+    ids, ds, variance = scores(4)
+    ds[2] = math.nan
+    url = write_labelled(tmp_path, "book", labelled_table("book", ids, ds, variance))
+    with pytest.raises(ValueError, match=f"{url}: ds must be finite"):
+        la.select(str(tmp_path))
+
+
+def test_nothing_may_be_kept(tmp_path):
+    write_labelled(tmp_path, "book", labelled_table("book", *scores(4)))
+    la.select(str(tmp_path), keep={"fraction": 1.0})
+    told = la.select(str(tmp_path), keep={"tokens": 1})["book"]
+    assert (told.kept, told.lds_threshold) == (0, None)
+    assert not list(tmp_path.glob("selected/**/*.parquet"))
 
 
 def test_a_relative_path_is_the_same_folder(tmp_path, monkeypatch):

@@ -1,9 +1,12 @@
-"""Time and peak memory of a selection: python tests/bench/selection.py [MILLIONS ...]
+"""Time and peak memory of a selection: python tests/bench/selection.py [MILLIONS ...] [--plot SVG]
 
-Draws scores for one category (the worst case: categories are compared within themselves), keeps
-1 in 100, so that reading and ranking are measured and not the copying, in a process of its own.
+Draws scores for one category (the worst case: categories are compared within themselves), two
+overlapping windows a document, and keeps 1 in 100, so that reading and ranking are measured and not
+the copying. Each selection in a process of its own: in threads of it, and on a Ray of 2 CPUs that it
+has started before.
 """
 
+import json
 import subprocess
 import sys
 import tempfile
@@ -16,14 +19,35 @@ from longattn.storage import LABELLED, parquet_writer
 
 FILE_ROWS = 250_000
 MEASURE = """
-import resource, sys, time
+import json, os, sys, tempfile, threading, time
+import psutil, ray
 import longattn as la
+
+def peak(pid):
+    with open(f"/proc/{pid}/status") as status:
+        return next((int(line.split()[1]) / 2**20 for line in status if line[:6] == "VmHWM:"), 0)
+
+def watch():
+    while True:
+        for process in psutil.Process().children(recursive=True):
+            try:
+                if process.cmdline()[0].startswith("ray::"):
+                    workers.append(peak(process.pid))
+            except (psutil.Error, OSError, IndexError):
+                pass  # has ended
+        time.sleep(0.3)
+
 la.select  # what importing takes is no part of it
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-started = time.perf_counter()
-la.select(sys.argv[1], keep={"fraction": 0.01})
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-print(f"{time.perf_counter() - started:.1f} s, {(peak - before) / 2**20:.2f} GiB above an idle process")
+path, on, overlap = sys.argv[1:]
+workers = [0]
+if on == "ray":
+    ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR", object_store_memory=2**30,
+             _temp_dir=tempfile.mkdtemp(prefix="la-"))
+    threading.Thread(target=watch, daemon=True).start()
+idle, started, used = peak(os.getpid()), time.perf_counter(), sum(os.times()[:2])
+la.select(path, keep={"fraction": 0.01}, on=on, overlap=overlap)
+print(json.dumps({"seconds": time.perf_counter() - started, "idle": idle, "driver": peak(os.getpid()),
+                  "worker": max(workers), "cpu": sum(os.times()[:2]) - used}))
 """
 
 
@@ -33,13 +57,15 @@ def write_drawn(folder: str, rows: int) -> None:
     category.mkdir(parents=True)
     for start in range(0, rows, FILE_ROWS):
         n = min(FILE_ROWS, rows - start)
-        digests = rng.bytes(16 * n).hex()
-        ids = [f"book-{digests[32 * i : 32 * i + 32]}-{i % 100}" for i in range(n)]
+        digests = rng.bytes(8 * n + 16).hex()
+        documents = [digests[16 * (i & -2) :][:32] for i in range(n)]
+        first = np.arange(n) % 2 * 16384
         values = {
-            "data_id": ids,
+            "data_id": [f"book-{name}-{i % 2}" for i, name in enumerate(documents)],
             "category": pa.DictionaryArray.from_arrays(pa.array(np.zeros(n, np.int32)), ["book"]),
-            "token_start": np.zeros(n, np.int64),
-            "token_stop": np.full(n, 32768),
+            "document_id": documents,
+            "token_start": first,
+            "token_stop": first + 32768,
             "ds": rng.normal(0.3, 0.03, n),
             "variance": rng.gamma(4, 2e-8, n),
         }
@@ -52,13 +78,71 @@ def write_drawn(folder: str, rows: int) -> None:
             writer.write_table(pa.table(columns, schema=LABELLED))
 
 
-def main(millions: list[float]) -> None:
-    for million in millions:
+def measure(folder: str, on: str, overlap: str) -> dict[str, float]:
+    command = [sys.executable, "-c", MEASURE, folder, on, overlap]
+    return json.loads(subprocess.check_output(command, text=True).splitlines()[-1])
+
+
+def plot(found: dict[str, list[tuple[float, dict[str, float]]]]) -> str:
+    """Two panels as SVG: seconds and GiB by million windows."""
+    panels = {
+        "seconds": [("here", "local", "seconds"), ("on Ray", "ray", "seconds")],
+        "peak memory of a process, GiB": [
+            ("here", "local", "driver"), ("a Ray worker", "ray", "worker"), ("its driver", "ray", "driver"),
+        ],
+    }  # fmt: skip
+    right = max(million for million, _ in found["local"])
+    colours = ["#1b6ca8", "#c8553d", "#588157"]
+    drawn = []
+    for panel, (title, lines) in enumerate(panels.items()):
+        x0, top = 50 + 360 * panel, max(v[of] for _, on, of in lines for _, v in found[on]) * 1.15
+        drawn.append(f'<text x="{x0}" y="18" font-weight="bold">{title}</text>')
+        drawn.append(f'<path d="M{x0} 30V200H{x0 + 250}" fill="none" stroke="#888"/>')
+        drawn += [
+            f'<text x="{x0 + 250 * m / right:.0f}" y="216" text-anchor="middle">{m:g} M</text>'
+            for m, _ in found["local"]
+        ]
+        drawn += [
+            f'<text x="{x0 - 5}" y="{204 - 170 * part / 1.15:.0f}" text-anchor="end">{top * part / 1.15:.3g}</text>'
+            for part in (0, 0.5, 1)
+        ]
+        for (name, on, of), colour in zip(lines, colours, strict=False):
+            at = [(x0 + 250 * m / right, 200 - 170 * v[of] / top) for m, v in found[on]]
+            points = " ".join(f"{x:.1f},{y:.1f}" for x, y in at)
+            drawn.append(f'<polyline points="{points}" fill="none" stroke="{colour}"/>')
+            drawn += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>' for x, y in at]
+            drawn.append(
+                f'<text x="{at[-1][0] + 6:.0f}" y="{at[-1][1] + 4:.0f}" fill="{colour}">{name}</text>'
+            )
+    body = "\n".join(drawn)
+    return (
+        '<svg xmlns="http://www.w3.org/2000/svg" width="760" height="225" font-family="sans-serif" '
+        f'font-size="12"><rect width="760" height="225" fill="white"/>\n{body}\n</svg>\n'
+    )
+
+
+def main(arguments: list[str]) -> None:
+    target = None
+    if "--plot" in arguments:
+        at = arguments.index("--plot")
+        target, arguments = Path(arguments[at + 1]), arguments[:at] + arguments[at + 2 :]
+    found: dict[str, list[tuple[float, dict[str, float]]]] = {"local": [], "ray": []}
+    for million in [float(m) for m in arguments] or [1, 5, 20]:
         with tempfile.TemporaryDirectory() as folder:
             write_drawn(folder, round(million * 1e6))
-            said = subprocess.check_output([sys.executable, "-c", MEASURE, folder], text=True)
-            print(f"{million:g} M windows: {said.strip()}", flush=True)
+            selections = []
+            for on, overlap in (("local", "allow"), ("local", "prefer_distinct"), ("ray", "allow")):
+                told = measure(folder, on, overlap)
+                values = ", ".join(f"{name} {value:.2f}" for name, value in told.items())
+                print(f"{million:g} M windows, {on}, {overlap}: {values}", flush=True)
+                if overlap == "allow":
+                    found[on].append((million, told))
+                    files = sorted(Path(folder, "selected").rglob("*.parquet"))
+                    selections.append({file.name: file.read_bytes() for file in files})
+            assert selections[0] == selections[1], "here and on Ray: other files"
+    if target:
+        target.write_text(plot(found))
 
 
 if __name__ == "__main__":
-    main([float(m) for m in sys.argv[1:]] or [1, 5])
+    main(sys.argv[1:])
