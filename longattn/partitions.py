@@ -6,9 +6,12 @@ which spills to disk too. In memory are those at work: one a thread here, one a 
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
+import shutil
 import tempfile
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,6 +27,7 @@ log = logging.getLogger("longattn")
 On = Literal["auto", "local", "ray"]
 Handle = Any  # of a partition: of use to the place that gave it; or a small table itself
 Job = tuple[Callable[[pa.Table], Any], Handle]  # a function to be called with the partition
+FOLDER, HELD = "longattn-select-", "held"  # in the temporary folder, and the locked file in it
 ROW_BYTES = 160  # of the narrow columns of a window, as they lie between the steps
 THREADS = min(8, os.cpu_count() or 1)
 
@@ -56,8 +60,27 @@ def placed(on: On, rows: int) -> Iterator[Place]:
         with connected():
             yield _OnRay()
     else:
-        with tempfile.TemporaryDirectory(prefix="longattn-select-") as folder:
+        _sweep()
+        with (
+            tempfile.TemporaryDirectory(prefix=FOLDER) as folder,
+            Path(folder, HELD).open("w") as held,
+        ):
+            fcntl.flock(held, fcntl.LOCK_EX)  # falls with this process
             yield _OnDisk(Path(folder))
+
+
+def _sweep() -> None:
+    """Remove what killed processes of this user left in the temporary folder."""
+    for held in Path(tempfile.gettempdir()).glob(f"{FOLDER}*/{HELD}"):
+        status = held.stat()
+        if status.st_uid != os.getuid() or status.st_mtime > time.time() - 60:  # it may be starting
+            continue
+        with held.open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:  # its process lives
+                continue
+            shutil.rmtree(held.parent)
 
 
 def memory() -> int:

@@ -1,3 +1,6 @@
+import os
+import subprocess
+import sys
 from functools import partial
 
 import pyarrow as pa
@@ -56,7 +59,35 @@ def test_nothing_is_left_on_disk(tmp_path, monkeypatch):
     with placed("local", 10) as place:
         handles, _ = place.exchange([(halves, pa.table({"n": range(5)}))], 2)
         place.update((doubled, handle) for handle in handles)
-        assert len(list(tmp_path.glob("*/*"))) == 2  # the first two gave way
+        assert len(list(tmp_path.glob("*/*.arrow"))) == 2  # the first two gave way
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_a_killed_process_left_is_removed_and_what_a_living_one_holds_is_not(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    work = """if True:
+        import sys, tempfile
+        from longattn.partitions import placed
+        tempfile.tempdir = sys.argv[1]
+        with placed("local", 10):
+            print("at work", flush=True)
+            sys.stdin.read()
+    """
+    command = [sys.executable, "-c", work, str(tmp_path)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes) as killed, subprocess.Popen(command, **pipes) as living:
+        for process in (killed, living):
+            process.stdout.readline()
+        killed.kill()
+        killed.wait()
+        left = sorted(tmp_path.iterdir())
+        for folder in left:
+            os.utime(folder / "held", (0, 0))
+        with placed("local", 10):
+            assert len(left) == 2 and len([folder for folder in left if folder.exists()]) == 1
+        living.communicate()
     assert not list(tmp_path.iterdir())
 
 

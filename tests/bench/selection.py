@@ -38,14 +38,14 @@ def watch():
         time.sleep(0.3)
 
 la.select  # what importing takes is no part of it
-path, on, overlap = sys.argv[1:]
+path, on = sys.argv[1:]
 workers = [0]
 if on == "ray":
     ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR", object_store_memory=2**30,
              _temp_dir=tempfile.mkdtemp(prefix="la-"))
     threading.Thread(target=watch, daemon=True).start()
 idle, started, used = peak(os.getpid()), time.perf_counter(), sum(os.times()[:2])
-la.select(path, keep={"fraction": 0.01}, on=on, overlap=overlap)
+la.select(path, keep={"fraction": 0.01}, on=on)
 print(json.dumps({"seconds": time.perf_counter() - started, "idle": idle, "driver": peak(os.getpid()),
                   "worker": max(workers), "cpu": sum(os.times()[:2]) - used}))
 """
@@ -78,8 +78,8 @@ def write_drawn(folder: str, rows: int) -> None:
             writer.write_table(pa.table(columns, schema=LABELLED))
 
 
-def measure(folder: str, on: str, overlap: str) -> dict[str, float]:
-    command = [sys.executable, "-c", MEASURE, folder, on, overlap]
+def measure(folder: str, on: str) -> dict[str, float]:
+    command = [sys.executable, "-c", MEASURE, folder, on]
     return json.loads(subprocess.check_output(command, text=True).splitlines()[-1])
 
 
@@ -131,14 +131,15 @@ def main(arguments: list[str]) -> None:
         with tempfile.TemporaryDirectory() as folder:
             write_drawn(folder, round(million * 1e6))
             selections = []
-            for on, overlap in (("local", "allow"), ("local", "prefer_distinct"), ("ray", "allow")):
-                told = measure(folder, on, overlap)
+            for on, measured in found.items():
+                told = measure(folder, on)
                 values = ", ".join(f"{name} {value:.2f}" for name, value in told.items())
-                print(f"{million:g} M windows, {on}, {overlap}: {values}", flush=True)
-                if overlap == "allow":
-                    found[on].append((million, told))
-                    files = sorted(Path(folder, "selected").rglob("*.parquet"))
-                    selections.append({file.name: file.read_bytes() for file in files})
+                print(f"{million:g} M windows, {on}: {values}", flush=True)
+                measured.append((million, told))
+                files = sorted(Path(folder, "selected").rglob("*.parquet"))
+                selections.append({file.name: file.read_bytes() for file in files})
+                for file in files:
+                    file.unlink()
             assert selections[0] == selections[1], "here and on Ray: other files"
     if target:
         target.write_text(plot(found))
