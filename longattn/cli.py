@@ -370,6 +370,10 @@ def _guarded(work: Callable[[], None]) -> None:
         _fail(error, 2)
     except (RuntimeError, OSError) as error:
         _fail(error, getattr(error, "exit_status", 1))
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] not in ("botocore", "aiobotocore", "aiohttp"):
+            raise
+        _fail(error, 1)  # of a client of stores, which have errors of their own
 
 
 def _log_to_stderr() -> None:
@@ -384,7 +388,9 @@ def _log_to_stderr() -> None:
 
 
 def _fail(error: BaseException, status: int) -> None:
-    print(f"longattn: {' '.join(str(error).split())}", file=sys.stderr)
+    from longattn.config import redact
+
+    print(f"longattn: {redact(' '.join(str(error).split()))}", file=sys.stderr)
     if os.environ.get("LONGATTN_TRACEBACK"):
         raise error
     raise typer.Exit(status)

@@ -43,7 +43,7 @@ def _read_task(batch: dict[str, Any]) -> Iterator[pa.Table]:
     for split in ledger.unpack_task(batch["task"][0]):
         for record in read_split(split):
             if isinstance(record, Record):
-                row = {"content": record.text, "category": split.category, "source": split.path}
+                row = {"content": record.text, "category": split.category, "source": split.source}
                 yield pa.table(
                     {name: pa.array([value], pa.large_string()) for name, value in row.items()}
                 )

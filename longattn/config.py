@@ -6,7 +6,6 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit, urlunsplit
 
 import fsspec
 import yaml
@@ -36,8 +35,9 @@ def _count(value: Any) -> Any:
     return round(value) if isinstance(value, float) else value
 
 
-def _category(value: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", value):
+def check_category(value: Any) -> str:
+    """Raises ValueError for a name that is no folder of its own below the output."""
+    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", value):
         raise ValueError(
             "a category names a folder: 1 to 64 of A-Z a-z 0-9 _ . -, not starting with . - or _"
         )
@@ -80,7 +80,7 @@ class Sample(Settings):
 class Source(Settings):
     """Raw documents of one category."""
 
-    category: Annotated[str, AfterValidator(_category)] = Field(
+    category: Annotated[str, AfterValidator(check_category)] = Field(
         description="name under which its windows are compared and kept"
     )
     path: str = Field(min_length=1, description="file, folder or glob; local or any fsspec URL")
@@ -276,13 +276,10 @@ def _override(values: dict[str, Any], override: str) -> None:
         node = node[key]
 
 
-def redact(url: str) -> str:
-    """`scheme://user:secret@host/x?key=y` -> `scheme://***@host/x?***`; other text unchanged."""
-    parts = urlsplit(url) if "://" in url else None
-    if parts is None or not (
-        "@" in parts.netloc or (parts.query and parts.scheme in ("http", "https"))
-    ):
-        return url
-    host = "***@" + parts.netloc.rpartition("@")[2] if "@" in parts.netloc else parts.netloc
-    query = "***" if parts.query and parts.scheme in ("http", "https") else parts.query
-    return urlunsplit((parts.scheme, host, parts.path, query, parts.fragment))
+def redact(text: str) -> str:
+    """A text with `https://***@host/x?***` for each `https://user:secret@host/x?key=y` in it.
+
+    Of other schemes a `?` is part of the path, and stays.
+    """
+    text = re.sub(r"([A-Za-z][A-Za-z0-9+.-]*://)[^\s/?#]*@", r"\1***@", text)
+    return re.sub(r"(https?://[^\s?#'\")]*)\?[^\s#'\")]+", r"\1?***", text)

@@ -20,6 +20,7 @@ from typing import Any, Protocol
 from fsspec import AbstractFileSystem
 from fsspec.utils import glob_translate
 
+from longattn.config import redact
 from longattn.records import (
     Compression,
     Format,
@@ -31,9 +32,8 @@ from longattn.records import (
     local_identity,
     opened_parquet,
     read_split,
-    storage_errors,
 )
-from longattn.storage import filesystem, is_local
+from longattn.storage import filesystem, is_local, storage_errors
 
 SUFFIXES: dict[str, tuple[Format, Compression | None]] = {
     ".jsonl": ("jsonl", None),
@@ -141,7 +141,7 @@ def group_splits(
 def _files(source: Source) -> Iterator[Split]:
     """Each file of a source as one split, not yet cut."""
     if "::" in source.path:
-        raise ValueError(f"{source.path!r}: chained URLs are not supported")
+        raise ValueError(f"{redact(source.path)!r}: chained URLs are not supported")
     fs, path = filesystem(source.path)
     matches = _existing(fs, path)
     for pattern in [path] if matches else _alternatives(path):
@@ -154,13 +154,13 @@ def _files(source: Source) -> Iterator[Split]:
                 if kind is None and is_folder:
                     continue
                 if kind is None:
-                    raise ValueError(f"{member}: suffix not known, allowed are {ALLOWED}")
+                    raise ValueError(f"{redact(member)}: suffix not known, allowed are {ALLOWED}")
                 count += 1
                 yield _whole(fs, source, member, member_info, *kind)
         if not count:
             what = f"holds no file of a known suffix ({ALLOWED})" if found else "matches nothing"
-            of = "" if pattern == path else f" (an alternative of {source.path!r})"
-            raise ValueError(f"{(pattern if of else source.path)!r} {what}{of}")
+            of = "" if pattern == path else f" (an alternative of {redact(source.path)!r})"
+            raise ValueError(f"{redact(pattern if of else source.path)!r} {what}{of}")
 
 
 Entry = tuple[str, Any, bool]  # path, fsspec info (None: local, not asked for yet), is a folder
@@ -287,7 +287,7 @@ def _whole(
     try:
         url.encode()
     except UnicodeEncodeError:
-        raise ValueError(f"{url!r}: the file's name is not UTF-8") from None
+        raise ValueError(f"{redact(url)!r}: the file's name is not UTF-8") from None
     stop = size if kind == "jsonl" and not compression else None
     return Split(
         source.category, url, source.text_column, kind, compression, 0, stop, size, version
@@ -342,4 +342,4 @@ def _check(split: Split) -> None:
             if problem is None and item.reason in (Reason.NO_TEXT_COLUMN, Reason.NOT_A_STRING):
                 problem = item.detail
     if problem:
-        raise ValueError(f"{split.path}: no text in column {split.text_column!r}: {problem}")
+        raise ValueError(f"{split.source}: no text in column {split.text_column!r}: {problem}")

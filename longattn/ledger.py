@@ -3,29 +3,33 @@
 Everything is under `<output>/_longattn/`:
 
     run.json         fingerprint and settings of the run that owns the folder
+    samples.json     which share of its windows each category was cut to
     splits/*.json    markers: what each split gave, put when it has been read to its end
     summary.json     the totals, after the run
 
 A split is done when its marker is there and labelled files hold exactly the windows that it tells
 of: as many, and of the same ids, by a sum of their hashes. Labelled files tell both of each split
-in their footers, so finding what remains reads footers alone, and ids only when something remains.
+in their footers, so finding what remains reads footers, and ids only where they are of splits that
+are not done.
 """
 
 from __future__ import annotations
 
 import json
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, TypeVar
+from itertools import groupby
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
 
 from longattn import claims
-from longattn.config import Config
+from longattn.config import Config, Sample
 from longattn.records import Split
 from longattn.storage import (
     content_name,
@@ -95,6 +99,49 @@ def claim(output: str, parts: dict[str, Any], config: Config | None) -> str:
     )
 
 
+def grown_samples(output: str, samples: Mapping[str, Sample | None]) -> set[str]:
+    """Categories of which this run takes a larger share than earlier ones: to be read again.
+
+    With the same seed the windows of a smaller share are all in a larger one. Raises LedgerError on
+    any other change, which would mix two samples.
+    """
+    there = read_json(join(output, FOLDER, "samples.json")) or {}
+    grown = set()
+    for category, sample in samples.items():
+        old, new = there.get(category, _share(sample)), _share(sample)
+        if old == new:
+            continue
+        if new["fraction"] < old["fraction"] or (
+            new["fraction"] < 1 and new["seed"] != old["seed"]
+        ):
+            raise LedgerError(
+                f"{output} holds category {category!r} with sample {old}, here {new}: only a larger "
+                "fraction of the same seed may follow; choose another output"
+            )
+        grown.add(category)
+    return grown
+
+
+def note_samples(output: str, samples: Mapping[str, Sample | None], grown: set[str]) -> None:
+    """Tell later runs which samples the folder holds; void the markers of `grown` categories first."""
+    url = join(output, FOLDER, "samples.json")
+    there = read_json(url) or {}
+    now = {**there, **{category: _share(sample) for category, sample in samples.items()}}
+    if now == there:
+        return
+    for file in list_files(join(output, FOLDER, "splits"), ".json") if grown else ():
+        if any(marker["category"] in grown for marker in read_json(file)):
+            remove(file)
+    write_json(url, now)
+
+
+def _share(sample: Sample | None) -> dict[str, Any]:
+    """Of all windows, the seed plays no part."""
+    if sample is None or sample.fraction == 1:
+        return {"fraction": 1.0, "seed": 0}
+    return sample.model_dump()
+
+
 @dataclass
 class IdSet:
     """How many ids, and the sum of their 128-bit hashes: equal for equal sets in any order.
@@ -137,7 +184,7 @@ def marker(
 ) -> Marker:
     values = {**vars(counts), "bad": dict(counts.bad)}
     return Marker(
-        split.id, split.path, split.category, ids.count, ids.hex, generation, sorted(waits_for),
+        split.id, split.source, split.category, ids.count, ids.hex, generation, sorted(waits_for),
         values,
     )  # fmt: skip
 
@@ -164,16 +211,32 @@ def unpack_task(task: str) -> list[Split]:
     return [Split(**split) for split in json.loads(task)]
 
 
+class Run(NamedTuple):
+    """Neighbouring rows of a labelled file that are of one split."""
+
+    split: str
+    path: str
+    rows: int
+    ids: str  # IdSet.hex of the rows
+    documents: bytes  # `claims.key`s of the documents that the rows are of, run together
+
+
+def _run(split: str, path: str, rows: int, ids: str, documents: str = "") -> Run:
+    return Run(split, path, rows, ids, bytes.fromhex(documents))
+
+
 def runs(splits: Sequence[str], paths: Sequence[str], ids: Sequence[str]) -> list[list[Any]]:
-    """Rows by split, in row order: [split, path, rows, IdSet.hex of the rows]."""
-    found: list[tuple[str, str, IdSet]] = []
-    for split, path, data_id in zip(splits, paths, ids, strict=True):
+    """The `Run`s of rows given in their order, as a footer holds them: documents in hex."""
+    found = []
+    for (split, path), rows in groupby(zip(splits, paths, ids, strict=True), itemgetter(0, 1)):
         if not split:
             continue
-        if not found or found[-1][0] != split:
-            found.append((split, path, IdSet()))
-        found[-1][2].add(data_id)
-    return [[split, path, given.count, given.hex] for split, path, given in found]
+        given, documents = IdSet(), dict[bytes, None]()
+        for *_, data_id in rows:
+            given.add(data_id)
+            documents[claims.key(data_id.rpartition("-")[0])] = None
+        found.append([split, path, given.count, given.hex, b"".join(documents).hex()])
+    return found
 
 
 @dataclass(frozen=True)
@@ -183,7 +246,7 @@ class Labelled:
     url: str
     rows: int
     fingerprint: str
-    runs: list[list[Any]]  # as `runs` gives them
+    runs: list[Run]
 
 
 def read_footer(url: str) -> Labelled:
@@ -195,7 +258,7 @@ def read_footer(url: str) -> Labelled:
                 url,
                 parquet.metadata.num_rows,
                 metadata.get("fingerprint", ""),
-                metadata.get("runs", []),
+                [_run(*run) for run in metadata.get("runs", [])],
             )
     except (OSError, ValueError) as error:
         raise ValueError(f"{url}: no readable labelled file: {error}") from error
@@ -213,28 +276,35 @@ class Remaining:
     labelled: dict[str, str]  # data_ids under splits that are not done -> split
     documents: np.ndarray  # of splits that are done, as `claims.Claims` wants them
     finished: int  # splits done
-    stale: list[str]  # paths whose earlier versions gave windows, and which are gone or changed now
+    windows: dict[str, int]  # labelled so far, by category
+    stale: dict[str, int]  # path -> windows of versions of it that are not there any more
     twice: dict[str, list[int]]  # labelled file -> rows that another file, or row, has too
     generation: int  # for the markers of the run that does it
 
 
-def remaining(output: str, splits: Sequence[Split]) -> Remaining:
-    """Compare the listing with markers and labelled files.
+def remaining(output: str, splits: Sequence[Split], again: Iterable[str] = ()) -> Remaining:
+    """Compare the listing with markers and labelled files; those of categories `again` are read again.
 
-    Only footers are read while all splits are done. Else all ids are read, a file at a time; kept
-    are those of unfinished splits, and 32 bytes for each window of the others.
+    Footers are read, and the ids of rows that are under no done split. Kept are those ids and, while
+    anything remains, 16 bytes for each document of a done split: a document that is in two files of
+    a category is scored once, and the other file may be the one that remains.
     """
-    markers = read_markers(output)
+    markers, reread = read_markers(output), set(again)
     files = labelled_files(output)
     under: dict[str, IdSet] = defaultdict(IdSet)
     paths: dict[str, str] = {m.split: m.path for m in markers.values()}
+    windows: Counter[str] = Counter()
     for file in files:
-        for split, path, rows, ids in file.runs:
-            under[split].merge(rows, ids)
-            paths[split] = path
+        windows[file.url.rpartition("/category=")[2].partition("/")[0]] += file.rows
+        for run in file.runs:
+            under[run.split].merge(run.rows, run.ids)
+            paths[run.split] = run.path
     whole = {
-        m.split for m in markers.values() if (under[m.split].count, under[m.split].hex) == (m.windows, m.ids)
-    }  # fmt: skip
+        m.split
+        for m in markers.values()
+        if (under[m.split].count, under[m.split].hex) == (m.windows, m.ids)
+        and m.category not in reread
+    }
     current = {split.id for split in splits}
     # A document left to another split is lost if that one is gone and did not label it.
     done = {name for name in whole if all(w in whole | current for w in markers[name].waits_for)}
@@ -244,12 +314,16 @@ def remaining(output: str, splits: Sequence[Split]) -> Remaining:
     documents = np.empty(0, "S16")
     if todo:
         labelled, documents, twice = _known(files, done & current)
+    stale: dict[str, int] = defaultdict(int)
+    for name in paths.keys() - current:
+        stale[paths[name]] += under[name].count
     return Remaining(
         splits=todo,
         labelled=labelled,
         documents=documents,
         finished=len(splits) - len(todo),
-        stale=sorted({path for split, path in paths.items() if split not in current}),
+        windows=dict(windows),
+        stale=dict(sorted(stale.items())),
         twice=twice,
         generation=1 + max((m.generation for m in markers.values()), default=0),
     )
@@ -259,28 +333,45 @@ def _known(
     files: Sequence[Labelled], done: set[str]
 ) -> tuple[dict[str, str], np.ndarray, dict[str, list[int]]]:
     """Ids under unfinished splits, documents of done ones, and rows that are there twice."""
-    windows, documents = set[bytes](), set[bytes]()
-    others: list[tuple[str, int, str, str]] = []  # file, row, data_id, split
-    for start in range(0, len(files), READERS):
-        some = files[start : start + READERS]
-        for file, ids in zip(some, parallel(_ids, some), strict=True):
-            row = 0
-            for split, _, rows, _ in file.runs:
-                for data_id in ids[row : row + rows]:
-                    if split in done:
-                        windows.add(claims.key(data_id))
-                        documents.add(claims.key(data_id.rpartition("-")[0]))
-                    else:
-                        others.append((file.url, row, data_id, split))
-                    row += 1
+    documents = _keys(run for file in files for run in file.runs if run.split in done)
+    unfinished = [run for file in files for run in file.runs if run.split not in done]
+    shared = np.intersect1d(_keys(unfinished), documents)
+
+    def may_repeat(run: Run) -> bool:
+        return run.split in done and bool(
+            np.isin(np.frombuffer(run.documents, "S16"), shared).any()
+        )
+
+    elsewhere = {row[2] for row in _rows(files if len(shared) else (), may_repeat)}
     labelled: dict[str, str] = {}
     twice: dict[str, list[int]] = defaultdict(list)
-    for url, row, data_id, split in others:
-        if data_id in labelled or claims.key(data_id) in windows:
+    for url, row, data_id, split in _rows(files, lambda run: run.split not in done):
+        if data_id in labelled or data_id in elsewhere:
             twice[url].append(row)
         else:
             labelled[data_id] = split
-    return labelled, np.sort(np.array(list(documents), "S16")), dict(twice)
+    return labelled, documents, dict(twice)
+
+
+def _keys(some: Iterable[Run]) -> np.ndarray:
+    """Sorted keys of the documents of some runs, each once."""
+    return np.unique(np.frombuffer(b"".join(run.documents for run in some), "S16"))
+
+
+def _rows(
+    files: Sequence[Labelled], wanted: Callable[[Run], bool]
+) -> Iterator[tuple[str, int, str, str]]:
+    """Rows of the wanted runs: file, row, data_id, split. Reads ids of the files that have some."""
+    some = [file for file in files if any(map(wanted, file.runs))]
+    for start in range(0, len(some), READERS):
+        group = some[start : start + READERS]
+        for file, ids in zip(group, parallel(_ids, group), strict=True):
+            row = 0
+            for run in file.runs:
+                if wanted(run):
+                    for i in range(row, row + run.rows):
+                        yield file.url, i, ids[i], run.split
+                row += run.rows
 
 
 def drop_repeats(twice: Mapping[str, Sequence[int]]) -> None:

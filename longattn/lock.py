@@ -28,6 +28,7 @@ log = logging.getLogger("longattn")
 
 BEAT = 3.0
 EXPIRES = 60.0
+SETTLE = 1.0
 
 
 class HeldError(RuntimeError):
@@ -60,6 +61,7 @@ class Hold:
                 if self._token() == there:  # still the dead one
                     with suppress(FileNotFoundError):
                         remove(self.url)
+                time.sleep(SETTLE)  # another that takes over may be about to remove it too
                 log.warning("took over the hold of a run that has died")
         self._thread.start()
 
@@ -76,11 +78,10 @@ class Hold:
         try:
             fs.pipe_file(path, json.dumps(self.owner).encode(), mode="create")
         except FileExistsError:
-            return False
+            pass  # of another, or ours: a store may have done what it then failed to answer
         except OSError as error:  # how s3fs tells of a condition that failed
             if "precondition" not in str(error).lower():
                 raise
-            return False
         return self._token() == self.owner["token"]
 
     def _wait_out(self) -> str | None:

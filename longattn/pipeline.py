@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from longattn.scoring.checkpoint import Checkpoint
 
 log = logging.getLogger("longattn")
+
+TOLD = 10  # files that are named in the log; of more, how many
 
 
 @dataclass(frozen=True)
@@ -91,37 +94,40 @@ def _run(
     hold: Hold,
 ) -> RunSummary:
     scorer = config.scorer
+    samples = {source.category: source.sample for source in config.sources}
     sweep(config.output)
-    left = _remaining(config.output, splits)
-    for path in left.stale:
-        log.warning("%s is gone or changed since its windows were labelled; they stay", path)
+    grown = ledger.grown_samples(config.output, samples)
+    left = _remaining(config.output, splits, grown)
+    _tell_stale(left.stale, splits)
 
+    def claim(dtype: str) -> str:
+        parts = settings.parts(checkpoint, config.window.tokens, dtype)
+        fingerprint = ledger.claim(config.output, parts, config)
+        ledger.note_samples(config.output, samples, grown)
+        return fingerprint
+
+    labelled = left
     scored: dict[str, float] = {"windows": 0, "tokens": 0, "seconds": 0.0}
     state: dict[str, Any] = {"restarts": 0, "retries": 0, "failed": []}
     if left.splits:
         with connected():
             stop.install()
             pools = plan_pools(config.workers, scorer.dtype)
-            parts = settings.parts(checkpoint, config.window.tokens, scorer.dtype or pools.dtype)
-            fingerprint = ledger.claim(config.output, parts, config)
+            fingerprint = claim(scorer.dtype or pools.dtype)
             scored, state = _execute(config, settings, pools, left, stop)
         if hold.lost:
             raise RunError(f"{redact(config.output)}: another run has taken the folder over")
-        after = _remaining(config.output, splits)
-        if after.splits:
-            missing = "; ".join(state["failed"][:3] or [s.path for s in after.splits[:3]])
+        labelled = _remaining(config.output, splits)
+        if labelled.splits:
+            missing = "; ".join(state["failed"][:3] or [s.source for s in labelled.splits[:3]])
             raise RunError(
-                f"{len(after.splits)} of {len(splits)} splits are unfinished: {missing}; run again"
+                f"{len(labelled.splits)} of {len(splits)} splits are unfinished: {missing}; run again"
             )
     else:
-        there = ledger.claimed(config.output)
-        dtype = scorer.dtype or there["parts"]["dtype"]
-        fingerprint = ledger.claim(
-            config.output, settings.parts(checkpoint, config.window.tokens, dtype), config
-        )
+        fingerprint = claim(scorer.dtype or ledger.claimed(config.output)["parts"]["dtype"])
     selected_in = time.perf_counter()
     selection: dict[str, CategorySelection] = {}
-    if select_after and ledger.labelled_files(config.output):
+    if select_after and labelled.windows:
         chosen = config.select
         selection = select(
             config.output,
@@ -139,6 +145,7 @@ def _run(
         fingerprint,
         splits,
         left,
+        labelled.windows,
         scored,
         state,
         selection,
@@ -151,16 +158,25 @@ def _run(
     return summary
 
 
-def _remaining(output: str, splits: list[Split]) -> ledger.Remaining:
+def _remaining(output: str, splits: list[Split], again: Iterable[str] = ()) -> ledger.Remaining:
     """What remains, after rows that are there twice have been put right."""
-    left = ledger.remaining(output, splits)
+    left = ledger.remaining(output, splits, again)
     if left.twice:
         log.warning(
             "%d rows were labelled twice: one of each stays", sum(map(len, left.twice.values()))
         )
         ledger.drop_repeats(left.twice)
-        left = ledger.remaining(output, splits)
+        left = ledger.remaining(output, splits, again)
     return left
+
+
+def _tell_stale(stale: dict[str, int], splits: list[Split]) -> None:
+    there = {split.source for split in splits}
+    for path, windows in list(stale.items())[:TOLD]:
+        what = "has changed" if path in there else "is gone from the listing"
+        log.warning("%s %s; %d windows labelled from what it was stay", path, what, windows)
+    if len(stale) > TOLD:
+        log.warning("%d more files are gone or changed", len(stale) - TOLD)
 
 
 def _report(output: str) -> None:
@@ -248,6 +264,7 @@ def _summary(
     fingerprint: str,
     splits: list[Split],
     left: ledger.Remaining,
+    windows: dict[str, int],
     scored: dict[str, float],
     state: dict[str, Any],
     selection: dict[str, CategorySelection],
@@ -270,6 +287,8 @@ def _summary(
                 total[name] = total.get(name, 0) + value
         if split.id in this_run:
             read = {name: value + counts[name] for name, value in read.items()}
+    for category, total in categories.items():  # some may be of files that are gone or changed
+        total["windows"] = windows.get(category, 0)
     for category, chosen in selection.items():
         categories.setdefault(category, {"quarantine": {}}).update(chosen.to_dict())
     return RunSummary(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import stat
 import zlib
 from collections.abc import Iterator, Mapping
@@ -27,7 +28,8 @@ import zstandard
 from fsspec import AbstractFileSystem
 from fsspec.spec import AbstractBufferedFile
 
-from longattn.storage import filesystem, is_local
+from longattn.config import redact
+from longattn.storage import filesystem, is_local, storage_errors
 
 CHUNK = 8 << 20  # bytes asked of the storage at a time
 TAIL = 1 << 20  # the same, past the end of a split, where only the rest of one line is wanted
@@ -64,8 +66,14 @@ class Split:
     @property
     def id(self) -> str:
         """32 hex digits over all that decides what the split yields."""
-        what = [self.category, self.path, self.text_column, self.start, self.stop, self.version]
+        path = re.sub("(?<=://)[^/?#]*@", "", self.path)  # who asks does not matter
+        what = [self.category, path, self.text_column, self.start, self.stop, self.version]
         return sha256(json.dumps(what).encode()).hexdigest()[:32]
+
+    @property
+    def source(self) -> str:
+        """The path as it is told and stored: without passwords and signatures."""
+        return redact(self.path)
 
     @property
     def size(self) -> int:
@@ -155,7 +163,7 @@ def identity(info: Mapping[str, Any]) -> tuple[int, str]:
     """Size and version of a file, from an fsspec listing. Raises ValueError where no size is told."""
     size = info.get("size")
     if size is None:
-        raise ValueError(f"{info.get('name')}: the server does not tell its size")
+        raise ValueError(f"{redact(str(info.get('name')))}: the server does not tell its size")
     keys = (
         "ETag",
         "etag",
@@ -181,17 +189,6 @@ def local_identity(path: str) -> tuple[int, str]:
 
 
 @contextmanager
-def storage_errors(path: str) -> Iterator[None]:
-    """Clients of object stores also raise errors of their own: all become OSError."""
-    try:
-        yield
-    except OSError:
-        raise
-    except Exception as error:
-        raise OSError(f"{path}: {type(error).__name__}: {error}") from error
-
-
-@contextmanager
 def _opened(split: Split) -> Iterator[Any]:
     """The file of a split, unless it changed since it was listed."""
     fs, path = filesystem(split.path)
@@ -201,7 +198,7 @@ def _opened(split: Split) -> Iterator[Any]:
         size, version = _identity_of_open(fs, path, file)
         if version != split.version:
             raise ValueError(
-                f"{split.path}: changed since it was listed: "
+                f"{split.source}: changed since it was listed: "
                 f"{split.file_size} bytes ({split.version}) then, {size} ({version}) now"
             )
         yield file
@@ -224,7 +221,7 @@ def _stored_bytes(file: Any, split: Split, start: int, stop: int) -> Iterator[by
             file.seek(start)
             piece = file.read(wanted)
         if not piece:
-            raise OSError(f"{split.path}: ends at byte {start} of {split.file_size}")
+            raise OSError(f"{split.source}: ends at byte {start} of {split.file_size}")
         start += len(piece)
         yield piece
 
@@ -411,7 +408,7 @@ class _Tracked(io.RawIOBase):
                 data = self.file.read(wanted)
             if len(data) < wanted:
                 raise OSError(
-                    f"{self.split.path}: {len(data)} of {wanted} bytes at byte {self.position}"
+                    f"{self.split.source}: {len(data)} of {wanted} bytes at byte {self.position}"
                 )
         except OSError as error:
             self.error = error

@@ -18,6 +18,7 @@ from ray.data import Datasink
 from ray.data.block import Block, BlockAccessor
 
 from longattn import ledger
+from longattn.config import check_category
 from longattn.storage import CATEGORY, LABELLED, content_name, join, write_table
 from longattn.windows import load_tokenizer
 
@@ -174,7 +175,13 @@ class LabelledSink(Datasink[int]):
             return 0
         table = pa.concat_tables(tables, promote_options="default")
         categories = table["category"].cast(pa.string())
-        for category in pa.compute.unique(categories).to_pylist():
+        names = pa.compute.unique(categories).to_pylist()
+        for name in names:  # of a dataset of the user's own it may be anything
+            try:
+                check_category(name)
+            except ValueError as error:
+                raise ValueError(f"{error} (given: {name!r:.120})") from None
+        for category in names:
             self._write(category, table.filter(pa.compute.equal(categories, category)))
         return len(table)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 import tempfile
 import uuid
@@ -23,7 +24,10 @@ from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
+from longattn.config import redact
 from longattn.samples import SAMPLES
+
+log = logging.getLogger("longattn")
 
 # `category` is dictionary encoded: pandas and pyarrow then agree with the type that they derive
 # from the folder name `category=...`; with a plain string both refuse to open the folder.
@@ -66,6 +70,8 @@ QUARANTINE = pa.schema(
 
 METADATA_KEY = b"longattn"
 STAGING = "longattn-staged-"  # in the temporary folder, on its way to an object store
+TRIES = 12  # of a request to a store: they bridge a minute without it
+READ_TIMEOUT = 30.0  # seconds without a byte, after which a request to a store is tried again
 ROWS_PER_GROUP = 64  # about 16 MB of 32K-token windows: what a reader of whole rows holds
 
 
@@ -82,9 +88,28 @@ def filesystem(url: str) -> tuple[AbstractFileSystem, str]:
             url,
             default_cache_type="none",
             use_listings_cache=False,
-            config_kwargs={"retries": {"max_attempts": 12, "mode": "standard"}, "read_timeout": 30},
+            config_kwargs={
+                "retries": {"max_attempts": TRIES, "mode": "standard"},
+                "connect_timeout": 10,
+                "read_timeout": READ_TIMEOUT,
+            },
         )
     return url_to_fs(url)
+
+
+@contextmanager
+def storage_errors(url: str) -> Iterator[None]:
+    """Clients of stores raise errors of their own: all become OSError, tell where, and no secret."""
+    try:
+        yield
+    except OSError as error:
+        told, where = redact(str(error)), redact(url)
+        if told == str(error) and where in told:
+            raise
+        kind = next(kind for kind in type(error).__mro__ if kind.__module__ == "builtins")
+        raise kind(told if where in told else f"{where}: {told}") from None
+    except Exception as error:  # noqa: BLE001
+        raise OSError(redact(f"{url}: {type(error).__name__}: {error}")) from None
 
 
 def join(url: str, *parts: str) -> str:
@@ -124,7 +149,8 @@ def staged(url: str) -> Iterator[Path]:
             aside.replace(target)
             _fsync(target.parent)
         else:
-            fs.put_file(str(aside), path)
+            with storage_errors(url):
+                fs.put_file(str(aside), path)
     finally:
         aside.unlink(missing_ok=True)
         if not is_local(fs):
@@ -132,7 +158,8 @@ def staged(url: str) -> Iterator[Path]:
 
 
 def sweep(output: str) -> None:
-    """Remove what crashed writers left: half-written files beside local output, and staged ones here.
+    """Remove what crashed writers left: half-written files beside local output, staged ones here,
+    uploads begun on S3.
 
     Only for the run that has the folder for itself.
     """
@@ -140,6 +167,8 @@ def sweep(output: str) -> None:
     if is_local(fs):
         for file in Path(path).glob("**/.*.tmp"):
             file.unlink(missing_ok=True)
+    elif "s3" in fs.protocol:
+        _abort_uploads(fs, path)
     for file in Path(tempfile.gettempdir()).glob(f"{STAGING}*"):
         if file.is_file() and file.stat().st_uid == os.getuid():
             with file.open() as staging:
@@ -148,6 +177,19 @@ def sweep(output: str) -> None:
                 except OSError:  # its writer lives
                     continue
                 file.unlink(missing_ok=True)
+
+
+def _abort_uploads(fs: Any, path: str) -> None:
+    """Free what the parts of unfinished uploads take, where we are allowed to."""
+    bucket, _, folder = path.partition("/")
+    where = {"Bucket": bucket, "Prefix": f"{folder.rstrip('/')}/"}
+    try:
+        with storage_errors(path):
+            for upload in fs.call_s3("list_multipart_uploads", **where).get("Uploads", []):
+                key, upload_id = upload["Key"], upload["UploadId"]
+                fs.call_s3("abort_multipart_upload", Bucket=bucket, Key=key, UploadId=upload_id)
+    except OSError as error:
+        log.warning("unfinished uploads below %s may remain: %s", path, error)
 
 
 def _fsync(path: Path) -> None:
@@ -172,7 +214,8 @@ def read_bytes(url: str) -> bytes | None:
     """The whole of a small file; None where there is none."""
     fs, path = filesystem(url)
     try:
-        return fs.cat_file(path)
+        with storage_errors(url):
+            return fs.cat_file(path)
     except FileNotFoundError:
         return None
 
@@ -192,7 +235,8 @@ def list_files(url: str, suffix: str) -> dict[str, int]:
     """Files below a folder by URL, sorted, with their sizes in bytes; hidden and half-written left out."""
     fs, path = filesystem(url)
     try:
-        found = fs.find(path, detail=True)
+        with storage_errors(url):
+            found = fs.find(path, detail=True)
     except FileNotFoundError:
         return {}
     return {
@@ -204,7 +248,8 @@ def list_files(url: str, suffix: str) -> dict[str, int]:
 
 def remove(url: str) -> None:
     fs, path = filesystem(url)
-    fs.rm_file(path)
+    with storage_errors(url):
+        fs.rm_file(path)
 
 
 def parquet_writer(path: Path, schema: pa.Schema, metadata: Mapping[str, Any]) -> pq.ParquetWriter:
@@ -239,7 +284,9 @@ def write_table(url: str, table: pa.Table, metadata: Mapping[str, Any]) -> int:
 @contextmanager
 def open_parquet(url: str) -> Iterator[pq.ParquetFile]:
     fs, path = filesystem(url)
-    with fs.open(path, "rb") as file, pq.ParquetFile(file) as parquet:
+    with storage_errors(url):
+        file = fs.open(path, "rb")
+    with file, pq.ParquetFile(file) as parquet:
         yield parquet
 
 

@@ -98,7 +98,7 @@ def _file(url: str, names: list[str], seen: _Seen) -> Iterator[str]:
             return
         if metadata.get("fingerprint") != seen.fingerprint:
             yield f"{url}: fingerprint {metadata.get('fingerprint')}, not {seen.fingerprint}"
-        told = sum(run[2] for run in metadata.get("runs", []))
+        told = sum(rows for _, _, rows, *_ in metadata.get("runs", []))
         if "runs" in metadata and told != parquet.metadata.num_rows:
             yield f"{url}: {parquet.metadata.num_rows} rows, its footer tells of {told}"
         wrong: Counter[str] = Counter()
@@ -154,8 +154,8 @@ def _ledger(output: str, labelled: pd.DataFrame) -> Iterator[str]:
     except ValueError:  # told before
         return
     for file in files:
-        for split, _, rows, ids in file.runs:
-            under.setdefault(split, ledger.IdSet()).merge(rows, ids)
+        for run in file.runs:
+            under.setdefault(run.split, ledger.IdSet()).merge(run.rows, run.ids)
     for marker in ledger.read_markers(output).values():
         given = under.get(marker.split, ledger.IdSet())
         if (given.count, given.hex) != (marker.windows, marker.ids):

@@ -332,7 +332,7 @@ class SplitWindows:
         try:
             text = record.text.encode()
             return self.cutter.cut(
-                text, split.category, split.path, given.counts, given.seen, given.claim
+                text, split.category, split.source, given.counts, given.seen, given.claim
             )
         except DeadlyDocument as error:
             return BadRecord(record.position, Reason.KILLED_PROCESS, str(error))
@@ -348,7 +348,7 @@ class SplitWindows:
     def _quarantine(self, split: Split, part: int, bad: list[BadRecord]) -> None:
         columns = {
             "category": [split.category] * len(bad),
-            "source": [split.path] * len(bad),
+            "source": [split.source] * len(bad),
             "position": [record.position for record in bad],
             "reason": [record.reason for record in bad],
             "detail": [record.detail for record in bad],

@@ -1,9 +1,14 @@
-"""A real S3 server over HTTP, and a proxy before it that counts bytes."""
+"""A real S3 server over HTTP, and proxies before it: one counts bytes, one breaks requests."""
 
+import http.client
 import os
+import random
 import socket
+import struct
 import threading
+from collections import Counter
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import boto3
 from moto.server import ThreadedMotoServer
@@ -74,3 +79,89 @@ class CountingProxy:
 
     def close(self) -> None:
         self.listener.close()
+
+
+class FaultyProxy(ThreadingHTTPServer):
+    """Passes requests on to a server, but breaks a share of them; `faults` counts what it did.
+
+    refused: 500 or 503, not passed on. reset: the connection is torn down, the request not passed on.
+    lost: passed on, so it takes effect, and the connection is torn down half way through the answer.
+    stalled: never answered, until the client gives up.
+    """
+
+    daemon_threads = True
+    KINDS = ("500", "503", "reset", "lost", "stalled")
+
+    def __init__(self, upstream: str, share: float = 1 / 3, seed: int = 0) -> None:
+        super().__init__(("127.0.0.1", 0), _FaultyRequest)
+        self.upstream = upstream.removeprefix("http://")
+        self.endpoint = f"http://127.0.0.1:{self.server_port}"
+        self.share, self.chance, self.lock = share, random.Random(seed), threading.Lock()
+        self.faults: Counter[str] = Counter()
+        self.ended = threading.Event()
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    def kind(self) -> str:
+        with self.lock:
+            broken = self.chance.random() < self.share
+            kind = self.chance.choice(self.KINDS) if broken else "passed"
+            self.faults[kind] += 1
+        return kind
+
+    def handle_error(self, *_) -> None:
+        """Clients that give up are what it is for."""
+
+    def close(self) -> None:
+        self.ended.set()
+        self.shutdown()
+        self.server_close()
+
+
+class _FaultyRequest(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: FaultyProxy
+
+    def handle_any(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        kind = self.server.kind()
+        if kind in ("500", "503"):
+            self._answer(int(kind), {}, b"<Error><Code>InternalError</Code></Error>")
+        elif kind == "reset":
+            self._tear_down()
+        elif kind == "stalled":
+            self.server.ended.wait(60)
+            self._tear_down()
+        else:
+            connection = http.client.HTTPConnection(self.server.upstream, timeout=60)
+            headers = {k: v for k, v in self.headers.items() if k.lower() != "expect"}
+            connection.request(self.command, self.path, body, headers)
+            response = connection.getresponse()
+            data = response.read()
+            connection.close()
+            self._answer(response.status, dict(response.headers), data, lost=kind == "lost")
+
+    do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = handle_any  # noqa: N815
+
+    def _answer(self, status: int, headers: dict, data: bytes, *, lost: bool = False) -> None:
+        self.send_response_only(status)
+        own = ("transfer-encoding", "connection")
+        for name, value in headers.items():
+            if name.lower() not in own:
+                self.send_header(name, value)
+        if "content-length" not in map(str.lower, headers) and status not in (204, 304):
+            self.send_header("Content-Length", str(len(data)))
+        if lost and not data:  # an answer without a body ends in its head
+            self._tear_down()
+            return
+        self.end_headers()
+        self.wfile.write(data[: len(data) // 2] if lost else data)
+        if lost:
+            self._tear_down()
+
+    def _tear_down(self) -> None:
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.connection.close()
+        self.close_connection = True
+
+    def log_message(self, *_) -> None:
+        """Nothing."""

@@ -3,7 +3,8 @@ import dataclasses
 import pytest
 
 from longattn import ledger
-from longattn.config import Config
+from longattn.claims import key
+from longattn.config import Config, Sample
 from longattn.records import Split
 from longattn.storage import join, read_json
 from longattn.windows import Counts
@@ -59,9 +60,9 @@ def test_a_split_is_done_when_all_its_windows_are_labelled(tmp_path):
     put_marker(tmp_path, half, ["b1", "b2", "b3"])
     put_marker(tmp_path, empty, [])
     left = ledger.remaining(str(tmp_path), [done, half, unread, empty])
-    assert left.splits == [half, unread] and left.finished == 2 and left.stale == []
+    assert left.splits == [half, unread] and left.finished == 2 and left.stale == {}
     assert left.labelled == {"b1": half.id, "b2": half.id} and left.twice == {}
-    assert ledger.read_footer(url).runs[0][:3] == [half.id, "b", 2]
+    assert ledger.read_footer(url).runs[0][:3] == (half.id, "b", 2)
 
 
 def test_without_its_marker_a_split_is_read_again_but_its_windows_are_known(tmp_path):
@@ -76,7 +77,7 @@ def test_a_file_that_grew_is_read_again_and_its_old_windows_are_known(tmp_path):
     old, new = split("a", version="1"), split("a", version="2")
     finish(tmp_path, old, ["a1", "a2"])
     left = ledger.remaining(str(tmp_path), [new])
-    assert left.splits == [new] and left.stale == ["a"]
+    assert left.splits == [new] and left.stale == {"a": 2}
     assert left.labelled == {"a1": old.id, "a2": old.id}
 
 
@@ -159,3 +160,51 @@ def test_a_split_that_left_a_document_to_one_that_is_gone_is_read_again(tmp_path
     assert ledger.remaining(str(tmp_path), [gone, here]).splits == [gone]
     finish(tmp_path, gone, ["b-x-0"])
     assert ledger.remaining(str(tmp_path), [here]).splits == []
+
+
+def test_of_finished_work_a_resume_reads_footers_and_keeps_the_documents(tmp_path, monkeypatch):
+    done, half = split("a"), split("b")
+    finish(tmp_path, done, ["b-x-0", "b-x-1", "b-y-0"])
+    url = finish(tmp_path, half, ["b-z-0"])
+    put_marker(tmp_path, half, ["b-z-0", "b-z-1"])
+    read, ids = [], ledger._ids
+    monkeypatch.setattr(ledger, "_ids", lambda file: read.append(file.url) or ids(file))
+    left = ledger.remaining(str(tmp_path), [done, half])
+    assert read == [url] and left.labelled == {"b-z-0": half.id}
+    assert left.documents.tolist() == sorted([key("b-x"), key("b-y")])
+    read.clear()
+    put_marker(tmp_path, half, ["b-z-0"])
+    assert ledger.remaining(str(tmp_path), [done, half]).splits == [] and read == []
+
+
+def test_a_row_that_a_finished_split_has_too_is_dropped(tmp_path):
+    done, half = split("a"), split("b")
+    finish(tmp_path, done, ["b-x-0", "b-x-1"])
+    url = finish(tmp_path, half, ["b-x-1", "b-x-2"])
+    put_marker(tmp_path, half, ["b-x-2"])  # the other row is of a run that was killed
+    left = ledger.remaining(str(tmp_path), [done, half])
+    assert left.twice == {url: [0]} and left.labelled == {"b-x-2": half.id}
+    ledger.drop_repeats(left.twice)
+    assert ledger.remaining(str(tmp_path), [done, half]).splits == []
+    assert sum(file.rows for file in ledger.labelled_files(str(tmp_path))) == 3
+
+
+def test_a_larger_sample_of_the_same_seed_is_read_again_and_no_other_may_follow(tmp_path):
+    output, part = str(tmp_path), split("a")
+    small, large = Sample(fraction=0.1, seed=3), Sample(fraction=0.3, seed=3)
+    assert ledger.grown_samples(output, {"book": small}) == set()
+    ledger.note_samples(output, {"book": small}, set())
+    finish(tmp_path, part, ["book-x-0"])
+    assert ledger.grown_samples(output, {"book": small, "code": large}) == set()
+    for other in (Sample(fraction=0.05, seed=3), Sample(fraction=0.3, seed=4)):
+        with pytest.raises(ledger.LedgerError, match=r"'book' with sample .*0\.1.*only a larger"):
+            ledger.grown_samples(output, {"book": other})
+    for grown in (large, Sample(fraction=1, seed=9), None):
+        assert ledger.grown_samples(output, {"book": grown}) == {"book"}
+        left = ledger.remaining(output, [part], {"book"})
+        assert left.splits == [part] and left.labelled == {"book-x-0": part.id}
+    assert ledger.remaining(output, [part]).splits == []  # a run that was refused changed nothing
+    ledger.note_samples(output, {"book": None}, {"book"})
+    assert ledger.remaining(output, [part]).splits == [part]
+    with pytest.raises(ledger.LedgerError, match=r"here \{'fraction': 0\.3"):
+        ledger.grown_samples(output, {"book": large})

@@ -4,12 +4,15 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from s3fs import S3FileSystem
 
 from longattn import lock
 from longattn.lock import HeldError, held
 from longattn.storage import join, read_json, write_json
+from tests.s3 import FaultyProxy, environment
 
 HOLD = "_longattn/hold.json"
 OWNER = """
@@ -99,3 +102,37 @@ def test_a_hold_written_in_part_is_waited_for(tmp_path, monkeypatch):
     path.write_text("")
     with held(str(tmp_path)):
         assert json.loads(path.read_text())["pid"] == os.getpid()
+
+
+def test_a_hold_whose_creation_was_not_answered_is_known_as_ones_own(s3, tmp_path):
+    proxy = FaultyProxy(s3)
+    kinds = iter(["lost"])  # of the conditional put; the one tried again meets our own hold
+    proxy.kind = lambda: next(kinds, "passed")
+    S3FileSystem.clear_instance_cache()
+    with (
+        environment(AWS_ENDPOINT_URL=proxy.endpoint),
+        held(f"s3://bucket/{tmp_path.name}-unanswered"),
+    ):
+        assert next(kinds, None) is None
+    proxy.close()
+    S3FileSystem.clear_instance_cache()
+
+
+@pytest.mark.parametrize("before", ["nothing", "a dead hold"])
+def test_of_many_that_ask_at_once_one_gets_the_hold(output, before, monkeypatch):
+    if before == "a dead hold":
+        monkeypatch.setattr(lock, "EXPIRES", 0.5)
+        other_machine(output)
+    holds = [lock.Hold(join(output, HOLD)) for _ in range(6)]
+
+    def ask(hold):
+        try:
+            hold.acquire()
+            return True
+        except HeldError:
+            return False
+
+    with ThreadPoolExecutor(len(holds)) as pool:
+        got = list(pool.map(ask, holds))
+    assert got.count(True) == 1
+    holds[got.index(True)].release()

@@ -10,10 +10,13 @@ import s3fs
 from tokenizers import Tokenizer
 
 import longattn as la
+from longattn.config import Sample
 from longattn.ledger import LedgerError
 from longattn.recurrence import Recurrence, far_recurrence
 from longattn.storage import LABELLED, SELECTED
-from tests.conftest import BUILTIN, WINDOW, config
+from longattn.verify import verify
+from longattn.windows import document_id, is_sampled
+from tests.conftest import BUILTIN, WINDOW, _first_document, config
 from tests.s3 import CountingProxy, environment
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -200,16 +203,84 @@ def test_documents_all_too_short_give_an_empty_result(documents, tmp_path, check
     assert summary.categories["code"]["too_short"] == 6
 
 
-def test_a_sample_is_the_same_for_any_cluster(finished, corpus, tmp_path, checkpoint):
+def test_a_sample_is_the_same_for_any_cluster_and_may_grow(finished, corpus, tmp_path, checkpoint):
     settings, _ = finished
-    sources = [
-        {"category": "book", "path": f"{corpus}/book", "sample": {"fraction": 0.3, "seed": 12}}
-    ]
-    la.run(config(corpus, tmp_path / "sample", checkpoint, sources=sources))
-    part = labelled(tmp_path / "sample")["data_id"].to_pylist()
-    everything = labelled(settings.output)
-    book = [i for i in everything["data_id"].to_pylist() if i.startswith("book")]
-    assert set(part) < set(book) and 0 < len(part) < 0.6 * len(book)
+    ids = labelled(settings.output)["data_id"].to_pylist()
+
+    def share(fraction):
+        sample = {"fraction": fraction, "seed": 12}
+        sources = [{"category": "book", "path": f"{corpus}/book", "sample": sample}]
+        wanted = [i for i in ids if i.startswith("book") and is_sampled(i, Sample(**sample))]
+        return config(corpus, tmp_path / "sample", checkpoint, sources=sources), wanted
+
+    (some, few), (more, many) = share(0.3), share(0.7)
+    assert 0 < len(few) < len(many) < len(ids)
+    la.run(some)
+    assert labelled(some.output)["data_id"].to_pylist() == few
+    summary = la.run(more)
+    assert labelled(some.output)["data_id"].to_pylist() == many
+    assert summary.stages["score"]["windows"] == len(many) - len(few)
+    with pytest.raises(LedgerError, match="only a larger fraction of the same seed may follow"):
+        la.run(some)
+
+
+def test_files_gone_grown_and_replaced_since_are_told_and_their_windows_stay(
+    copied, documents, caplog
+):
+    settings, _ = copied
+    before = labelled(settings.output)
+    gone, grown, replaced = (documents / "book" / f"{part}.jsonl" for part in range(3))
+    sources = [{"category": "book", "path": f"{documents}/book"}]
+    moved = settings.model_dump(mode="json") | {"sources": sources}
+    la.run(la.Config.parse(moved))  # the same texts elsewhere: read, and not scored again
+    assert labelled(settings.output).equals(before)
+    text = _first_document("python")
+    gone.unlink()
+    with grown.open("a") as file:
+        file.write(json.dumps({"content": text[:7000]}) + "\n")
+    replaced.write_text(json.dumps({"content": text[7000:14_000]}) + "\n")
+    caplog.clear()
+    with caplog.at_level("WARNING", "longattn"):
+        summary = la.run(la.Config.parse(moved))
+    told = "\n".join(record.getMessage() for record in caplog.records)
+    assert f"{gone} is gone from the listing" in told
+    assert f"{grown} has changed" in told and f"{replaced} has changed" in told
+    after = labelled(settings.output)
+    there = pa.compute.is_in(after["data_id"], before["data_id"])
+    assert after.filter(there).equals(before)
+    new = after.filter(pa.compute.invert(there))
+    assert set(new["source"].to_pylist()) == {str(grown), str(replaced)}
+    assert summary.stages["score"]["windows"] == len(new) > 2
+    assert list(verify(settings.output)) == []
+
+
+def test_files_as_the_world_has_them(tmp_path, checkpoint):
+    text = _first_document("book")
+    documents = [text[p : p + 7000] for p in range(0, 35_000, 7000)]
+    lines = [json.dumps({"content": document}).encode() for document in documents]
+    odd = [b'{"content": 12}', b'{"content": null}', b'{"content": "\\ud800"}', b"\0\0", b""]
+    parts = {
+        "two words/é 日本/a b.jsonl": b"\xef\xbb\xbf" + b"\r\n".join(lines[:2]) + b"\r\n",
+        "two words/again.jsonl": b"\n".join([lines[0], lines[2], lines[2]]),
+        "deep/er/still/x.jsonl": b"\n".join([*odd, lines[3], *odd, lines[3], lines[4]]),
+        "deep/tiny.jsonl": b'{"content": "tiny"}\n' * 100_000,
+        "deep/empty.jsonl": b"",
+    }
+    for name, data in parts.items():
+        path = tmp_path / "corpus" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    sources = [{"category": "book", "path": f"{tmp_path}/corpus/**/*.jsonl"}]
+    settings = config("", tmp_path / "out", checkpoint, sources=sources)
+    told = la.run(settings).categories["book"]
+    assert told["records"] == 100_000 + 2 + 3 + 11
+    assert told["too_short"] == 100_000 and told["duplicates"] == 3
+    assert told["quarantine"] == {"not_a_string": 4, "bad_utf8": 2, "not_json": 2}
+    table = labelled(tmp_path / "out")
+    assert set(table["document_id"].to_pylist()) == {document_id(d.encode()) for d in documents}
+    assert len(set(table["data_id"].to_pylist())) == len(table)
+    assert {Path(p).name for p in table["source"].to_pylist()} >= {"a b.jsonl", "x.jsonl"}
+    assert list(verify(settings.output)) == []
 
 
 def test_several_distances_are_columns_of_one_run(finished, corpus, tmp_path, checkpoint):

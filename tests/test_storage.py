@@ -1,14 +1,21 @@
+import fcntl
 import json
+import tempfile
 
+import boto3
 import duckdb
 import fastparquet
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from s3fs import S3FileSystem
 
-from longattn import storage
+from longattn import cli, storage
+from longattn.config import Source
+from longattn.corpus import list_splits
 from tests.labelled import labelled_table, write_labelled
+from tests.s3 import FaultyProxy, environment
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path):
@@ -23,6 +30,72 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path):
     storage.write_bytes(url, b"again")
     assert storage.read_bytes(url) == b"again"
     assert [p.name for p in (tmp_path / "a").iterdir()] == ["b.json"]
+
+
+def test_leftovers_of_killed_writers_are_swept_and_those_of_living_ones_are_not(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "staging"))
+    (tmp_path / "staging").mkdir()
+    done = tmp_path / "out/labelled/category=a/x.parquet"
+    done.parent.mkdir(parents=True)
+    half = done.with_name(f".{done.name}.0123.tmp")
+    dead, living = (tmp_path / f"staging/{storage.STAGING}{name}" for name in ("dead", "living"))
+    other = tmp_path / "staging/other"
+    for path in (done, half, dead, living, other):
+        path.write_bytes(b"x")
+    with living.open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        storage.sweep(str(tmp_path / "out"))
+        assert [path.exists() for path in (done, half, dead, living, other)] == [
+            True, False, False, True, True,
+        ]  # fmt: skip
+    storage.sweep(str(tmp_path / "out"))
+    assert not living.exists()
+
+
+def test_uploads_of_killed_writers_are_aborted_below_the_output_alone(s3):
+    client = boto3.client("s3")
+    for key in ("swept/labelled/a.parquet", "swept-not/b.parquet"):
+        upload = client.create_multipart_upload(Bucket="bucket", Key=key)
+        client.upload_part(
+            Bucket="bucket", Key=key, UploadId=upload["UploadId"], PartNumber=1, Body=b"x"
+        )
+    storage.write_bytes("s3://bucket/swept/whole", b"x")
+    storage.sweep("s3://bucket/swept/")
+    left = client.list_multipart_uploads(Bucket="bucket")["Uploads"]
+    assert [upload["Key"] for upload in left] == ["swept-not/b.parquet"]
+    assert storage.read_bytes("s3://bucket/swept/whole") == b"x"
+    client.abort_multipart_upload(Bucket="bucket", Key=left[0]["Key"], UploadId=left[0]["UploadId"])
+
+
+@pytest.mark.parametrize("kind", ["500", "reset"])
+def test_a_store_that_fails_for_good_ends_in_one_line(s3, monkeypatch, capfd, kind):
+    monkeypatch.setattr(storage, "TRIES", 1)
+    proxy = FaultyProxy(s3)
+    proxy.kind = lambda: kind
+    S3FileSystem.clear_instance_cache()
+    source = Source(category="book", path="s3://bucket/broken/*.jsonl")
+    with environment(AWS_ENDPOINT_URL=proxy.endpoint), pytest.raises(cli.typer.Exit) as status:
+        cli._guarded(lambda: list_splits([source]))
+    proxy.close()
+    S3FileSystem.clear_instance_cache()
+    said = capfd.readouterr().err
+    assert status.value.exit_code == 1
+    assert said.startswith("longattn: ") and said.count("\n") == 1 and "bucket" in said
+
+
+def test_errors_of_storage_are_of_the_system_and_tell_no_secret():
+    with (
+        pytest.raises(FileNotFoundError, match=r"^http://\*\*\*@h/x\?\*\*\* is not there$"),
+        storage.storage_errors("http://u:pw@h/x"),
+    ):
+        raise FileNotFoundError("http://u:pw@h/x?sig=1 is not there")
+    with (
+        pytest.raises(OSError, match=r"^ftp://\*\*\*@h/x: LookupError: no y$"),
+        storage.storage_errors("ftp://u:pw@h/x"),
+    ):
+        raise LookupError("no y")
 
 
 def test_files_in_the_making_are_not_listed(tmp_path):
