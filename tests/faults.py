@@ -4,27 +4,82 @@ import functools
 import json
 import multiprocessing
 import os
-import signal
+import pydoc
+import shutil
 import sys
+import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 import pyarrow.parquet as pq
+import pytest
+from ray.cluster_utils import Cluster
+
+from longattn.config import Config
+from tests.conftest import WINDOW
 
 ROOT = str(Path(__file__).parents[1])
 FORK = multiprocessing.get_context("forkserver")
 FORK.set_forkserver_preload(["longattn.pipeline", "longattn.scoring.scorer", "tests.faults"])
 
 
-def start(settings, address, log, *, environment=None, hook=None):
-    """`longattn run` of these settings in a process; its exit code is the command's status."""
+@contextmanager
+def cluster():
+    """A head where what belongs to the driver lives; nodes may be added, and killed."""
+    folder = tempfile.mkdtemp(prefix="la-")
+    os.environ["RAY_AUTH_MODE"] = "disabled"
+    head = {
+        "num_cpus": 2,
+        "object_store_memory": 150 << 20,
+        "temp_dir": folder,
+        "include_dashboard": False,
+    }
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    try:
+        yield cluster
+    finally:
+        cluster.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def settings(documents, output, checkpoint, **fields):
+    """Of a run over the JSONL files of `<documents>/book`."""
+    values = {
+        "sources": [{"category": "book", "path": f"{documents}/book"}],
+        "output": str(output),
+        "window": {"tokens": WINDOW},
+        "scorer": {"model": checkpoint, "batch": 4},
+        "workers": {"window": 1, "score": 1},
+    }
+    return Config.parse({**values, **fields})
+
+
+def start(settings, address, log, *, environment=None, hook=None, block=64 << 10):
+    """`longattn run` of these settings in a process; its exit code is the command's status.
+
+    Args:
+        environment: variables of the driver and its workers.
+        hook: dotted name of a function that each of these processes calls first.
+        block: bytes of windows in a block, which becomes a file.
+    """
     values = settings.model_dump(mode="json", exclude_none=True)
-    process = FORK.Process(target=_drive, args=(values, address, str(log), environment or {}, hook))
+    arguments = (values, address, str(log), environment or {}, hook, block)
+    process = FORK.Process(target=_drive, args=arguments)
     process.start()
     return process
 
 
-def _drive(values, address, log, environment, hook):
+def finish(run, seconds=300):
+    """The exit code of a run, which must come to its end."""
+    run.join(seconds)
+    if run.exitcode is None:
+        run.kill()
+        pytest.fail("it hangs")
+    return run.exitcode
+
+
+def _drive(values, address, log, environment, hook, block):
     import ray
 
     from longattn import cli, config, corpus, pipeline, pools
@@ -35,7 +90,7 @@ def _drive(values, address, log, environment, hook):
         os.dup2(file.fileno(), 2)
     os.environ.update(environment, RAY_AUTH_MODE="disabled", RAY_ADDRESS=address)
     # Blocks of a few windows and tasks of one file, as a large corpus has many.
-    pools.CPU_BLOCK = 64 << 10
+    pools.CPU_BLOCK = block
     pipeline.group_splits = functools.partial(corpus.group_splits, target_bytes=1)
     variables = {"PYTHONPATH": ROOT, **environment}
     ray.init(
@@ -43,30 +98,12 @@ def _drive(values, address, log, environment, hook):
         runtime_env={"env_vars": variables, **({"worker_process_setup_hook": hook} if hook else {})},
     )  # fmt: skip
     settings = config.Config.parse(values)
+    if hook:
+        pydoc.locate(hook)()
     try:
         cli._guarded(lambda: print(pipeline.run(settings).to_dict()))
     except cli.typer.Exit as status:
         sys.exit(status.exit_code)
-
-
-def deadly_documents():
-    """Set up in every worker: a document with a certain word kills the process that tokenizes it."""
-    from longattn.tokenization import DocumentTokenizer
-
-    encode = DocumentTokenizer.encode
-
-    def guarded(self, text):
-        if b"KILLS ITS PROCESS" in text:
-            os.kill(os.getpid(), signal.SIGKILL)
-        if b"EATS ALL MEMORY" in text:
-            import resource
-
-            used = psutil.Process().memory_info().vms
-            resource.setrlimit(resource.RLIMIT_AS, (used + (64 << 20), resource.RLIM_INFINITY))
-            text = text * 4096
-        return encode(self, text)
-
-    DocumentTokenizer.encode = guarded
 
 
 def actors(name):
@@ -79,6 +116,11 @@ def actors(name):
         except psutil.Error:
             continue
     return found
+
+
+def files(output):
+    """How many labelled files there are on disk."""
+    return len(list(Path(output).glob("labelled/**/[!.]*.parquet")))
 
 
 def labelled(output, folder="labelled", filesystem=None, but=()):

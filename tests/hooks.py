@@ -1,0 +1,33 @@
+"""What every process of a broken run calls first. Light: each worker imports this."""
+
+import os
+import signal
+
+import psutil
+
+
+def deadly_documents():
+    """Set up in every worker: a document with a certain word kills the process that tokenizes it."""
+    from longattn.tokenization import DocumentTokenizer
+
+    encode = DocumentTokenizer.encode
+
+    def guarded(self, text):
+        if b"KILLS ITS PROCESS" in text:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if b"EATS ALL MEMORY" in text:
+            import resource
+
+            used = psutil.Process().memory_info().vms
+            resource.setrlimit(resource.RLIMIT_AS, (used + (64 << 20), resource.RLIM_INFINITY))
+            text = text * 4096
+        return encode(self, text)
+
+    DocumentTokenizer.encode = guarded
+
+
+def impatient_clients():
+    """Set up in every process of a run: a store that does not answer is asked again soon."""
+    from longattn import storage
+
+    storage.READ_TIMEOUT = 2.0
