@@ -15,10 +15,11 @@ if TYPE_CHECKING:
         write_labelled,
     )
     from longattn.config import Config, ConfigError
+    from longattn.lds import long_distance_scores
     from longattn.monitor import RunError
     from longattn.pipeline import RunSummary, run
     from longattn.scoring.scorer import AttentionScorer, Scores
-    from longattn.selection import long_distance_scores, select
+    from longattn.selection import select
     from longattn.windows import sliding_windows
 
 __version__ = "0.1.0"
@@ -31,7 +32,8 @@ _ROOMS = {
     "pipeline": ("RunSummary", "run"),
     "monitor": ("RunError",),
     "scoring.scorer": ("AttentionScorer", "Scores"),
-    "selection": ("long_distance_scores", "select"),
+    "lds": ("long_distance_scores",),
+    "selection": ("select",),
     "windows": ("sliding_windows",),
 }  # fmt: skip
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}

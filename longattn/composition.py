@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -15,7 +15,7 @@ from longattn.config import Sample, Source, Workers
 from longattn.corpus import check_sources, group_splits, list_splits
 from longattn.pools import Pools, plan_pools
 from longattn.records import Record, Split, read_split
-from longattn.stages import LabelledSink, ScoreSettings, ScoreWindows, ignore
+from longattn.stages import LabelledSink, ScoreAgain, ScoreSettings, ScoreWindows, ignore
 from longattn.storage import LABELLED, join, list_files, open_parquet
 from longattn.windows import DocumentWindows
 
@@ -141,11 +141,33 @@ def score_with(
         fn_constructor_args=(settings, pools.device, pools.threads, report),
         batch_size=batch,
         batch_format="pyarrow",
-        compute=ActorPoolStrategy(min_size=pools.score[0], max_size=pools.score[1]),
-        num_cpus=pools.score_cpus,
-        num_gpus=pools.score_gpus or None,
-        **RETRIES,
+        **scoring_pool(pools),
     )
+
+
+def score_again_with(
+    wanted: Mapping[str, list[int]], settings: ScoreSettings, batch: int, pools: Pools
+) -> int:
+    """Give rows of labelled files their exact scores; returns how many."""
+    rows = [{"url": url, "rows": of_file} for url, of_file in wanted.items()]
+    done = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+        ScoreAgain,
+        fn_constructor_args=(batch, settings, pools.device, pools.threads, ignore),
+        batch_size=1,
+        batch_format="pyarrow",
+        **scoring_pool(pools),
+    )
+    return sum(row["scored"] for row in done.iter_rows())
+
+
+def scoring_pool(pools: Pools) -> dict[str, Any]:
+    """How Ray Data is to run scoring actors."""
+    return {
+        "compute": ActorPoolStrategy(min_size=pools.score[0], max_size=pools.score[1]),
+        "num_cpus": pools.score_cpus,
+        "num_gpus": pools.score_gpus or None,
+        **RETRIES,
+    }
 
 
 def tasks_of(groups: list[list[Split]]) -> Dataset:

@@ -135,6 +135,20 @@ class Select(Settings):
         description="prefer_distinct: windows that share tokens with kept ones count for less (longattn/overlap.py)",
     )
     keep: Keep = Keep(fraction=0.5)
+    second_pass: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="of windows scored with scorer.query_stride: score those near the threshold exactly, "
+        "until exact scores of all would select others with this probability only (longattn/second_pass.py)",
+    )
+
+    @model_validator(mode="after")
+    def _by_lds(self) -> Select:
+        other = (self.standardize, self.rank_by, self.overlap) != ("zscore", "lds", "allow")
+        if self.second_pass is not None and other:
+            raise ValueError("second_pass goes with zscore, rank_by lds and overlap allow alone")
+        return self
 
 
 class Workers(Settings):
@@ -177,6 +191,8 @@ class Config(Settings):
             raise ValueError(f"scorer.min_distance {list(distances)} names one twice")
         if stride > max(1, self.window.tokens - max(distances)):
             raise ValueError(f"scorer.query_stride {stride} is over the rows that see far")
+        if self.select.second_pass is not None and stride == 1:
+            raise ValueError("select.second_pass is for a scorer.query_stride over 1: all is exact")
         samples: dict[str, Sample | None] = {}
         for source in self.sources:
             if samples.setdefault(source.category, source.sample) != source.sample:

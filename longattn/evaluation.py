@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 
 from longattn.config import Config, redact
 from longattn.foils import Ids, Windows, foils, generator, long_documents, native_windows
+from longattn.lds import moments
 from longattn.pages import render
 from longattn.recurrence import Recurrence, far_recurrence
 from longattn.report import uniform_ds
-from longattn.selection import moments
 from longattn.storage import join, write_bytes
 from longattn.tokenization import DocumentTokenizer
 from longattn.windows import load_tokenizer

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ray.data import ActorPoolStrategy
@@ -17,7 +17,7 @@ from ray.data.context import DataContext
 
 from longattn import ledger
 from longattn.claims import Claims
-from longattn.composition import RETRIES, score_with, tasks_of, write_to
+from longattn.composition import RETRIES, score_again_with, score_with, tasks_of, write_to
 from longattn.config import Config, redact
 from longattn.corpus import check_sources, group_splits, list_splits
 from longattn.display import watched
@@ -25,7 +25,7 @@ from longattn.lock import Hold, held
 from longattn.monitor import Monitor, RunError
 from longattn.pools import Pools, connected, plan_pools
 from longattn.records import Split
-from longattn.selection import CategorySelection, select
+from longattn.selection import CategorySelection, select, undecided
 from longattn.stages import LabelledSink, ScoreSettings
 from longattn.stopping import Interrupted, Stop, stoppable, waits_for
 from longattn.storage import join, sweep, write_json
@@ -129,6 +129,10 @@ def _run(
     selection: dict[str, CategorySelection] = {}
     if select_after and labelled.windows:
         chosen = config.select
+        if chosen.second_pass is not None:
+            _score_again(config, settings, stop)
+            if hold.lost:
+                raise RunError(f"{redact(config.output)}: another run has taken the folder over")
         selection = select(
             config.output,
             alpha=chosen.alpha,
@@ -136,6 +140,7 @@ def _run(
             rank_by=chosen.rank_by,
             overlap=chosen.overlap,
             keep=chosen.keep,
+            second_pass=chosen.second_pass,
             file_bytes=config.file_bytes,
             on=config.workers.select,
         )
@@ -211,13 +216,7 @@ def _execute(
         "%d splits to read (%d done); window actors %d to %d, scoring actors %d to %d on %s",
         len(left.splits), left.finished, *pools.window, *pools.score, pools.device,
     )  # fmt: skip
-    context = DataContext.get_current().copy()
-    context.target_max_block_size = pools.block_bytes  # else smaller yields are merged
-    # Ray Data stops a run that stands still for so long; a lost GPU may take as long to be made up.
-    stall = max(context.execution_no_progress_timeout_s, config.workers.wait_seconds)
-    context.execution_no_progress_timeout_s = stall
-    context.enable_progress_bars = False
-    with DataContext.current(context):
+    with DataContext.current(_context(config, pools)):
         windows = tasks_of(group_splits(left.splits)).map_batches(
             SplitWindows,
             fn_constructor_kwargs={
@@ -249,6 +248,38 @@ def _execute(
             stopped = monitor.snapshot()["stopped"]
             raise RunError(stopped or _reason(error)) from error
     return monitor.snapshot()["scored"], claims.state()
+
+
+def _context(config: Config, pools: Pools) -> DataContext:
+    context = DataContext.get_current().copy()
+    context.target_max_block_size = pools.block_bytes  # else smaller yields are merged
+    # Ray Data stops a run that stands still for so long; a lost GPU may take as long to be made up.
+    stall = max(context.execution_no_progress_timeout_s, config.workers.wait_seconds)
+    context.execution_no_progress_timeout_s = stall
+    context.enable_progress_bars = False
+    return context
+
+
+def _score_again(config: Config, settings: ScoreSettings, stop: Stop) -> None:
+    """The second pass: exact scores until none is wanted any more. Raises RunError."""
+    wanted = undecided(config.output, config.select, config.workers.select)
+    if not wanted:
+        return
+    dtype = ledger.claimed(config.output)["parts"]["dtype"]
+    exact = replace(settings, query_stride=1, min_distance=config.min_distance, dtype=dtype)
+    with connected():
+        stop.install()
+        pools = plan_pools(config.workers, dtype)
+        while wanted:
+            log.info("second pass: exact scores for %d windows", sum(map(len, wanted.values())))
+            try:
+                with DataContext.current(_context(config, pools)):
+                    score_again_with(wanted, exact, config.scorer.batch, pools)
+            except Interrupted:
+                raise
+            except Exception as error:
+                raise RunError(_reason(error)) from error
+            wanted = undecided(config.output, config.select, config.workers.select)
 
 
 def _reason(error: BaseException) -> str:

@@ -18,9 +18,10 @@ import yaml
 from numpy.typing import NDArray
 
 from longattn import ledger
+from longattn.config import Select
+from longattn.lds import long_distance_scores
 from longattn.ledger import FOLDER, parallel
 from longattn.pages import packed, render
-from longattn.selection import long_distance_scores
 from longattn.storage import join, list_files, open_parquet, read_json, write_bytes
 
 # Windows looked at, over all categories; of more, whole files are taken by their names, which are
@@ -93,9 +94,12 @@ def report_page(output: str) -> str:
     chosen = selection["categories"]
     total = sum(c["windows"] for c in chosen.values())
     figures = [_figures(name, categories[name], chosen) for name in sorted(categories)]
+    plain = Select(alpha=select["alpha"], standardize=select["standardize"], keep=select["keep"])
+    by_lds = Select.model_validate(select) == plain
     data = {
         "categories": figures,
         "select": {**select, "fraction": _kept_fraction(chosen)},
+        "by_lds": by_lds,
         "null": null,
         "heads": {n: _heads(urls, HEAD_ROWS // len(files)) for n, urls in sorted(files.items())},
         "rates": read_json(join(output, FOLDER, "rates.json")) or [],
@@ -112,6 +116,7 @@ def report_page(output: str) -> str:
         settings=_flat({key: value for key, value in settings.items() if key != "sources"}),
         sources=settings.get("sources", []),
         select=select,
+        by_lds=by_lds,
         null=null,
         funnel=[_funnel(name, told.get(name, {}), chosen.get(name, {})) for name in names],
         totals=_totals(told, chosen),

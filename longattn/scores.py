@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from longattn.exact import Floats, Totals, exact_sum, spread
 from longattn.ledger import parallel, read_footer
 from longattn.partitions import Handle, Place
-from longattn.storage import file_metadata, open_parquet
+from longattn.storage import EXACT, file_metadata, open_parquet
 
 PARTITION = 500_000  # windows aimed at in a partition: about 50 MB
 MOST = 256  # partitions; more windows make them larger
@@ -153,10 +153,10 @@ def _read_file(url: str, file: int, further: Sequence[str]) -> tuple[pa.Table, s
     names = ["data_id", "category", "document_id", "token_start", "token_stop", "ds", "variance"]
     with open_parquet(url) as parquet:
         for name in {*further} - {*parquet.schema_arrow.names}:
-            raise ValueError(f"select.rank_by: {url} has no column {name}: it is of a time before")
+            raise ValueError(f"select: {url} has no column {name}")
         read = parquet.read(columns=[*names, *further])
         fingerprint = file_metadata(parquet).get("fingerprint", "")
-    for name in further:
+    for name in {*further} - {*EXACT}:
         if pc.any(pc.is_null(read[name], nan_is_null=True)).as_py():
             raise ValueError(f"select.rank_by: some windows have no {name}: {url}")
     for name in ("ds", "variance"):
@@ -172,7 +172,7 @@ def _read_file(url: str, file: int, further: Sequence[str]) -> tuple[pa.Table, s
         "variance": read["variance"],
         "file": np.full(len(read), file, np.int32),
         "row": np.arange(len(read), dtype=np.int32),
-        **{name: read[name] for name in further},
+        **{name: pc.fill_null(read[name], np.nan) for name in further},
     }
     return pa.table(columns), fingerprint
 

@@ -9,7 +9,8 @@ and `kept` say the same of one table in memory, for who checks.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, Literal
@@ -17,10 +18,11 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import ArrayLike
 
 from longattn.config import Keep, Select
-from longattn.exact import FEW, Cut, Floats, Ints, Totals, Words, exact_sum, keys
+from longattn.cuts import Order, find_cuts, spans
+from longattn.exact import Cut, Floats, Ints, Totals, keys
+from longattn.lds import Scale, Standard, Standardize, long_distance_scores, moments
 from longattn.ledger import FOLDER
 from longattn.overlap import distinct_scores, unique_tokens
 from longattn.partitions import Handle, On, Place, placed
@@ -32,81 +34,12 @@ from longattn.scores import (
     merged,
     moments_by_category,
 )
+from longattn.second_pass import fitted, look
 from longattn.selected import write_selected
-from longattn.storage import absolute, join, list_files, write_json
+from longattn.storage import EXACT, absolute, join, list_files, write_json
 
-Standardize = Literal["zscore", "minmax"]
 RankBy = Literal["lds", "recurrence", "recurrence_rarity", "recurrence_pairs"]
 Overlap = Literal["allow", "prefer_distinct"]
-
-
-def long_distance_scores(
-    ds: ArrayLike, variance: ArrayLike, alpha: float = 0.5, standardize: Standardize = "zscore"
-) -> Floats:
-    """LDS of the windows of one category (Eq. 8): standardised DS + alpha * standardised DU.
-
-    DU = -variance. `zscore` uses the population deviation, as the windows are all there are;
-    `minmax` scales to 0..1, as the authors' code does. A constant column counts as all zero.
-
-    Args:
-        ds, variance: (n,) floats.
-        alpha: weight of DU.
-
-    Returns:
-        (n,) float64.
-
-    Raises:
-        ValueError: not one-dimensional, of different lengths, not finite, or `standardize` unknown.
-    """
-    ds = np.asarray(ds, dtype=np.float64)
-    du = -np.asarray(variance, dtype=np.float64)
-    if ds.ndim != 1 or ds.shape != du.shape:
-        raise ValueError(
-            f"ds {ds.shape} and variance {du.shape}: two 1-D arrays of one length wanted"
-        )
-    if not (np.isfinite(ds).all() and np.isfinite(du).all()):
-        raise ValueError("ds and variance must be finite")
-    if standardize not in ("zscore", "minmax"):
-        raise ValueError(f"standardize {standardize!r}: zscore or minmax is allowed")
-    of_ds, of_du = (Scale.of(Totals.of(x), moments(x)[1], standardize) for x in (ds, du))
-    return Standard(of_ds, of_du, alpha).lds(ds, -du)
-
-
-def moments(x: Floats) -> tuple[float, float]:
-    """Mean and population deviation, each sum exactly rounded, so independent of order."""
-    totals = Totals.of(x)
-    return totals.mean, totals.deviation(exact_sum((x - totals.mean) ** 2))
-
-
-@dataclass(frozen=True)
-class Scale:
-    """(x - origin) / unit; a constant column counts as all zero."""
-
-    origin: float
-    unit: float
-
-    @classmethod
-    def of(cls, totals: Totals, deviation: float, standardize: Standardize) -> Scale:
-        if totals.low >= totals.high:  # a rounded mean would give a deviation above zero
-            return cls(0, 0)
-        if standardize == "zscore":
-            return cls(totals.mean, deviation)
-        return cls(totals.low, totals.high - totals.low)
-
-    def __call__(self, x: Floats) -> Floats:
-        return (x - self.origin) / self.unit if self.unit else np.zeros_like(x)
-
-
-@dataclass(frozen=True)
-class Standard:
-    """What LDS of a category is made with."""
-
-    ds: Scale
-    du: Scale
-    alpha: float
-
-    def lds(self, ds: Floats, variance: Floats) -> Floats:
-        return self.ds(ds) + self.alpha * self.du(-variance)
 
 
 @dataclass(frozen=True)
@@ -136,6 +69,7 @@ def select(
     rank_by: RankBy = "lds",
     overlap: Overlap = "allow",
     keep: Keep | dict[str, float | int | str] | None = None,
+    second_pass: float | None = None,
     file_bytes: int = 512 * 2**20,
     on: On = "auto",
 ) -> dict[str, CategorySelection]:
@@ -149,6 +83,9 @@ def select(
         rank_by: what the windows are ordered by.
         overlap: `prefer_distinct` orders them as `longattn.overlap` says.
         keep: `{"fraction": 0.5}`, `{"tokens": "1.5B"}` or `{"count": 1000}`; default half.
+        second_pass: of estimated windows: how likely exact scores of all, standardised by those of
+            the drawn ones, may select others (`longattn.second_pass`). Means, deviations and the
+            threshold told are then those, and `lds` is fitted where a window has no exact scores.
         file_bytes: aimed size of a selected file.
         on: `local`, in threads here with the score columns in the temporary folder (160 bytes a
             window); `ray`, in tasks on the cluster that is connected to or that RAY_ADDRESS names,
@@ -157,21 +94,18 @@ def select(
 
     Raises:
         ValueError: no labelled windows, scores of different settings in one folder, scores that
-            are not finite, or windows without the column to rank by.
+            are not finite, windows without the column to rank by, or, for `second_pass`, windows
+            that want exact scores first.
     """
     keep = Keep.model_validate({"fraction": 0.5} if keep is None else keep)
-    path = absolute(path)
     settings = Select(
-        alpha=alpha, standardize=standardize, rank_by=rank_by, overlap=overlap, keep=keep
-    )
-    sizes = list_files(join(path, "labelled"), ".parquet")
-    if not sizes:
-        raise ValueError(f"{join(path, 'labelled')}: no labelled windows to select from")
+        alpha=alpha, standardize=standardize, rank_by=rank_by, overlap=overlap, keep=keep,
+        second_pass=second_pass,
+    )  # fmt: skip
+    path = absolute(path)
     stored = settings.model_dump(mode="json", exclude_none=True)
-    rows = estimated_rows(sizes)
-    with placed(on, rows) as place:
-        scores = gather(place, path, sizes, rows, [] if rank_by == "lds" else [rank_by])
-        handles, kept_rows, result = _select(place, scores, settings, len(sizes))
+    with _gathered(path, settings, on) as (place, scores, sizes):
+        handles, kept_rows, result = _select(place, scores, settings, path)
         urls = write_selected(
             place,
             handles,
@@ -187,27 +121,46 @@ def select(
     return result
 
 
+def undecided(path: str, settings: Select, on: On = "auto") -> dict[str, list[int]]:
+    """Rows of labelled files that want exact scores before `second_pass` can select."""
+    with _gathered(absolute(path), settings, on) as (place, scores, sizes):
+        wanted = look(place, scores, settings).wanted
+        return {url: wanted[file] for file, url in enumerate(sizes) if file in wanted}
+
+
+@contextmanager
+def _gathered(
+    path: str, settings: Select, on: On
+) -> Iterator[tuple[Place, Scores, dict[str, int]]]:
+    """A place with the scores, and the labelled files with their sizes."""
+    sizes = list_files(join(path, "labelled"), ".parquet")
+    if not sizes:
+        raise ValueError(f"{join(path, 'labelled')}: no labelled windows to select from")
+    rows = estimated_rows(sizes)
+    further: list[str] = [] if settings.rank_by == "lds" else [settings.rank_by]
+    further += [] if settings.second_pass is None else EXACT
+    with placed(on, rows) as place:
+        yield place, gather(place, path, sizes, rows, further), sizes
+
+
 def _select(
-    place: Place, scores: Scores, settings: Select, files: int
+    place: Place, scores: Scores, settings: Select, path: str
 ) -> tuple[list[Handle], dict[str, Ints], dict[str, CategorySelection]]:
     """Partitions of the kept rows, how many of them each file has by category, and what they are."""
-    handles = scores.handles
-    found = moments_by_category(place, handles, _ds_du)
-    scales = {key: Scale.of(*of, settings.standardize) for key, of in found.items()}
-    standards = {
-        category: Standard(scales[category, "ds"], scales[category, "du"], settings.alpha)
-        for category in scores.categories
-    }
-    order = _Order(standards, None if settings.rank_by == "lds" else settings.rank_by)
-    if settings.overlap == "prefer_distinct":
-        spreads = moments_by_category(place, handles, order.columns)
-        deviations = {category: deviation for (category, _), (_, deviation) in spreads.items()}
-        handles, _ = place.update(
-            (partial(_with_worth, order=order, deviations=deviations), handle) for handle in handles
-        )
-        order = _Order(standards, "worth")
-    cuts = _cuts(place, handles, scores, order, settings.keep)
+    if settings.second_pass is None:
+        handles, order, found = _ranked(place, scores, settings)
+        cuts = find_cuts(place, handles, scores, order, settings.keep)
+    else:
+        looked = look(place, scores, settings)
+        if looked.wanted:
+            n = sum(map(len, looked.wanted.values()))
+            raise ValueError(
+                f"{path}: {n} windows want exact scores first: `longattn run` gives them"
+            )
+        handles, found, cuts = looked.handles, looked.found, looked.cuts
+        order = Order({}, "lds")
     handles, told = place.update((partial(_keep, order=order, cuts=cuts), h) for h in handles)
+    files = len(scores.row_bytes)
     kept_rows = {category: np.zeros(files, np.int64) for category in scores.categories}
     for piece in told:
         for category, (_, own, number) in piece.items():
@@ -231,57 +184,29 @@ def _select(
     return handles, kept_rows, result
 
 
-def _cuts(
-    place: Place, handles: Sequence[Handle], scores: Scores, order: _Order, keep: Keep
-) -> dict[str, Cut]:
-    """Where the budget of each category ends."""
-    by_tokens = keep.tokens is not None
-    cuts = {category: Cut(_budget(keep, of.windows)) for category, of in scores.categories.items()}
-    at = {category: of.windows for category, of in scores.categories.items()}
-    depth = {category: 1 + math.ceil(of.longest / 8) for category, of in scores.categories.items()}
-    while wide := {
-        category: cut
-        for category, cut in cuts.items()
-        if at[category] > FEW and len(cut.words) < depth[category]
-    }:
-        sums = {category: cut.nothing() for category, cut in wide.items()}
-        count = partial(_histograms, order=order, cuts=wide, by_tokens=by_tokens)
-        for told in place.each((count, handle) for handle in handles):
-            for category, (bins, weights, rows) in told.items():
-                sums[category][0][bins] += weights
-                sums[category][1][bins] += rows
-        for category, cut in wide.items():
-            cuts[category], at[category] = cut.narrowed(*sums[category])
-    open_ = {category: cut for category, cut in cuts.items() if not cut.all}
-    collect = partial(_undecided, order=order, cuts=open_, by_tokens=by_tokens)
-    found = merged(place.each((collect, handle) for handle in handles))
-    return cuts | {category: cut.decided(found[category]) for category, cut in open_.items()}
-
-
-def _budget(keep: Keep, windows: int) -> int:
-    if keep.fraction is not None:
-        return math.floor(keep.fraction * windows + 0.5)
-    return keep.count or keep.tokens or 0
+def _ranked(
+    place: Place, scores: Scores, settings: Select
+) -> tuple[list[Handle], Order, dict[tuple[str, str], tuple[Totals, float]]]:
+    """The partitions, their order, and totals and deviation of `ds` and `du` by category."""
+    handles = scores.handles
+    found = moments_by_category(place, handles, _ds_du)
+    scales = {key: Scale.of(*of, settings.standardize) for key, of in found.items()}
+    standards = {
+        category: Standard(scales[category, "ds"], scales[category, "du"], settings.alpha)
+        for category in scores.categories
+    }
+    order = Order(standards, None if settings.rank_by == "lds" else settings.rank_by)
+    if settings.overlap == "prefer_distinct":
+        spreads = moments_by_category(place, handles, order.columns)
+        deviations = {category: deviation for (category, _), (_, deviation) in spreads.items()}
+        handles, _ = place.update(
+            (partial(_with_worth, order=order, deviations=deviations), handle) for handle in handles
+        )
+        order = Order(standards, "worth")
+    return handles, order, found
 
 
 # --- on one partition ----------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Order:
-    """What the windows of each category are ranked by."""
-
-    standards: Mapping[str, Standard]
-    column: str | None  # in place of LDS
-
-    def lds(self, category: str, rows: pa.Table) -> Floats:
-        return self.standards[category].lds(rows["ds"].to_numpy(), rows["variance"].to_numpy())
-
-    def of(self, category: str, rows: pa.Table) -> Floats:
-        return rows[self.column].to_numpy() if self.column else self.lds(category, rows)
-
-    def columns(self, category: str, rows: pa.Table) -> dict[str, Floats]:
-        return {"order": self.of(category, rows)}
 
 
 @dataclass(frozen=True)
@@ -307,50 +232,21 @@ def _ds_du(_: str, rows: pa.Table) -> dict[str, Floats]:
 
 
 def _with_worth(
-    table: pa.Table, order: _Order, deviations: Mapping[str, float]
+    table: pa.Table, order: Order, deviations: Mapping[str, float]
 ) -> tuple[pa.Table, None]:
     """With the column `worth`: the order's value less what `prefer_distinct` takes off."""
     worth = [np.empty(0)]
     for category, rows in by_category(table):
         by_id = pc.sort_indices(rows["data_id"]).to_numpy()
-        value, document, start, stop = (x[by_id] for x in (order.of(category, rows), *_spans(rows)))
+        value, document, start, stop = (x[by_id] for x in (order.of(category, rows), *spans(rows)))
         own = np.empty(len(rows))
         own[by_id] = distinct_scores(value, document, start, stop, deviations[category])
         worth.append(own)
     return table.append_column("worth", pa.array(np.concatenate(worth))), None
 
 
-def _spans(rows: pa.Table) -> tuple[Ints, ...]:
-    return tuple(rows[name].to_numpy() for name in ("document", "start", "stop"))
-
-
-def _placed_rows(
-    table: pa.Table, order: _Order, cuts: Mapping[str, Cut], by_tokens: bool
-) -> Iterator[tuple[str, tuple[Words, pa.StringArray, Ints]]]:
-    """Keys, ids and weights of the windows of each category that has a cut."""
-    for category, rows in by_category(table):
-        if category in cuts:
-            _, start, stop = _spans(rows)
-            weights = stop - start if by_tokens else np.ones(len(rows), np.int64)
-            yield category, (keys(order.of(category, rows)), rows["data_id"].chunk(0), weights)
-
-
-def _histograms(
-    table: pa.Table, order: _Order, cuts: Mapping[str, Cut], by_tokens: bool
-) -> dict[str, tuple[Ints, Ints, Ints]]:
-    placed_rows = _placed_rows(table, order, cuts, by_tokens)
-    return {category: cuts[category].histogram(*rows) for category, rows in placed_rows}
-
-
-def _undecided(
-    table: pa.Table, order: _Order, cuts: Mapping[str, Cut], by_tokens: bool
-) -> dict[str, list[tuple[int, str, int]]]:
-    placed_rows = _placed_rows(table, order, cuts, by_tokens)
-    return {category: cuts[category].undecided(*rows) for category, rows in placed_rows}
-
-
 def _keep(
-    table: pa.Table, order: _Order, cuts: Mapping[str, Cut]
+    table: pa.Table, order: Order, cuts: Mapping[str, Cut]
 ) -> tuple[pa.Table, dict[str, tuple[_Kept, Ints, Ints]]]:
     """The kept rows with their LDS; what they are, and how many each file has, by category."""
     within = np.zeros(len(table), bool)
@@ -363,7 +259,7 @@ def _keep(
         key = keys(order.of(category, rows))
         inside = within[here] = cuts[category].within(key, rows["data_id"].chunk(0))
         lds[here] = order.lds(category, rows)
-        document, start, stop = (x[inside] for x in _spans(rows))
+        document, start, stop = (x[inside] for x in spans(rows))
         kept = _Kept(
             len(document),
             int((stop - start).sum()),
@@ -383,6 +279,9 @@ def ranked(rows: pa.Table, settings: Select) -> tuple[Floats, Floats]:
 
     Raises ValueError where a window lacks the column that `rank_by` names.
     """
+    if settings.second_pass is not None:
+        lds = fitted(rows, settings)
+        return lds, lds
     ds, variance = rows["ds"].to_numpy(), rows["variance"].to_numpy()
     lds = long_distance_scores(ds, variance, settings.alpha, settings.standardize)
     order_by = lds

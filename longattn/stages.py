@@ -5,7 +5,6 @@ The first, which reads, tokenizes and cuts, is `longattn.windows.SplitWindows`.
 
 from __future__ import annotations
 
-import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -19,7 +18,17 @@ from ray.data.block import Block, BlockAccessor
 
 from longattn import ledger
 from longattn.config import check_category
-from longattn.storage import CATEGORY, LABELLED, content_name, join, write_table
+from longattn.storage import (
+    CATEGORY,
+    EXACT,
+    FURTHER,
+    LABELLED,
+    content_name,
+    file_metadata,
+    join,
+    open_parquet,
+    write_table,
+)
 from longattn.windows import load_tokenizer
 
 if TYPE_CHECKING:  # not imported by workers that do not score: transformers takes them 4 s
@@ -127,6 +136,8 @@ class ScoreWindows:
         for column, k in list(enumerate(distances))[1:]:
             columns[f"ds_k{k}"] = pa.array(ds_bhk[..., column].copy().mean(axis=1))
             columns[f"variance_k{k}"] = pa.array(variance_bhk[..., column].copy().mean(axis=1))
+        if self.settings.query_stride > 1:  # what a second pass fills
+            columns |= {name: pa.nulls(len(batch), pa.float64()) for name in EXACT}
         for name, column in columns.items():
             batch = batch.append_column(name, column)
         waiting, self.left = started - self.left, time.perf_counter()
@@ -141,6 +152,36 @@ class ScoreWindows:
             parts = self.settings.parts(self.checkpoint, window, dtype)
             self.fingerprints[window] = ledger.fingerprint(parts)
         return self.fingerprints[window]
+
+
+class ScoreAgain(ScoreWindows):
+    """Ray Data actor of the second pass: gives rows of labelled files their exact scores, in place.
+
+    Takes columns `url` and `rows`; gives how many it scored. A file is replaced in one step, so a
+    retried task does no harm. `settings` are those of exact scores.
+    """
+
+    def __init__(self, batch: int, *settings: Any) -> None:
+        super().__init__(*settings)
+        self.batch = batch
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        for task in batch.to_pylist():
+            with open_parquet(task["url"]) as parquet:
+                metadata = file_metadata(parquet)
+                table = parquet.read().replace_schema_metadata()
+            exact = {name: table[name].to_numpy().copy() for name in EXACT}
+            windows = table.select(["input_ids", "category"])
+            for start in range(0, len(task["rows"]), self.batch):
+                rows = task["rows"][start : start + self.batch]
+                scored = super().__call__(windows.take(rows))
+                for name in EXACT:
+                    exact[name][rows] = scored[name.removesuffix("_exact")].to_numpy()
+            for name, values in exact.items():
+                column = pa.array(values, mask=np.isnan(values))
+                table = table.set_column(table.column_names.index(name), name, column)
+            write_table(task["url"], table, metadata)
+        return pa.table({"scored": [sum(map(len, batch["rows"].to_pylist()))]})
 
 
 def _ids(batch: pa.Table) -> np.ndarray:
@@ -201,8 +242,8 @@ class LabelledSink(Datasink[int]):
             pa.field("category", CATEGORY),
             pa.array([category] * len(table)).dictionary_encode(),
         )
-        further = [f for f in table.schema if re.fullmatch(r"(ds|variance)_k\d+", f.name)]
-        schema = pa.schema([*LABELLED, *further])  # of further distances
+        further = [field for field in table.schema if FURTHER.fullmatch(field.name)]
+        schema = pa.schema([*LABELLED, *further])
         table = table.select(schema.names).cast(schema)
         url = join(self.output, "labelled", f"category={category}", content_name(table["data_id"]))
         size = write_table(url, table, metadata)

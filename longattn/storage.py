@@ -10,6 +10,7 @@ import fcntl
 import json
 import logging
 import os
+import re
 import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
@@ -57,6 +58,10 @@ LABELLED = pa.schema(
         ("variance_heads", pa.list_(pa.float32())),
     ]
 )
+# Labelled files may have more: scores at further distances; exact ones where `ds` and `variance` are
+# of a stride of rows, null until a second pass gives them.
+FURTHER = re.compile(r"(ds|variance)_(k\d+|exact)")
+EXACT = ("ds_exact", "variance_exact")
 SELECTED = LABELLED.append(pa.field("lds", pa.float64()))
 QUARANTINE = pa.schema(
     [

@@ -6,7 +6,6 @@ scores that pyarrow wrote, the tokenizers library decodes the ids.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -25,6 +24,8 @@ from longattn.config import Select
 from longattn.models import model_folder
 from longattn.selection import kept, ranked
 from longattn.storage import (
+    EXACT,
+    FURTHER,
     LABELLED,
     SELECTED,
     file_metadata,
@@ -39,7 +40,6 @@ SCALARS = [
     "data_id", "document_id", "window_index", "token_start", "token_stop",
     "recurrence", "recurrence_rarity", "recurrence_pairs", "ds", "variance",
 ]  # fmt: skip
-FURTHER = re.compile(r"(ds|variance)_k\d+")  # columns of further distances
 SHOWN = 5  # of many findings of one kind in one file
 
 
@@ -113,10 +113,11 @@ def _file(url: str, names: list[str], seen: _Seen) -> Iterator[str]:
         yield from (
             f"{url}: {n - SHOWN} more of these ({k})" for k, n in wrong.items() if n > SHOWN
         )
-        narrow = parquet.read(columns=SCALARS).to_pandas()
-    columns = [*SCALARS, *(["lds"] if "lds" in names else [])]
+        scalars = [*SCALARS, *(name for name in EXACT if name in parquet.schema_arrow.names)]
+        narrow = parquet.read(columns=scalars).to_pandas()
+    columns = [*scalars, *(["lds"] if "lds" in names else [])]
     again = ParquetFile(path, fs=fs).to_pandas(columns=columns)
-    for name in SCALARS:
+    for name in scalars:
         one, two = again[name].to_numpy(), narrow[name].to_numpy()
         if not np.array_equal(one, two, equal_nan=one.dtype.kind == "f"):
             yield f"{url}: column {name} reads otherwise with fastparquet"

@@ -150,6 +150,17 @@ def test_tokens_that_two_kept_windows_share_are_counted_once(tmp_path):
     assert re.search(r"a\s*2\s*3\s*1\s*24\s*21\s*87.5 %", Page(report_page(str(tmp_path))).text)
 
 
+@pytest.mark.parametrize(
+    "settings", [{}, {"rank_by": "recurrence"}, {"overlap": "prefer_distinct"}]
+)
+def test_a_threshold_of_lds_is_told_only_where_lds_parts_the_kept(tmp_path, settings):
+    output = selected(tmp_path)
+    la.select(output, keep={"fraction": 0.25}, **settings)
+    page = Page(report_page(output))
+    assert page.data["by_lds"] == (not settings)
+    assert ("what LDS alone would keep" in page.text) == bool(settings)
+
+
 def test_uniform_attention_at_a_quarter():
     assert uniform_ds(32768, 8192) == pytest.approx(0.75 - 0.25 * np.log(4), abs=2e-4)
     rows = [[1 / (n + 1) if n - i >= 3 else 0 for i in range(n + 1)] for n in range(12)]

@@ -11,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import longattn as la
+from longattn import cuts as longattn_cuts
 from longattn import scores as longattn_scores
-from longattn import selection
 from longattn.config import Keep
+from longattn.lds import moments
 from longattn.overlap import distinct_scores
-from longattn.selection import kept, moments
+from longattn.selection import CategorySelection, kept
 from longattn.storage import LABELLED, SELECTED, write_table
 from tests.labelled import labelled_table, write_labelled
 
@@ -213,7 +214,7 @@ def plain_selection(files, alpha, standardize, rank_by, overlap, keep):
             for i in best
             for token in range(own[i]["token_start"], own[i]["token_stop"])
         }
-        told[category] = selection.CategorySelection(
+        told[category] = CategorySelection(
             len(own), copies[category], len(best),
             sum(own[i]["token_stop"] - own[i]["token_start"] for i in best), len(held),
             *population(ds), *population(du), min((lds[i] for i in best), default=None),
@@ -241,7 +242,7 @@ def test_any_layout_and_number_of_partitions_gives_what_one_table_gives(
         write_table(str(url), pa.Table.from_pylist(file, schema=LABELLED), {"fingerprint": "f"})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(longattn_scores, "PARTITION", partition)
-        patch.setattr(selection, "FEW", few)
+        patch.setattr(longattn_cuts, "FEW", few)
         told = la.select(str(tmp_path), **rules, file_bytes=3000)
     found = [
         (each["data_id"], (each["content"], each["lds"]))
@@ -265,7 +266,7 @@ def test_ray_selects_what_this_process_selects(tmp_path, ray_cluster, monkeypatc
         table = pa.Table.from_pylist(rows, schema=LABELLED)
         write_table(f"{tmp_path}/labelled/{number:02d}.parquet", table, {"fingerprint": "f"})
     monkeypatch.setattr(longattn_scores, "PARTITION", 600)
-    monkeypatch.setattr(selection, "FEW", 10)
+    monkeypatch.setattr(longattn_cuts, "FEW", 10)
     answers = []
     for on in ("local", "ray"):
         told = la.select(str(tmp_path), overlap=overlap, file_bytes=8_000, on=on)

@@ -50,7 +50,7 @@ categories.forEach((category, i) => {
   const { ds, variance, lds } = category.histograms;
   histogram(`ds-${i}`, ds, nullMarks(ds.edges));
   histogram(`variance-${i}`, variance, []);
-  histogram(`lds-${i}`, lds, [rules([category.threshold], "var(--mark)")]);
+  histogram(`lds-${i}`, lds, page.by_lds ? [rules([category.threshold], "var(--mark)")] : []);
   figure(`scatter-${i}`, (width) => {
     const step = Math.ceil(category.ds.length / 1500);
     const points = d3.range(0, category.ds.length, step).map((j) => ({
@@ -62,7 +62,7 @@ categories.forEach((category, i) => {
       const rest = (ds - d.mean) / d.deviation - category.threshold;
       return { ds, v: v.mean + (rest / page.select.alpha) * v.deviation };
     });
-    const line = page.select.standardize === "zscore" && page.select.alpha > 0 && category.threshold !== null && d.deviation > 0;
+    const line = page.by_lds && page.select.standardize === "zscore" && page.select.alpha > 0 && category.threshold !== null && d.deviation > 0;
     return plot({
       width, height: 260, marginBottom: 36, marginLeft: 62,
       x: { label: "DS", tickFormat: compact, ticks: Math.max(2, Math.floor(width / 80)), grid: true },

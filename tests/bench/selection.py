@@ -58,7 +58,7 @@ def write_drawn(folder: str, rows: int) -> None:
     for start in range(0, rows, FILE_ROWS):
         n = min(FILE_ROWS, rows - start)
         digests = rng.bytes(8 * n + 16).hex()
-        documents = [digests[i : i + 32] for i in range(0, 16 * n, 32) for _ in "01"][:n]
+        documents = [digests[16 * (i & -2) :][:32] for i in range(n)]
         first = np.arange(n) % 2 * 16384
         values = {
             "data_id": [f"book-{name}-{i % 2}" for i, name in enumerate(documents)],
