@@ -77,11 +77,10 @@ class Hold:
             Path(path).parent.mkdir(parents=True, exist_ok=True)
         try:
             fs.pipe_file(path, json.dumps(self.owner).encode(), mode="create")
-        except FileExistsError:
-            pass  # of another, or ours: a store may have done what it then failed to answer
-        except OSError as error:  # how s3fs tells of a condition that failed
-            if "precondition" not in str(error).lower():
+        except OSError:  # stores tell of a condition that failed in words of their own
+            if self._token() is None:
                 raise
+        # The hold that is there may be ours: a store may have done what it then failed to answer.
         return self._token() == self.owner["token"]
 
     def _wait_out(self) -> str | None:
