@@ -20,6 +20,7 @@ from longattn.storage import LABELLED, join, list_files, open_parquet
 from longattn.windows import DocumentWindows
 
 MAX_BLOCK = 32 * 2**20
+WRITERS = 128  # files being written at once; an upload of a second keeps up with 300 GPUs
 # Ray Data starts an actor again for ever, and a task. Ray 2.60 has no other way to bound that, and
 # says at each use that this one will go in 2.64.
 warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
@@ -57,12 +58,13 @@ def window_documents(
     min_distance: int | None = None,
     text_column: str = "content",
     sample: Sample | None = None,
-    workers: tuple[int, int] = (1, 64),
+    workers: tuple[int, int | None] = (1, None),
 ) -> Dataset:
     """Documents -> windows, with the tokenizer of the scoring checkpoint.
 
     Reads `text_column` and, where they are there, `category` and `source`; gives storage.WINDOWS.
-    `min_distance` is that of the far recurrence; a quarter of the window by default.
+    `min_distance` is that of the far recurrence; a quarter of the window by default. `workers`:
+    the smallest and the largest pool of actors; None: as large as the cluster.
     """
     return documents.map_batches(
         DocumentWindows,
@@ -86,7 +88,7 @@ def score_windows(
     add_bos: bool | None = None,
     dtype: str | None = None,
     batch: int = 8,
-    workers: tuple[int, int] = (1, 8),
+    workers: tuple[int, int | None] = (1, None),
     gpus_per_scorer: float | None = None,
 ) -> Dataset:
     """Windows (a column `input_ids`, all of one length) -> the same rows with their scores.
@@ -104,9 +106,13 @@ def write_labelled(scored: Dataset, path: str) -> None:
 
 
 def write_to(scored: Dataset, sink: LabelledSink) -> None:
-    """Execute, and give what is scored to the sink."""
-    retries = RETRIES["max_task_retries"]
-    scored.write_datasink(sink, ray_remote_args={"num_cpus": 0, "max_retries": retries})
+    """Execute, and give what is scored to the sink.
+
+    A task of it takes no CPU, so that nothing keeps it from writing; without a bound Ray starts a
+    process for each that waits (65 were seen on two cores).
+    """
+    arguments = {"num_cpus": 0, "max_retries": RETRIES["max_task_retries"]}
+    scored.write_datasink(sink, ray_remote_args=arguments, concurrency=WRITERS)
 
 
 def read_labelled(path: str, columns: Sequence[str] | None = None) -> Dataset:

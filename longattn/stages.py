@@ -114,7 +114,7 @@ class ScoreWindows:
         if not len(batch):
             return batch
         started = time.perf_counter()
-        ids_bl = _ids(batch)
+        ids_bl = token_ids(batch)
         length = ids_bl.shape[1]
         if self.bos is not None:  # takes position 0, and the last token gives way
             ids_bl = np.concatenate([np.full_like(ids_bl[:, :1], self.bos), ids_bl[:, :-1]], axis=1)
@@ -129,8 +129,8 @@ class ScoreWindows:
         columns = {
             "ds": pa.array(ds_bh.mean(axis=1)),
             "variance": pa.array(variance_bh.mean(axis=1)),
-            "ds_heads": _lists(ds_bh),
-            "variance_heads": _lists(variance_bh),
+            "ds_heads": _lists(ds_bh.astype(np.float32)),
+            "variance_heads": _lists(variance_bh.astype(np.float32)),
             "fingerprint": pa.array([self._fingerprint(length)] * len(batch)),
         }
         for column, k in list(enumerate(distances))[1:]:
@@ -184,18 +184,37 @@ class ScoreAgain(ScoreWindows):
         return pa.table({"scored": [sum(map(len, batch["rows"].to_pylist()))]})
 
 
-def _ids(batch: pa.Table) -> np.ndarray:
-    """`input_ids` as (windows, tokens) int64; raises ValueError on mixed lengths."""
-    ids = batch["input_ids"].combine_chunks()
-    lengths = set(pa.compute.list_value_length(ids).to_pylist())
-    if len(lengths) != 1:
-        raise ValueError(f"windows of one length are wanted; given lengths {sorted(lengths)[:5]}")
-    return ids.flatten().to_numpy().astype(np.int64).reshape(len(batch), -1)
+def token_ids(batch: pa.Table) -> np.ndarray:
+    """`input_ids` as (windows, tokens) int64, from lists of any kind or tensors of Ray.
+
+    Raises ValueError on mixed lengths, and on what are no lists of integers.
+    """
+    column = batch["input_ids"]
+    if isinstance(column.type, pa.ExtensionType):  # what Ray Data makes of NumPy arrays
+        rows = list(BlockAccessor.for_block(batch.select(["input_ids"])).to_numpy("input_ids"))
+    else:
+        lists = column.combine_chunks()
+        if not hasattr(lists, "flatten") or lists.null_count:
+            raise ValueError(f"input_ids: lists of integers are wanted; given {_given(column)}")
+        lengths = pa.compute.list_value_length(lists).to_numpy()
+        rows = np.split(lists.flatten().to_numpy(zero_copy_only=False), np.cumsum(lengths)[:-1])
+    shapes = sorted({np.shape(row) for row in rows})
+    if len(shapes) != 1 or len(shapes[0]) != 1:
+        told = ", ".join("x".join(map(str, shape)) for shape in shapes[:5])
+        raise ValueError(f"input_ids: windows of one length are wanted; given lengths {told}")
+    ids_bl = np.stack(rows)
+    if not np.issubdtype(ids_bl.dtype, np.integer):
+        raise ValueError(f"input_ids: lists of integers are wanted; given {_given(column)}")
+    return ids_bl.astype(np.int64, copy=False)
 
 
-def _lists(values_bh: np.ndarray) -> pa.ListArray:
-    offsets = np.arange(0, values_bh.size + 1, values_bh.shape[1], dtype=np.int32)
-    return pa.ListArray.from_arrays(offsets, pa.array(values_bh.astype(np.float32).ravel()))
+def _given(column: pa.ChunkedArray) -> str:
+    return f"{column.type}" + (f", {column.null_count} of them null" if column.null_count else "")
+
+
+def _lists(values_bn: np.ndarray) -> pa.ListArray:
+    offsets = np.arange(0, values_bn.size + 1, values_bn.shape[1], dtype=np.int32)
+    return pa.ListArray.from_arrays(offsets, pa.array(values_bn.ravel()))
 
 
 def ignore(*_: object) -> None: ...
@@ -215,6 +234,11 @@ class LabelledSink(Datasink[int]):
         if not tables:
             return 0
         table = pa.concat_tables(tables, promote_options="default")
+        if missing := {"data_id", "category"} - set(table.column_names):
+            raise ValueError(
+                f"labelled windows: no column {', '.join(sorted(missing))} among "
+                f"{', '.join(table.column_names)}"
+            )
         categories = table["category"].cast(pa.string())
         names = pa.compute.unique(categories).to_pylist()
         for name in names:  # of a dataset of the user's own it may be anything
@@ -234,6 +258,9 @@ class LabelledSink(Datasink[int]):
         if "split" in table.column_names:
             columns = (table[name].to_pylist() for name in ("split", "source", "data_id"))
             metadata["runs"] = ledger.runs(*columns)
+        at = table.column_names.index("input_ids") if "input_ids" in table.column_names else -1
+        if at >= 0 and isinstance(table["input_ids"].type, pa.ExtensionType):
+            table = table.set_column(at, "input_ids", _lists(token_ids(table)))
         for field in LABELLED:
             if field.name not in table.column_names:
                 table = table.append_column(field, pa.nulls(len(table), field.type))

@@ -1,12 +1,15 @@
 import json
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import ray
 import s3fs
+from ray.data import DataContext
 from tokenizers import Tokenizer
 
 import longattn as la
@@ -299,20 +302,14 @@ def test_several_distances_are_columns_of_one_run(finished, corpus, tmp_path, ch
     assert labelled(tmp_path / "out", "selected").schema.names == SELECTED.names
 
 
-def test_composition_with_a_filter_of_ones_own(finished, corpus, tmp_path, checkpoint):
-    settings, _ = finished
-    texts = la.read_documents([{"category": "book", "path": f"{corpus}/book"}])
-    windows = la.window_documents(texts, model=checkpoint, window=WINDOW)
-    odd = windows.filter(lambda row: row["window_index"] % 2 == 1)
-    scored = la.score_windows(odd, model=checkpoint, workers=(1, 1))
-    la.write_labelled(scored, str(tmp_path / "mine"))
-    mine = labelled(tmp_path / "mine")
-    whole = labelled(settings.output)
-    keep = pa.compute.and_(
-        pa.compute.equal(whole["category"].cast(pa.string()), "book"),
-        pa.compute.equal(pa.compute.bit_wise_and(whole["window_index"], 1), 1),
+def test_a_cluster_without_room_is_told_as_such(corpus, tmp_path, checkpoint, monkeypatch):
+    monkeypatch.setattr(DataContext.get_current(), "execution_no_progress_timeout_s", 5)
+    others = ray.remote(num_cpus=2)(lambda: time.sleep(120)).remote()
+    settings = config(
+        corpus, tmp_path / "out", checkpoint, workers={"window": 1, "score": 1, "wait_seconds": 5}
     )
-    assert mine.to_pylist() == whole.filter(keep).to_pylist()
-    again = la.read_labelled(str(tmp_path / "mine"), columns=["data_id", "ds"])
-    assert sorted(r["data_id"] for r in again.take_all()) == mine["data_id"].to_pylist()
-    assert la.select(str(tmp_path / "mine"), keep={"count": 3})["book"].kept == 3
+    try:
+        with pytest.raises(la.RunError, match=r"^no progress for 5 s; waited for free CPUs: other"):
+            la.run(settings)
+    finally:
+        ray.cancel(others, force=True)

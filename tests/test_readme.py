@@ -1,12 +1,21 @@
 """The README's Python examples, run as they stand: those under a comment `<!-- example: NAME -->`."""
 
+import gzip
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pyiceberg.catalog.sql import SqlCatalog
+
+import longattn as la
+from longattn.samples import SAMPLES
+from longattn.windows import document_id, load_tokenizer
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 EXAMPLES = dict(re.findall(r"<!-- example: ([^>]+) -->\n```python\n(.*?)```", README, re.DOTALL))
@@ -18,8 +27,10 @@ def run(name, folder):
 
 
 def test_all_examples_are_tested():
-    tested = {"own dataset and filter", "own rule", "scorer alone"}
-    assert set(EXAMPLES) == tested
+    assert set(EXAMPLES) == {
+        "own dataset and filter", "own rule", "scorer alone", "scores only", "hugging face",
+        "iceberg",
+    }  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +52,60 @@ def test_a_rule_of_ones_own_sees_the_labelled_windows(mine):
     labelled = pq.read_table(str(mine / "mine" / "labelled")).to_pylist()
     want = sorted(row["ds"] for row in labelled if row["recurrence"] > 0.1)[-100:]
     assert sorted(pq.read_table(str(mine / "far"))["ds"].to_pylist()) == want
+
+
+def test_windows_of_ones_own_get_the_scores_of_the_scorer_alone(ray_cluster, tmp_path):
+    run("scores only", tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"scores"}
+    got = pq.read_table(str(tmp_path / "scores")).sort_by("name")
+    want = la.AttentionScorer.from_pretrained("builtin").score(np.arange(4096).reshape(8, 512))
+    assert got["name"].to_pylist() == list(range(8))
+    np.testing.assert_allclose(got["ds"], want.ds.mean(1), rtol=1e-6)
+    np.testing.assert_allclose(got["variance"], want.variance.mean(1), rtol=1e-6)
+
+
+def windows_of(texts):
+    """Ids of the windows of 16384 tokens that documents give, by data_id."""
+    tokenizer = load_tokenizer("builtin")
+    found = {}
+    for text in texts:
+        ids = tokenizer.encode(text.encode()).ids
+        for index, (start, stop) in enumerate(la.sliding_windows(len(ids), 16384)):
+            found[f"default-{document_id(text.encode())}-{index}"] = ids[start:stop]
+    return found
+
+
+def check_windows(folder, texts):
+    got = pq.read_table(str(folder)).to_pylist()
+    want = windows_of(texts)
+    assert len(got) == len(want) > 4 and "content" not in got[0]
+    for row in got:
+        assert np.array_equal(row["input_ids"], want[row["data_id"]])
+
+
+def sample(name):
+    with gzip.open(SAMPLES / f"{name}.jsonl.gz", "rt") as file:
+        return [json.loads(line)["content"] for line in file]
+
+
+def test_a_hugging_face_dataset_gives_its_windows(ray_cluster, tmp_path, monkeypatch):
+    # Ray asks the hub whether it has this dataset as Parquet.
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
+    run("hugging face", tmp_path)
+    check_windows(tmp_path / "code-windows", sample("python"))
+
+
+def test_an_iceberg_table_gives_its_windows(ray_cluster, tmp_path):
+    catalog = SqlCatalog(
+        "corpora", uri=f"sqlite:///{tmp_path}/catalog.db", warehouse=f"file://{tmp_path}/tables"
+    )
+    catalog.create_namespace("raw")
+    rows = pa.table({"content": sample("book"), "id": [f"{i}" for i in range(len(sample("book")))]})
+    catalog.create_table("raw.books", schema=rows.schema).append(rows)
+    run("iceberg", tmp_path)
+    check_windows(tmp_path / "book-windows", sample("book"))
 
 
 def test_the_scorer_alone_needs_no_ray():

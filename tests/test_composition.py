@@ -1,0 +1,62 @@
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import ray
+
+import longattn as la
+from tests.conftest import WINDOW
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+
+def labelled(path):
+    return pq.read_table(f"{path}/labelled").sort_by("data_id")
+
+
+def test_composition_with_a_filter_of_ones_own(finished, corpus, tmp_path, checkpoint):
+    settings, _ = finished
+    texts = la.read_documents([{"category": "book", "path": f"{corpus}/book"}])
+    windows = la.window_documents(texts, model=checkpoint, window=WINDOW)
+    odd = windows.filter(lambda row: row["window_index"] % 2 == 1)
+    scored = la.score_windows(odd, model=checkpoint, workers=(1, 1))
+    la.write_labelled(scored, str(tmp_path / "mine"))
+    mine = labelled(tmp_path / "mine")
+    whole = labelled(settings.output)
+    keep = pa.compute.and_(
+        pa.compute.equal(whole["category"].cast(pa.string()), "book"),
+        pa.compute.equal(pa.compute.bit_wise_and(whole["window_index"], 1), 1),
+    )
+    assert mine.to_pylist() == whole.filter(keep).to_pylist()
+    again = la.read_labelled(str(tmp_path / "mine"), columns=["data_id", "ds"])
+    assert sorted(r["data_id"] for r in again.take_all()) == mine["data_id"].to_pylist()
+    assert la.select(str(tmp_path / "mine"), keep={"count": 3})["book"].kept == 3
+
+
+def test_windows_as_numpy_arrays_lists_and_fixed_size_lists_get_the_same_scores(
+    finished, tmp_path, checkpoint
+):
+    rows = labelled(finished[0].output).slice(0, 6)
+    ids = np.array(rows["input_ids"].to_pylist())
+    names = rows.select(["data_id", "category"])
+    kinds = {
+        "arrays": ray.data.from_items(
+            [
+                {**row, "input_ids": window}
+                for row, window in zip(names.to_pylist(), ids, strict=True)
+            ]
+        ),
+        "int64 lists": ray.data.from_arrow(
+            names.append_column("input_ids", pa.array(ids.tolist(), pa.list_(pa.int64())))
+        ),
+        "fixed size lists": ray.data.from_arrow(
+            names.append_column("input_ids", pa.array(ids.tolist(), pa.list_(pa.int32(), WINDOW)))
+        ),
+    }
+    assert "Tensor" in str(kinds["arrays"].schema().base_schema.field("input_ids").type)
+    for kind, windows in kinds.items():
+        scored = la.score_windows(windows, model=checkpoint, workers=(1, 1))
+        la.write_labelled(scored, str(tmp_path / kind))
+        got = labelled(tmp_path / kind)
+        for column in ("data_id", "category", "input_ids", "ds", "variance", "ds_heads"):
+            assert got[column].to_pylist() == rows[column].to_pylist(), (kind, column)
