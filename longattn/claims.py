@@ -1,8 +1,8 @@
-"""Which split cuts which document, while a run goes on: one actor on the driver's node knows.
+"""Which split cuts which document, while a run goes on: actors on the driver's node know.
 
 A document that is in several splits of a category is cut by the first that asks, and by that one
-again when its task is tried again. The actor also sees a document at which process after process
-dies, and it passes on the word to stop.
+again when its task is tried again. The actors also see a document at which process after process
+dies, and they pass on the word to stop. Each knows the documents whose key falls to it.
 """
 
 from __future__ import annotations
@@ -32,6 +32,11 @@ class Stopping(Exception):  # noqa: N818
 def key(name: str) -> bytes:
     """16 bytes for a data_id, or for a document of a category (`category-document`)."""
     return blake2b(name.encode(), digest_size=16).digest()
+
+
+def _share(name: bytes, actors: int) -> int:
+    """Which of the actors knows a document of this key."""
+    return name[0] % actors
 
 
 @dataclass(frozen=True)
@@ -86,9 +91,10 @@ class _Claims:
         self.at[split] = (attempt, name, document)
         return Answer("cut", labelled=self.labelled.get(name, {}))
 
-    def passed(self, split: str, attempt: str) -> None:
-        """The split's process outlived the document that it claimed last."""
-        self.at[split] = (attempt, b"", "")
+    def passed(self, split: str, attempt: str, document: str) -> None:
+        """The split's process outlived the document, which it had claimed."""
+        if self.at[split] == (attempt, key(document), document):
+            self.at[split] = (attempt, b"", "")
 
     def fail(self, split: str, why: str) -> None:
         """The split cannot be read to its end in this run."""
@@ -116,36 +122,49 @@ class Claims:
     Args:
         labelled: data_ids of windows under splits that are not finished -> split.
         finished: sorted `key`s (dtype S16) of the documents of finished splits: 16 bytes each.
+        actors: how many share the documents, by their keys.
     """
 
-    def __init__(self, labelled: Mapping[str, str], finished: np.ndarray) -> None:
+    def __init__(self, labelled: Mapping[str, str], finished: np.ndarray, actors: int = 1) -> None:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         actor: Any = ray.remote(_Claims)
-        self._actor = actor.options(num_cpus=0, scheduling_strategy=here).remote(labelled, finished)
+        parts: list[dict[str, str]] = [{} for _ in range(actors)]
+        for data_id, split in labelled.items():
+            parts[_share(key(data_id.rpartition("-")[0]), actors)][data_id] = split
+        shares = finished.view(np.uint8).reshape(-1, 16)[:, 0] % actors
+        self._actors = [
+            actor.options(num_cpus=0, scheduling_strategy=here).remote(part, finished[shares == i])
+            for i, part in enumerate(parts)
+        ]
+
+    def _of(self, document: str) -> Any:
+        return self._actors[_share(key(document), len(self._actors))]
 
     def begin(self, split: str, attempt: str) -> bool:
-        return self._get(self._actor.begin.remote(split, attempt))
+        return all(self._get([actor.begin.remote(split, attempt) for actor in self._actors]))
 
     def claimer(self, split: str, attempt: str) -> Claimer:
         return Claimer(self, split, attempt)
 
     def claim(self, split: str, attempt: str, document: str) -> Answer:
-        return self._get(self._actor.claim.remote(split, attempt, document))
+        return self._get(self._of(document).claim.remote(split, attempt, document))
 
-    def passed(self, split: str, attempt: str) -> None:
-        self._actor.passed.remote(split, attempt)
+    def passed(self, split: str, attempt: str, document: str) -> None:
+        self._of(document).passed.remote(split, attempt, document)
 
     def fail(self, split: str, why: str) -> None:
-        self._get(self._actor.fail.remote(split, why))
+        self._get(self._actors[0].fail.remote(split, why))
 
     def restarted(self) -> None:
-        self._actor.restarted.remote()
+        self._actors[0].restarted.remote()
 
     def stop(self) -> None:
-        self._actor.stop.remote()
+        for actor in self._actors:
+            actor.stop.remote()
 
     def state(self) -> dict[str, Any]:
-        return self._get(self._actor.state.remote())
+        states = self._get([actor.state.remote() for actor in self._actors])
+        return {**states[0], "at": [name for state in states for name in state["at"]]}
 
     @staticmethod
     def _get(reference: Any) -> Any:
@@ -162,6 +181,7 @@ class Claimer:
     def __init__(self, claims: Claims, split: str, attempt: str) -> None:
         self.claims, self.split, self.attempt = claims, split, attempt
         self.document = ""  # the one claimed last, with its category
+        self.cutting = False  # it, so that `passed` has something to tell
         self.labelled: Mapping[int, str] = {}  # of that one
         self.kept: set[str] = set()  # data_ids under this split, of documents that it does not cut
         self.waits_for: set[str] = set()  # splits that cut documents which this one holds too
@@ -180,7 +200,8 @@ class Claimer:
             )
         if answer.owner:
             self.waits_for.add(answer.owner)
-        return answer.verdict == "cut"
+        self.cutting = answer.verdict == "cut"
+        return self.cutting
 
     def keep(self) -> None:
         """The document claimed last is not cut; what is labelled of it stays."""
@@ -188,7 +209,10 @@ class Claimer:
         self.kept.update(f"{self.document}-{index}" for index in mine)
 
     def passed(self) -> None:
-        self.claims.passed(self.split, self.attempt)
+        """After each record; a call for each short one would keep the claims busier than all else."""
+        if self.cutting:
+            self.cutting = False
+            self.claims.passed(self.split, self.attempt, self.document)
 
 
 def was_restarted() -> bool:

@@ -24,6 +24,7 @@ WRITERS = 128  # files being written at once; an upload of a second keeps up wit
 # Ray Data starts an actor again for ever, and a task. Ray 2.60 has no other way to bound that, and
 # says at each use that this one will go in 2.64.
 warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
+warnings.filterwarnings("ignore", message="The maximum number of concurrent tasks")  # of WRITERS
 RETRIES: dict[str, Any] = {"max_restarts": 100, "max_task_retries": 20}
 
 

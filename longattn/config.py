@@ -47,15 +47,16 @@ def check_category(value: Any) -> str:
 def _range(value: Any) -> Any:
     if isinstance(value, int):
         value = (value, value)
-    if isinstance(value, (list, tuple)) and len(value) == 2 and value[0] > value[1]:
-        raise ValueError("the first number is the smallest pool, the second the largest")
+    match value:
+        case [int(smallest), int(largest)] if smallest > largest:
+            raise ValueError("the first number is the smallest pool, the second the largest")
     return value
 
 
 Count = Annotated[int, BeforeValidator(_count), Field(ge=1)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Pool = Annotated[
-    tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]], BeforeValidator(_range)
+    tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)] | None], BeforeValidator(_range)
 ]
 
 
@@ -152,8 +153,14 @@ class Select(Settings):
 
 
 class Workers(Settings):
-    window: Pool = Field((1, 512), description="smallest and largest pool of CPU window actors")
-    score: Pool = Field((1, 64), description="smallest and largest pool of scoring actors")
+    """Pools as [smallest, largest]; null: as large as the cluster is, or can grow to.
+
+    The smallest pool is asked of a cluster at once. From there Ray Data doubles what it asks for,
+    by up to 32 GPUs and 256 CPUs, every 10 s.
+    """
+
+    window: Pool = Field((1, None), description="smallest and largest pool of CPU window actors")
+    score: Pool = Field((1, None), description="smallest and largest pool of scoring actors")
     gpus_per_scorer: float | None = Field(
         None, ge=0, description="null: 1 where the cluster has GPUs, else 0"
     )

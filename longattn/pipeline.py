@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ray.data import ActorPoolStrategy
 from ray.data.context import DataContext
+from ray.data.exceptions import ExecutionTimeoutError
 
 from longattn import ledger
 from longattn.claims import Claims
@@ -72,6 +73,7 @@ def run(config: Config, *, select_after: bool = True) -> RunSummary:
     check_sources(splits)
     from longattn.scoring.checkpoint import open_checkpoint  # 7 s: a bad path is told before
 
+    log.info("%d files; opening the scorer %s", len({s.path for s in splits}), config.scorer.model)
     checkpoint = open_checkpoint(config.scorer.model)
     scorer = config.scorer
     settings = ScoreSettings(
@@ -203,7 +205,7 @@ def _execute(
 
     Raises RunError; Interrupted after SIGTERM.
     """
-    claims = Claims(left.labelled, left.documents)
+    claims = Claims(left.labelled, left.documents, pools.claims)
 
     def sign() -> tuple[Any, str]:
         state = claims.state()
@@ -213,10 +215,11 @@ def _execute(
 
     monitor = Monitor(config.max_bad_fraction)
     log.info(
-        "%d splits to read (%d done); window actors %d to %d, scoring actors %d to %d on %s",
-        len(left.splits), left.finished, *pools.window, *pools.score, pools.device,
+        "%d splits to read (%d done); window actors %s, scoring actors %s on %s",
+        len(left.splits), left.finished, _told(pools.window), _told(pools.score), pools.device,
     )  # fmt: skip
-    with DataContext.current(_context(config, pools)):
+    context = _context(config, pools)
+    with DataContext.current(context):
         windows = tasks_of(group_splits(left.splits)).map_batches(
             SplitWindows,
             fn_constructor_kwargs={
@@ -244,6 +247,10 @@ def _execute(
                 write_to(scored, LabelledSink(config.output, monitor.write_report()))
         except Interrupted:
             raise
+        except ExecutionTimeoutError as error:
+            raise RunError(
+                f"no progress for {context.execution_no_progress_timeout_s:.0f} s; waited for {sign()[1]}; run again to go on"
+            ) from error
         except Exception as error:
             stopped = monitor.snapshot()["stopped"]
             raise RunError(stopped or _reason(error)) from error
@@ -280,6 +287,10 @@ def _score_again(config: Config, settings: ScoreSettings, stop: Stop) -> None:
             except Exception as error:
                 raise RunError(_reason(error)) from error
             wanted = undecided(config.output, config.select, config.workers.select)
+
+
+def _told(pool: tuple[int, int | None]) -> str:
+    return f"{pool[0]} to {pool[1] or 'what the cluster has'}"
 
 
 def _reason(error: BaseException) -> str:

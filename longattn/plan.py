@@ -82,9 +82,10 @@ class Plan:
     """Of one scorer."""
     rate_from: str
     """The device that was measured, or "stated"."""
-    scorers: tuple[int, int]
-    """Smallest and largest number of scorers that the wall time is told for."""
-    window_actors: tuple[int, int]
+    scorers: tuple[int, ...]
+    """Numbers of scorers that the wall time is told for."""
+    window_actors: int | None
+    """At most; null: as many as it takes."""
     done: str
     """What of it an earlier run has done; empty where there was none."""
     warnings: list[str] = field(default_factory=list)
@@ -100,7 +101,8 @@ class Plan:
 
     def wall_seconds(self, scorers: int) -> float:
         """Of a run on this many scorers: the slower of scoring and cutting, which overlap."""
-        cutting = sum(c.cutting_seconds for c in self.categories.values()) / self.window_actors[1]
+        cutting = sum(c.cutting_seconds for c in self.categories.values())
+        cutting /= self.window_actors or math.inf
         return max(self.device_hours * 3600 / scorers, cutting)
 
     def to_dict(self) -> dict[str, Any]:
@@ -141,14 +143,17 @@ def plan(
         rate, device = _measured(config, ids)
     else:
         rate, device = windows_per_second, "stated"
-    scorers = (1, 1) if device == "cpu" else config.workers.score
+    smallest, largest = config.workers.score
+    scorers: tuple[int, ...] = (1,)
+    if device != "cpu":
+        scorers = (smallest, largest) if largest else (smallest, 8 * smallest, 64 * smallest)
     done = ""
     if read_json(join(config.output, ledger.FOLDER, "run.json")) is not None:
         finished = ledger.remaining(config.output, splits).finished
         done = f"{finished} of {len(splits)} splits are labelled already; the numbers are of all"
     result = Plan(
         redact(config.output), categories, _provenance(config, overrides), rate, device,
-        scorers, config.workers.window, done,
+        scorers, config.workers.window[1], done,
     )  # fmt: skip
     result.warnings.extend(_warnings(config, files, result))
     return result

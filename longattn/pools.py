@@ -9,6 +9,7 @@ there are go to the window actors and nothing waits for a core that another hold
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,18 +22,19 @@ from longattn.monitor import RunError
 
 log = logging.getLogger("longattn")
 
-# The block is the unit of retry and of spreading over actors: about 90 windows of 32K tokens on a
-# GPU, a second or two of its work; on a CPU 14, since each takes seconds there.
-GPU_BLOCK, CPU_BLOCK = 24 * 2**20, 4 * 2**20
+# The block is the unit of retry and of spreading over actors, and a labelled file: about 340 windows
+# of 32K tokens on a GPU, 3 to 5 s of its work; on a CPU 14, since each takes seconds there. The
+# driver works as long for a small block as for a large one (tests/bench/scale.py).
+GPU_BLOCK, CPU_BLOCK = 96 * 2**20, 4 * 2**20
 
 
 @dataclass(frozen=True)
 class Pools:
     """Actors of a run and what each holds."""
 
-    window: tuple[int, int]
+    window: tuple[int, int | None]
     window_cpus: float
-    score: tuple[int, int]
+    score: tuple[int, int | None]
     score_cpus: float
     score_gpus: float
     device: Literal["cuda", "cpu"]
@@ -41,6 +43,14 @@ class Pools:
     @property
     def block_bytes(self) -> int:
         return GPU_BLOCK if self.device == "cuda" else CPU_BLOCK
+
+    @property
+    def claims(self) -> int:
+        """Actors that share the claims on documents.
+
+        One takes 1,900 calls a second, two for each document: 15 GPUs of 64K-token documents.
+        """
+        return 8 if self.device == "cuda" else 1
 
     @property
     def dtype(self) -> str:
@@ -54,6 +64,8 @@ def connected() -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    address = os.environ.get("RAY_ADDRESS")
+    log.info("%s", f"connecting to Ray at {address}" if address else "starting Ray here")
     ray.init(logging_level=logging.WARNING)
     try:
         yield
@@ -91,9 +103,9 @@ def plan_pools(workers: Workers, dtype: str | None) -> Pools:
     )
     cores = max(1, int(cluster.get("CPU", 1)))
     node = max(1, *(int(n["Resources"].get("CPU", 0)) for n in ray.nodes() if n["Alive"]))
-    actors = min(max(cores // 4, score[0]), score[1])
+    actors = min(max(cores // 4, score[0]), score[1] or cores)
     threads = max(1, min(cores // actors, node))
-    pool = (window[0], max(window[0], min(window[1], cores // 8)))
+    pool = (window[0], max(window[0], min(window[1] or cores, cores // 8)))
     if cores < 4:
         return Pools(pool, 0.25, (actors, actors), 0.5 / actors, 0, "cpu", threads)
     return Pools(pool, 1, (actors, actors), max(1, threads // 2), 0, "cpu", threads)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from longattn.claims import STRIKES, Claimer, DeadlyDocument, Stopping, _Claims, key
+from longattn.claims import STRIKES, Claimer, Claims, DeadlyDocument, Stopping, _Claims, key
 
 
 def claims(labelled=None, finished=()):
@@ -48,6 +48,19 @@ def test_a_document_at_which_process_after_process_dies_is_given_up():
         asked("book", "deadly")
 
 
+def test_records_that_were_not_claimed_cost_no_call():
+    here = claims(finished=["book-done"])
+    here.passed = None  # not to be called
+    asked = Claimer(here, "x", "1")
+    asked.passed()
+    assert not asked("book", "done")
+    asked.passed()
+    del here.passed
+    assert asked("book", "d") and here.state()["at"] == ["book-d"]
+    asked.passed()
+    assert here.state()["at"] == []
+
+
 def test_processes_killed_between_documents_are_no_strike():
     here = claims()
     for attempt in range(3 * STRIKES):
@@ -63,3 +76,29 @@ def test_nothing_new_is_begun_once_a_stop_is_asked_for():
     assert not here.begin("x", "1")
     with pytest.raises(Stopping):
         Claimer(here, "x", "1")("book", "d")
+
+
+def test_actors_that_share_the_documents_answer_as_one(ray_cluster):
+    finished = np.sort(np.array([key(f"book-done{i}") for i in range(20)], "S16"))
+    labelled = {f"book-half{i}-0": "x" for i in range(20)}
+    answers = []
+    for actors in (1, 3):
+        here = Claims(labelled, finished, actors)
+        told = []
+        for attempt in ("1", "2"):
+            assert here.begin("x", attempt) and here.begin("y", attempt)
+            for split in ("x", "y", "x"):
+                asked = here.claimer(split, attempt)
+                for document in (
+                    f"{kind}{i}" for kind in ("done", "half", "new") for i in range(20)
+                ):
+                    told.append((asked("book", document), dict(asked.labelled)))
+                    asked.passed()
+                told.append((sorted(asked.kept), asked.waits_for))
+        last = here.claimer("y", "2")
+        assert last("book", "last") and here.state()["at"] == ["book-last"]
+        answers.append((told, here.state()))
+        here.stop()
+        assert not here.begin("x", "3")
+    assert answers[0] == answers[1]
+    assert answers[0][1]["retries"] == 2

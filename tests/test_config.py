@@ -41,6 +41,7 @@ def test_overrides_reach_any_field(tmp_path):
     assert config.sources[0].path == "s3://b/*.parquet"
     assert config.sources[0].sample.fraction == 0.1
     assert config.workers.score == (2, 3)
+    assert config.workers.window == (1, None)
     assert config.min_distance == 256
 
 
@@ -57,6 +58,7 @@ def test_overrides_reach_any_field(tmp_path):
         ("sources.0.category=../../etc", "a category names a folder"),
         ("sources.0.category=..", "a category names a folder"),
         ("workers.window=[5, 2]", "workers.window"),
+        ("workers.score=[0, null]", "workers.score.0"),
         ("scorer.min_distance=40000", "over window.tokens 32768"),
         ("scorer.dtype=int8", "scorer.dtype"),
         ("output=", "output"),

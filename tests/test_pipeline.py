@@ -1,15 +1,12 @@
 import json
 import shutil
-import time
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import ray
 import s3fs
-from ray.data import DataContext
 from tokenizers import Tokenizer
 
 import longattn as la
@@ -300,16 +297,3 @@ def test_several_distances_are_columns_of_one_run(finished, corpus, tmp_path, ch
         two["variance_k64"].to_numpy()[:4], alone.variance.mean(1), rtol=1e-6
     )
     assert labelled(tmp_path / "out", "selected").schema.names == SELECTED.names
-
-
-def test_a_cluster_without_room_is_told_as_such(corpus, tmp_path, checkpoint, monkeypatch):
-    monkeypatch.setattr(DataContext.get_current(), "execution_no_progress_timeout_s", 5)
-    others = ray.remote(num_cpus=2)(lambda: time.sleep(120)).remote()
-    settings = config(
-        corpus, tmp_path / "out", checkpoint, workers={"window": 1, "score": 1, "wait_seconds": 5}
-    )
-    try:
-        with pytest.raises(la.RunError, match=r"^no progress for 5 s; waited for free CPUs: other"):
-            la.run(settings)
-    finally:
-        ray.cancel(others, force=True)
