@@ -1,15 +1,21 @@
 """The main job against a real object store."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import s3fs
 
 import longattn as la
-from longattn.storage import list_files, open_parquet
+from longattn.lock import HeldError, held
+from longattn.storage import list_files, open_parquet, read_json
 from tests.conftest import config
 from tests.labelled import labelled_table, write_labelled
 from tests.s3 import CountingProxy, environment
+from tests.test_lock import HOLD, OWNER
+from tests.test_lock import test_of_many_that_ask_at_once_one_gets_the_hold as many_ask
 
 pytestmark = pytest.mark.usefixtures("gateway", "ray_cluster")
 
@@ -43,3 +49,15 @@ def test_a_narrow_read_fetches_that_column_alone(gateway):
     proxy.close()
     assert size > 200_000
     assert proxy.received - footer < 8192 + 4 * 1000  # 256 doubles, and headers of 4 row groups
+
+
+def test_the_hold_on_a_folder(gateway, monkeypatch):
+    output = "s3://bucket/held"
+    command = [sys.executable, "-c", OWNER, output]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as owner:
+        assert owner.stdout.readline() == "held\n"
+        with pytest.raises(HeldError, match=f"pid {owner.pid}"), held(output):
+            pass
+        owner.kill()
+    many_ask(output, "nothing", monkeypatch)  # the first of them takes it over
+    assert read_json(f"{output}/{HOLD}") is None
