@@ -116,8 +116,8 @@ def plot(found: dict[str, list[tuple[float, dict[str, float]]]]) -> str:
             )
     body = "\n".join(drawn)
     return (
-        '<svg xmlns="http://www.w3.org/2000/svg" width="760" height="225" font-family="sans-serif" '
-        f'font-size="12"><rect width="760" height="225" fill="white"/>\n{body}\n</svg>\n'
+        '<svg xmlns="http://www.w3.org/2000/svg" width="800" height="225" font-family="sans-serif" '
+        f'font-size="12"><rect width="800" height="225" fill="white"/>\n{body}\n</svg>\n'
     )
 
 
