@@ -22,10 +22,10 @@ from longattn.monitor import RunError
 
 log = logging.getLogger("longattn")
 
-# The block is the unit of retry and of spreading over actors, and a labelled file: about 340 windows
-# of 32K tokens on a GPU, 3 to 5 s of its work; on a CPU 14, since each takes seconds there. The
+# The block is the unit of retry and of spreading over actors, and a labelled file: about 110 windows
+# of 32K tokens on a GPU, a second or two of its work; on a CPU 14, since each takes seconds there. The
 # driver works as long for a small block as for a large one (tests/bench/scale.py).
-GPU_BLOCK, CPU_BLOCK = 96 * 2**20, 4 * 2**20
+GPU_BLOCK, CPU_BLOCK = 32 * 2**20, 4 * 2**20
 
 
 @dataclass(frozen=True)

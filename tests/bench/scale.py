@@ -36,7 +36,7 @@ class Rates:
 
     window_ms: float = 7.74  # scoring a window of 32768 tokens on an H200, Llama-3.1-8B shape
     tokens_per_core: float = 11.5e6  # the window stage, a second of one core
-    block_mib: float = 96.0
+    block_mib: float = 32.0
     document_tokens: float = 65_536  # a long document
     driver_ms: float = 10.8  # of the driver's processor for a block
     claim_ms: float = 0.515  # of the claims actor's processor for a call; two calls a document
