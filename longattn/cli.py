@@ -300,7 +300,7 @@ def _run(path: str, overrides: list[str] | None, *, select_after: bool) -> None:
     from longattn.config import Config
 
     config = Config.from_yaml(path, overrides or [])
-    log.info("listing %d sources", len(config.sources))  # before Ray is imported, which takes 4 s
+    log.debug("listing %d sources", len(config.sources))  # before Ray is imported, which takes 4 s
     from longattn.pipeline import run as run_pipeline
 
     # That a cluster started here asks for a token, which Ray itself keeps, is no news.
@@ -364,7 +364,8 @@ def _evaluate(
 def _guarded(work: Callable[[], None]) -> None:
     """Run a command; turn what it raises into one line and an exit status."""
     _log_to_stderr()
-    log.setLevel(logging.INFO)
+    # Who watches is told each step at once; a log holds what is refused in one line.
+    log.setLevel(logging.DEBUG if sys.stderr.isatty() else logging.INFO)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         work()

@@ -73,7 +73,7 @@ def run(config: Config, *, select_after: bool = True) -> RunSummary:
     check_sources(splits)
     from longattn.scoring.checkpoint import open_checkpoint  # 7 s: a bad path is told before
 
-    log.info("%d files; opening the scorer %s", len({s.path for s in splits}), config.scorer.model)
+    log.debug("%d files; opening the scorer %s", len({s.path for s in splits}), config.scorer.model)
     checkpoint = open_checkpoint(config.scorer.model)
     scorer = config.scorer
     settings = ScoreSettings(

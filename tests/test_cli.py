@@ -56,7 +56,7 @@ def ran(longattn, corpus, checkpoint, tmp_path_factory):
     return path, folder / "out", longattn("run", path)
 
 
-def test_a_run_succeeds_and_says_what_it_wrote(ran, ray_folder, corpus):
+def test_a_run_succeeds_and_says_what_it_wrote(ran, ray_folder):
     _, output, result = ran
     assert result.returncode == 0, result.stderr
     assert len(sessions(ray_folder)) == 1
@@ -70,10 +70,7 @@ def test_a_run_succeeds_and_says_what_it_wrote(ran, ray_folder, corpus):
     assert all(Path(path).exists() for path in written) and len(written) == 4
     assert "Traceback" not in result.stderr
     said = [line.split(" ", 1)[1] for line in result.stderr.splitlines() if line[2:3] == ":"]
-    files = len(list(corpus.glob("*/*")))
-    assert said[0] == "listing 2 sources"
-    assert said[1].startswith(f"{files} files; opening the scorer /")
-    assert said[2] == "starting Ray here"
+    assert said[0] == "starting Ray here"
 
 
 def test_select_alone_keeps_other_windows_without_ray(ran, longattn, ray_folder):

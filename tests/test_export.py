@@ -102,7 +102,7 @@ def test_the_readme_s_lines_give_a_hugging_face_dataset(finished, monkeypatch, t
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path))
     readme = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
     (code,) = [
-        b for b in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "load_dataset" in b
+        b for b in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "streaming=True" in b
     ]
     assert len([line for line in code.splitlines() if line]) == 4
     settings, summary = finished
