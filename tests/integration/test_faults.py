@@ -199,7 +199,7 @@ def test_a_store_that_breaks_a_third_of_requests(
     proxy = FaultyProxy(gateway.endpoint)
     config = settings("s3://bucket/faults/corpus", "s3://bucket/faults/broken", checkpoint)
     run = faults.start(
-        config, cluster.address, tmp_path / "log", hook=IMPATIENT,
+        config, cluster.address, tmp_path / "log", hook=IMPATIENT, block=256 << 10,
         environment={**variables, "AWS_ENDPOINT_URL": proxy.endpoint},
     )  # fmt: skip
     assert finish(run) == 0, (tmp_path / "log").read_text()
