@@ -8,12 +8,12 @@ from typing import Any
 
 import pyarrow as pa
 import ray
-from ray.data import ActorPoolStrategy, Dataset
+from ray.data import Dataset
 
 from longattn import ledger
 from longattn.config import Sample, Source, Workers
 from longattn.corpus import check_sources, group_splits, list_splits
-from longattn.pools import Pools, plan_pools
+from longattn.pools import Pools, actors, plan_pools
 from longattn.records import Record, Split, read_split
 from longattn.stages import LabelledSink, ScoreAgain, ScoreSettings, ScoreWindows, ignore
 from longattn.storage import LABELLED, join, list_files, open_parquet
@@ -75,7 +75,7 @@ def window_documents(
         },
         batch_size=16,
         batch_format="pyarrow",
-        compute=ActorPoolStrategy(min_size=workers[0], max_size=workers[1]),
+        compute=actors(workers),
         num_cpus=0.25,
     )  # fmt: skip
 
@@ -170,7 +170,7 @@ def score_again_with(
 def scoring_pool(pools: Pools) -> dict[str, Any]:
     """How Ray Data is to run scoring actors."""
     return {
-        "compute": ActorPoolStrategy(min_size=pools.score[0], max_size=pools.score[1]),
+        "compute": actors(pools.score),
         "num_cpus": pools.score_cpus,
         "num_gpus": pools.score_gpus or None,
         **RETRIES,

@@ -12,7 +12,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from ray.data import ActorPoolStrategy
 from ray.data.context import DataContext
 from ray.data.exceptions import ExecutionTimeoutError
 
@@ -24,7 +23,7 @@ from longattn.corpus import check_sources, group_splits, list_splits
 from longattn.display import watched
 from longattn.lock import Hold, held
 from longattn.monitor import Monitor, RunError
-from longattn.pools import Pools, connected, plan_pools
+from longattn.pools import Pools, actors, connected, plan_pools
 from longattn.records import Split
 from longattn.selection import CategorySelection, select, undecided
 from longattn.stages import LabelledSink, ScoreSettings
@@ -236,7 +235,7 @@ def _execute(
             },
             batch_size=1,
             batch_format="numpy",
-            compute=ActorPoolStrategy(min_size=pools.window[0], max_size=pools.window[1]),
+            compute=actors(pools.window),
             num_cpus=pools.window_cpus,
             **RETRIES,
         )

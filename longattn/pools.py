@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import ray
+from ray.data import ActorPoolStrategy
 
 from longattn.config import Workers
 from longattn.monitor import RunError
@@ -26,6 +27,16 @@ log = logging.getLogger("longattn")
 # of 32K tokens on a GPU, a second or two of its work; on a CPU 14, since each takes seconds there. The
 # driver works as long for a small block as for a large one (tests/bench/scale.py).
 GPU_BLOCK, CPU_BLOCK = 32 * 2**20, 4 * 2**20
+
+
+# Actors of a pool without a bound of its own. With none at all Ray Data 2.60 asked for three GPU nodes and
+# used two, again and again, where with any large one it used three (tests/integration/test_cluster.py).
+MOST_ACTORS = 4096
+
+
+def actors(pool: tuple[int, int | None]) -> ActorPoolStrategy:
+    """From the smallest to the largest pool, as Ray Data wants it."""
+    return ActorPoolStrategy(min_size=pool[0], max_size=pool[1] or max(pool[0], MOST_ACTORS))
 
 
 @dataclass(frozen=True)
