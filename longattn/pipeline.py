@@ -285,7 +285,9 @@ def _score_again(config: Config, settings: ScoreSettings, stop: Stop) -> None:
                 raise
             except Exception as error:
                 raise RunError(_reason(error)) from error
-            wanted = undecided(config.output, config.select, config.workers.select)
+            before, wanted = wanted, undecided(config.output, config.select, config.workers.select)
+            if wanted == before:
+                raise RunError(f"{redact(config.output)}: the second pass gave no exact scores")
 
 
 def _told(pool: tuple[int, int | None]) -> str:

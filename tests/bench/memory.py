@@ -1,4 +1,4 @@
-"""Peak memory of each process of a run, and of the object store: python tests/bench/memory.py [CASE ...]
+"""Peak memory of each process of a run: python tests/bench/memory.py [CASE ...]
 
 Cases: document (one of 50 MB), file (2 GB of JSONL, a 20th of its bytes in documents of a window or
 more), files (20,000 of them). The built-in scorer, windows of 32768 tokens, of which a share is
@@ -96,16 +96,12 @@ def watch(driver: psutil.Process, run: subprocess.Popen) -> dict[str, int]:
                 status = Path(f"/proc/{process.pid}/status").read_text()
             except (psutil.Error, OSError):
                 continue
-            found = {
-                name: int(kib) for name, kib in re.findall(r"(VmHWM|RssShmem):\s+(\d+)", status)
-            }
+            peak = re.search(r"VmHWM:\s+(\d+)", status)
             role = next(
                 (r for r, mark in ROLES.items() if re.search(mark, command)), "another of Ray"
             )
             role = "driver" if process == driver else role
-            peaks[role] = max(peaks[role], found.get("VmHWM", 0))
-            if role == "raylet":
-                peaks["object store"] = max(peaks["object store"], found.get("RssShmem", 0))
+            peaks[role] = max(peaks[role], int(peak[1]) if peak else 0)
         time.sleep(0.25)
     return peaks
 

@@ -1,6 +1,6 @@
 """One run of 10,000 small windows, killed at random again and again: nothing lost, nothing twice.
 
-Takes 15 to 20 minutes on 2 idle cores: pytest -o addopts= -s tests/soak
+pytest -o addopts= -s tests/soak
 """
 
 import random
