@@ -31,7 +31,7 @@ from longattn.scoring.tables import Tables
 # heads, kv heads, head dim, vocabulary: the shapes of the paper's scorers, with random tables.
 SHAPES = {"8b": (32, 8, 128, 128256), "70b": (64, 8, 128, 128256)}
 DENSE_TOKENS = {"cuda": 8192, "cpu": 4096}
-STREAM_TOKENS = 16 * 32768  # of the run from memory, on a GPU
+STREAM_TOKENS = 32 * 32768  # of the run from memory, on a GPU
 
 
 @dataclass(frozen=True)

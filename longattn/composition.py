@@ -11,7 +11,7 @@ import ray
 from ray.data import Dataset
 
 from longattn import ledger
-from longattn.config import Sample, Source, Workers
+from longattn.config import SCORER_BATCH, Sample, Source, Workers
 from longattn.corpus import check_sources, group_splits, list_splits
 from longattn.pools import Pools, actors, plan_pools
 from longattn.records import Record, Split, read_split
@@ -88,7 +88,7 @@ def score_windows(
     rope_theta: float | None = None,
     add_bos: bool | None = None,
     dtype: str | None = None,
-    batch: int = 8,
+    batch: int | None = None,
     workers: tuple[int, int | None] = (1, None),
     gpus_per_scorer: float | None = None,
 ) -> Dataset:
@@ -138,7 +138,7 @@ def read_labelled(path: str, columns: Sequence[str] | None = None) -> Dataset:
 def score_with(
     windows: Dataset,
     settings: ScoreSettings,
-    batch: int,
+    batch: int | None,
     pools: Pools,
     report: Callable[..., None],
 ) -> Dataset:
@@ -146,20 +146,26 @@ def score_with(
     return windows.map_batches(
         ScoreWindows,
         fn_constructor_args=(settings, pools.device, pools.threads, report),
-        batch_size=batch,
+        batch_size=batch or SCORER_BATCH[pools.device],
         batch_format="pyarrow",
         **scoring_pool(pools),
     )
 
 
 def score_again_with(
-    wanted: Mapping[str, list[int]], settings: ScoreSettings, batch: int, pools: Pools
+    wanted: Mapping[str, list[int]], settings: ScoreSettings, batch: int | None, pools: Pools
 ) -> int:
     """Give rows of labelled files their exact scores; returns how many."""
     rows = [{"url": url, "rows": of_file} for url, of_file in wanted.items()]
     done = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
         ScoreAgain,
-        fn_constructor_args=(batch, settings, pools.device, pools.threads, ignore),
+        fn_constructor_args=(
+            batch or SCORER_BATCH[pools.device],
+            settings,
+            pools.device,
+            pools.threads,
+            ignore,
+        ),
         batch_size=1,
         batch_format="pyarrow",
         **scoring_pool(pools),
@@ -170,7 +176,7 @@ def score_again_with(
 def scoring_pool(pools: Pools) -> dict[str, Any]:
     """How Ray Data is to run scoring actors."""
     return {
-        "compute": actors(pools.score),
+        "compute": actors(pools.score, 2 if pools.device == "cuda" else 1),
         "num_cpus": pools.score_cpus,
         "num_gpus": pools.score_gpus or None,
         **RETRIES,

@@ -20,6 +20,9 @@ from pydantic import (
     model_validator,
 )
 
+SCORER_BATCH = {"cuda": 32, "cpu": 8}
+"""Windows a scorer is handed at a time by default: a GPU pauses between two batches."""
+
 
 class ConfigError(ValueError):
     """A bad setting, told in one line: the field, the value given, what is allowed."""
@@ -108,7 +111,11 @@ class Scorer(Settings):
     dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
         None, description="of the products; null: bfloat16 on a GPU, float32 on a CPU"
     )
-    batch: int = Field(8, ge=1, description="windows handed to a scorer at a time")
+    batch: int | None = Field(
+        None,
+        ge=1,
+        description="windows handed to a scorer at a time; null: 32 on a GPU, 8 on a CPU",
+    )
 
 
 class Keep(Settings):

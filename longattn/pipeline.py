@@ -58,7 +58,7 @@ class RunSummary:
 def run(config: Config, *, select_after: bool = True) -> RunSummary:
     """Score what of the corpus is not labelled yet, then select. Same result however often repeated.
 
-    Connects to the cluster of `RAY_ADDRESS`, or starts Ray here.
+    Connects to the cluster of `RAY_ADDRESS` or to one that runs here, or starts Ray here.
 
     Raises:
         ValueError: a path that matches nothing, an unknown column, an unreadable checkpoint, an

@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from longattn import ledger
-from longattn.config import Config, Keep, Source, redact
+from longattn.config import SCORER_BATCH, Config, Keep, Source, redact
 from longattn.corpus import check_sources, list_splits, row_group_sizes
 from longattn.pages import count, duration, share, short, size
 from longattn.records import BadRecord, Reason, Split, read_split
@@ -333,8 +333,9 @@ def _measured(config: Config, ids: np.ndarray) -> tuple[float, str]:
     )
     if not len(ids):  # no window at all: how fast does not matter
         ids = np.zeros(config.window.tokens, np.int32)
-    batch = np.repeat(ids[None], 1 if scorer.device.type == "cpu" else config.scorer.batch, 0)
-    if scorer.device.type != "cpu":
+    on_gpu = scorer.device.type != "cpu"
+    batch = np.repeat(ids[None], config.scorer.batch or SCORER_BATCH["cuda"] if on_gpu else 1, 0)
+    if on_gpu:
         scorer.score(batch, config.min_distance)  # compiles its kernel
     windows, started = 0, time.perf_counter()
     while not windows or time.perf_counter() - started < MEASURE_SECONDS:

@@ -34,9 +34,17 @@ GPU_BLOCK, CPU_BLOCK = 32 * 2**20, 4 * 2**20
 MOST_ACTORS = 4096
 
 
-def actors(pool: tuple[int, int | None]) -> ActorPoolStrategy:
-    """From the smallest to the largest pool, as Ray Data wants it."""
-    return ActorPoolStrategy(min_size=pool[0], max_size=pool[1] or max(pool[0], MOST_ACTORS))
+def actors(pool: tuple[int, int | None], blocks_at_once: int = 1) -> ActorPoolStrategy:
+    """From the smallest to the largest pool, as Ray Data wants it.
+
+    Of several blocks at once an actor computes one, while others are fetched, cut into batches and
+    given on.
+    """
+    return ActorPoolStrategy(
+        min_size=pool[0],
+        max_size=pool[1] or max(pool[0], MOST_ACTORS),
+        max_concurrent_calls_per_actor=blocks_at_once,
+    )
 
 
 @dataclass(frozen=True)
@@ -76,7 +84,10 @@ def connected() -> Iterator[None]:
         yield
         return
     address = os.environ.get("RAY_ADDRESS")
-    log.info("%s", f"connecting to Ray at {address}" if address else "starting Ray here")
+    if address:
+        log.info("connecting to Ray at %s", address)
+    else:
+        log.info("starting Ray here, where none runs yet")
     ray.init(logging_level=logging.WARNING)
     try:
         yield

@@ -70,7 +70,7 @@ def test_a_run_succeeds_and_says_what_it_wrote(ran, ray_folder):
     assert all(Path(path).exists() for path in written) and len(written) == 4
     assert "Traceback" not in result.stderr
     said = [line.split(" ", 1)[1] for line in result.stderr.splitlines() if line[2:3] == ":"]
-    assert said[0] == "starting Ray here"
+    assert said[0] == "starting Ray here, where none runs yet"
 
 
 def test_select_alone_keeps_other_windows_without_ray(ran, longattn, ray_folder):

@@ -359,8 +359,8 @@ def attention_sums(
         partial = work.first_pass(reference, portable)
         work.launch(partial, "running", 512)
         _total_kernel[(total.numel(),)](partial, total, partial.shape[-1], CHUNK=256)
-    columns = [work.descending.index(k) for k in distances]
-    s1, s2 = total[:, columns].permute(0, 2, 3, 1)
+    # Views: an index of several columns would be copied to the device, which waits for all before it.
+    s1, s2 = torch.stack([total[:, work.descending.index(k)] for k in distances], dim=-1)
     return s1, s2
 
 
