@@ -122,7 +122,7 @@ def variants(config: Config, scorer: AttentionScorer, bos: int | None) -> dict[s
         changes |= {f"rope base x {f:g}": {"rope_theta": f * theta} for f in (0.1, 10)}
     changes |= {
         name: {"dtype": name}
-        for name in {"cpu": ["float64"], "cuda": ["float32", "float16"]}[scorer.device.type]
+        for name in {"cpu": ["float64"], "cuda": ["float32", "bfloat16", "float16"]}[scorer.device.type]
         if name not in str(scorer.dtype)
     }
 
