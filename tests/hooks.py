@@ -31,3 +31,16 @@ def impatient_clients():
     from longattn import storage
 
     storage.READ_TIMEOUT = 2.0
+
+
+def scorers_that_stand_still():
+    """Set up in every process of a run: no batch of windows ever comes back, which is noticed soon."""
+    import time
+
+    from ray.data import DataContext
+
+    from longattn import stages, stopping
+
+    DataContext.get_current().execution_no_progress_timeout_s = 15
+    stopping.STALLED = 6.0
+    stages.ScoreWindows.__call__ = lambda self, batch: time.sleep(3600)

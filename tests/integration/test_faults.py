@@ -22,6 +22,7 @@ from tests.s3 import FaultyProxy
 
 DEADLY = "tests.hooks.deadly_documents"
 IMPATIENT = "tests.hooks.impatient_clients"
+STILL = "tests.hooks.scorers_that_stand_still"
 
 
 @pytest.fixture(scope="module")
@@ -153,6 +154,22 @@ def test_documents_that_kill_their_process_or_eat_its_memory(
     assert rows[1]["reason"] in ("killed_process", "out_of_memory", "not_tokenized")
     assert document_id(texts[0].encode()) in rows[0]["detail"]
     faults.assert_same(tmp_path / "out", unbroken, but=["source"])
+
+
+def test_a_run_that_stands_still_says_what_it_waits_for_and_ends(
+    cluster, documents, checkpoint, unbroken, tmp_path
+):
+    workers = {"window": 1, "score": 1, "wait_seconds": 1}
+    config = settings(documents, tmp_path / "out", checkpoint, workers=workers)
+    run = faults.start(config, cluster.address, tmp_path / "log", hook=STILL)
+    assert finish(run, 120) == 1
+    said = (tmp_path / "log").read_text()
+    waiting = r"its scorers, or the storage; `ray status` and the Ray dashboard tell more"
+    assert f"no progress for a minute or more; waiting for {waiting}" in said
+    assert f"longattn: no progress for 15 s; waited for {waiting}; run again to go on" in said
+    run = faults.start(config, cluster.address, tmp_path / "log")
+    assert finish(run) == 0, (tmp_path / "log").read_text()
+    faults.assert_same(tmp_path / "out", unbroken)
 
 
 def test_corpus_files_replaced_truncated_and_removed_under_way(

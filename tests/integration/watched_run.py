@@ -1,8 +1,10 @@
 """A run on the cluster of RAY_ADDRESS, watched: `python -m tests.integration.watched_run CONFIG [kill]`.
 
 Writes to seen.json beside CONFIG how many GPU nodes were alive, and how many GPUs taken, from second
-to second until they were given back. With `kill`, the raylet of the first GPU node that holds a scoring actor
-is killed once windows are being scored, and what is given back is not waited for.
+to second until they were given back. Until all that may come are taken a block of windows takes longer, as
+a large model's would: the backlog is there for as long as a node takes to start. With `kill`, the raylet of the
+first GPU node that holds a scoring actor is killed once windows are being scored, and what is given back
+is not waited for.
 """
 
 import json
@@ -17,8 +19,20 @@ from pathlib import Path
 import ray
 
 import longattn as la
+from longattn import composition, stages
 
 GIVEN_BACK_SECONDS = 60
+GPUS = 3  # fake_autoscaling.json
+ALL_TAKEN = Path(sys.argv[1]).with_name("all-taken")
+
+
+class ScoreWindows(stages.ScoreWindows):
+    """Carried to the actors by value, as it is of `__main__`."""
+
+    def __call__(self, batch):
+        if not ALL_TAKEN.exists():
+            time.sleep(2)
+        return super().__call__(batch)
 
 
 def gpu_nodes() -> list[str]:
@@ -42,6 +56,9 @@ def kill_raylet(node: str, session: str) -> None:
 def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     config, kill = la.Config.from_yaml(sys.argv[1]), "kill" in sys.argv[2:]
+    if kill:
+        ALL_TAKEN.touch()
+    composition.ScoreWindows = ScoreWindows
     ray.init(logging_level="WARNING")
     session = ray._private.worker.global_worker.node.get_session_dir_path()
     started, ended, killed = time.time(), threading.Event(), ""
@@ -53,6 +70,8 @@ def main() -> None:
             nodes = gpu_nodes()
             taken = ray.cluster_resources().get("GPU", 0) - ray.available_resources().get("GPU", 0)
             seen.append((time.time() - started, len(nodes), taken))
+            if taken == GPUS:
+                ALL_TAKEN.touch()
             if (
                 kill
                 and not killed
