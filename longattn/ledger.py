@@ -30,7 +30,7 @@ import pyarrow as pa
 
 from longattn import claims
 from longattn.config import Config, Sample
-from longattn.records import Split
+from longattn.records import Reason, Split
 from longattn.storage import (
     content_name,
     file_metadata,
@@ -177,15 +177,22 @@ class Marker:
     generation: int  # of the run; the marker of a later run replaces an earlier one
     waits_for: list[str]  # splits that cut documents which this one holds too
     counts: dict[str, Any] = field(repr=False)
+    largest: int = 0  # bytes that a record was allowed when one was over it; else 0
 
 
 def marker(
-    split: Split, counts: Counts, ids: IdSet, generation: int, waits_for: Iterable[str] = ()
+    split: Split,
+    counts: Counts,
+    ids: IdSet,
+    generation: int,
+    waits_for: Iterable[str] = (),
+    max_record_bytes: int = 0,
 ) -> Marker:
     values = {**vars(counts), "bad": dict(counts.bad)}
+    largest = max_record_bytes if counts.bad[Reason.OVER_SIZE_CAP] else 0
     return Marker(
         split.id, split.source, split.category, ids.count, ids.hex, generation, sorted(waits_for),
-        values,
+        values, largest,
     )  # fmt: skip
 
 
@@ -282,8 +289,13 @@ class Remaining:
     generation: int  # for the markers of the run that does it
 
 
-def remaining(output: str, splits: Sequence[Split], again: Iterable[str] = ()) -> Remaining:
-    """Compare the listing with markers and labelled files; those of categories `again` are read again.
+def remaining(
+    output: str, splits: Sequence[Split], again: Iterable[str] = (), max_record_bytes: int = 0
+) -> Remaining:
+    """Compare the listing with markers and labelled files.
+
+    Read again are the splits of the categories `again`, and those with a record that was over a
+    smaller `max_record_bytes`.
 
     Footers are read, and the ids of rows that are under no done split. Kept are those ids and, while
     anything remains, 16 bytes for each document of a done split: a document that is in two files of
@@ -304,6 +316,7 @@ def remaining(output: str, splits: Sequence[Split], again: Iterable[str] = ()) -
         for m in markers.values()
         if (under[m.split].count, under[m.split].hex) == (m.windows, m.ids)
         and m.category not in reread
+        and not 0 < m.largest < max_record_bytes
     }
     current = {split.id for split in splits}
     # A document left to another split is lost if that one is gone and did not label it.

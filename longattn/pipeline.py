@@ -98,7 +98,7 @@ def _run(
     samples = {source.category: source.sample for source in config.sources}
     sweep(config.output)
     grown = ledger.grown_samples(config.output, samples)
-    left = _remaining(config.output, splits, grown)
+    left = _remaining(config, splits, grown)
     _tell_stale(left.stale, splits)
 
     def claim(dtype: str) -> str:
@@ -118,7 +118,7 @@ def _run(
             scored, state = _execute(config, settings, pools, left, stop)
         if hold.lost:
             raise RunError(f"{redact(config.output)}: another run has taken the folder over")
-        labelled = _remaining(config.output, splits)
+        labelled = _remaining(config, splits)
         if labelled.splits:
             missing = "; ".join(state["failed"][:3] or [s.source for s in labelled.splits[:3]])
             raise RunError(
@@ -164,15 +164,17 @@ def _run(
     return summary
 
 
-def _remaining(output: str, splits: list[Split], again: Iterable[str] = ()) -> ledger.Remaining:
+def _remaining(
+    config: Config, splits: list[Split], again: Iterable[str] = ()
+) -> ledger.Remaining:
     """What remains, after rows that are there twice have been put right."""
-    left = ledger.remaining(output, splits, again)
+    left = ledger.remaining(config.output, splits, again, config.max_record_bytes)
     if left.twice:
         log.warning(
             "%d rows were labelled twice: one of each stays", sum(map(len, left.twice.values()))
         )
         ledger.drop_repeats(left.twice)
-        left = ledger.remaining(output, splits, again)
+        left = ledger.remaining(config.output, splits, again, config.max_record_bytes)
     return left
 
 

@@ -149,7 +149,9 @@ def plan(
         scorers = (smallest, largest) if largest else (smallest, 8 * smallest, 64 * smallest)
     done = ""
     if read_json(join(config.output, ledger.FOLDER, "run.json")) is not None:
-        finished = ledger.remaining(config.output, splits).finished
+        finished = ledger.remaining(
+            config.output, splits, max_record_bytes=config.max_record_bytes
+        ).finished
         done = f"{finished} of {len(splits)} splits are labelled already; the numbers are of all"
     result = Plan(
         redact(config.output), categories, _provenance(config, overrides), rate, device,

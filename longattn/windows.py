@@ -262,7 +262,12 @@ class SplitWindows:
                     given.ids.add(data_id)
                 markers.append(
                     ledger.marker(
-                        split, given.counts, given.ids, self.generation, given.claim.waits_for
+                        split,
+                        given.counts,
+                        given.ids,
+                        self.generation,
+                        given.claim.waits_for,
+                        self.max_record_bytes,
                     )
                 )
             if markers:

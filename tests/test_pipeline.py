@@ -224,6 +224,25 @@ def test_a_sample_is_the_same_for_any_cluster_and_may_grow(finished, corpus, tmp
         la.run(some)
 
 
+def test_records_over_a_size_cap_are_read_when_it_is_raised(documents, checkpoint, tmp_path):
+    text = _first_document("book")[:9000]
+    (documents / "book" / "large.jsonl").write_text(json.dumps({"content": text}) + "\n")
+    books = {"sources": [{"category": "book", "path": f"{documents}/book"}], "max_bad_fraction": 1}
+    capped = config(documents, tmp_path / "out", checkpoint, **books, max_record_bytes=8500)
+    before = la.run(capped).categories["book"]
+    assert before["quarantine"]["over_size_cap"] >= 1
+    assert la.run(capped).stages["score"]["windows"] == 0
+    free = config(documents, tmp_path / "out", checkpoint, **books)
+    summary = la.run(free)
+    assert "over_size_cap" not in summary.categories["book"]["quarantine"]
+    new = summary.categories["book"]["windows"] - before["windows"]
+    assert 0 < new == summary.stages["score"]["windows"]  # nothing else is scored again
+    whole = la.run(config(documents, tmp_path / "whole", checkpoint, **books))
+    assert whole.categories["book"]["windows"] == summary.categories["book"]["windows"]
+    assert labelled(free.output).equals(labelled(tmp_path / "whole"))
+    assert list(verify(free.output)) == []
+
+
 def test_files_gone_grown_and_replaced_since_are_told_and_their_windows_stay(
     copied, documents, caplog
 ):
