@@ -120,11 +120,8 @@ def variants(config: Config, scorer: AttentionScorer, bos: int | None) -> dict[s
     changes: dict[str, dict[str, Any]] = {}
     if theta:
         changes |= {f"rope base x {f:g}": {"rope_theta": f * theta} for f in (0.1, 10)}
-    changes |= {
-        name: {"dtype": name}
-        for name in {"cpu": ["float64"], "cuda": ["float32", "bfloat16", "float16"]}[scorer.device.type]
-        if name not in str(scorer.dtype)
-    }
+    dtypes = {"cpu": ["float64"], "cuda": ["float32", "bfloat16", "float16"]}[scorer.device.type]
+    changes |= {name: {"dtype": name} for name in dtypes if name not in str(scorer.dtype)}
 
     def scored(by: AttentionScorer, distance: int = k, stride: int = 1) -> Score:
         return lambda ids_nl: attention(by, ids_nl, distance, bos, stride)

@@ -164,9 +164,7 @@ def _run(
     return summary
 
 
-def _remaining(
-    config: Config, splits: list[Split], again: Iterable[str] = ()
-) -> ledger.Remaining:
+def _remaining(config: Config, splits: list[Split], again: Iterable[str] = ()) -> ledger.Remaining:
     """What remains, after rows that are there twice have been put right."""
     left = ledger.remaining(config.output, splits, again, config.max_record_bytes)
     if left.twice:

@@ -120,7 +120,8 @@ class Model:
         yield "window", self.cut
         yield "driver", rates.driver_ms / 2e3
         yield "score", self.score
-        self.stations["monitor"].give(math.ceil(rates.windows / rates.batch) * rates.report_ms / 1e3, lambda: None)
+        reports = math.ceil(rates.windows / rates.batch)
+        self.stations["monitor"].give(reports * rates.report_ms / 1e3, lambda: None)
         yield "driver", rates.driver_ms / 2e3
         self._begin()  # out of the object store's budget once the sink has it
         yield "upload", rates.upload_s
