@@ -268,7 +268,7 @@ def read_footer(url: str) -> Labelled:
                 [_run(*run) for run in metadata.get("runs", [])],
             )
     except (OSError, ValueError) as error:
-        raise ValueError(f"{url}: no readable labelled file: {error}") from error
+        raise ValueError(f"{url}: no readable labelled file: {error.__cause__ or error}") from error
 
 
 def labelled_files(output: str) -> list[Labelled]:

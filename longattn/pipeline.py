@@ -28,7 +28,7 @@ from longattn.records import Split
 from longattn.selection import CategorySelection, select, undecided
 from longattn.stages import LabelledSink, ScoreSettings
 from longattn.stopping import Interrupted, Stop, stoppable, waits_for
-from longattn.storage import join, sweep, write_json
+from longattn.storage import join, sweep, told_when_slow, write_json
 from longattn.windows import SplitWindows
 
 if TYPE_CHECKING:
@@ -68,8 +68,9 @@ def run(config: Config, *, select_after: bool = True) -> RunSummary:
         Interrupted: stopped by SIGTERM, with all that was in flight labelled where time allowed.
     """
     started = time.perf_counter()
-    splits = list_splits(config.sources)
-    check_sources(splits)
+    with told_when_slow("listing the sources"):
+        splits = list_splits(config.sources)
+        check_sources(splits)
     from longattn.scoring.checkpoint import open_checkpoint  # 7 s: a bad path is told before
 
     log.debug("%d files; opening the scorer %s", len({s.path for s in splits}), config.scorer.model)

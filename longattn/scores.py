@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from longattn.exact import Floats, Totals, exact_sum, spread
 from longattn.ledger import parallel, read_footer
 from longattn.partitions import Handle, Place
-from longattn.storage import EXACT, file_metadata, open_parquet
+from longattn.storage import EXACT, file_metadata, open_parquet, readable
 
 PARTITION = 500_000  # windows aimed at in a partition: about 50 MB
 MOST = 256  # partitions; more windows make them larger
@@ -154,7 +154,8 @@ def _read_file(url: str, file: int, further: Sequence[str]) -> tuple[pa.Table, s
     with open_parquet(url) as parquet:
         for name in {*further} - {*parquet.schema_arrow.names}:
             raise ValueError(f"select: {url} has no column {name}")
-        read = parquet.read(columns=[*names, *further])
+        with readable(url):
+            read = parquet.read(columns=[*names, *further])
         fingerprint = file_metadata(parquet).get("fingerprint", "")
     for name in {*further} - {*EXACT}:
         if pc.any(pc.is_null(read[name], nan_is_null=True)).as_py():

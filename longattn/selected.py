@@ -26,6 +26,7 @@ from longattn.storage import (
     list_files,
     open_parquet,
     parquet_writer,
+    readable,
     remove,
     staged,
 )
@@ -177,7 +178,8 @@ def _write(
                         stop = start + parquet.metadata.row_group(group).num_rows
                         inside = (rows >= start) & (rows < stop)
                         if inside.any():
-                            read = parquet.read_row_group(group)
+                            with readable(urls[file]):
+                                read = parquet.read_row_group(group)
                             read = read.take(pa.array(rows[inside] - start))
                             read = read.append_column("lds", pa.array(lds[inside]))
                             writer.write_table(read.select(SELECTED.names).cast(writer.schema))

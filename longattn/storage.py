@@ -12,6 +12,7 @@ import logging
 import os
 import re
 import tempfile
+import threading
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -288,11 +289,37 @@ def write_table(url: str, table: pa.Table, metadata: Mapping[str, Any]) -> int:
 
 @contextmanager
 def open_parquet(url: str) -> Iterator[pq.ParquetFile]:
+    """Raises OSError where the storage fails, ValueError for what is no Parquet file."""
     fs, path = filesystem(url)
     with storage_errors(url):
         file = fs.open(path, "rb")
-    with file, pq.ParquetFile(file) as parquet:
-        yield parquet
+    with file:
+        with readable(url):
+            parquet = pq.ParquetFile(file)
+        with parquet:
+            yield parquet
+
+
+@contextmanager
+def readable(url: str) -> Iterator[None]:
+    """Around reading a Parquet file: what is broken in it becomes a ValueError that names it."""
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        raise ValueError(redact(f"{url}: cannot be read: {error}")) from error
+
+
+@contextmanager
+def told_when_slow(doing: str, seconds: float = 10.0) -> Iterator[None]:
+    """Logs what is being done once it takes long: a store that does not answer looks like that."""
+    told = f"still {doing}; a store that does not answer is asked for about a minute"
+    timer = threading.Timer(seconds, log.warning, (told,))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def file_metadata(parquet: pq.ParquetFile) -> dict[str, Any]:

@@ -1,7 +1,9 @@
 import json
 import math
+import re
 from fractions import Fraction
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -419,6 +421,21 @@ def test_a_score_that_is_not_finite_is_refused_with_its_file(tmp_path):
     ds[2] = math.nan
     url = write_labelled(tmp_path, "book", labelled_table("book", ids, ds, variance))
     with pytest.raises(ValueError, match=f"{url}: ds must be finite"):
+        la.select(str(tmp_path))
+
+
+@pytest.mark.parametrize("column", ["ds", "content"])
+def test_a_broken_page_is_refused_with_its_file(tmp_path, column):
+    """`ds` is read of all windows, `content` of those that are kept."""
+    url = write_labelled(
+        tmp_path, "book", labelled_table("book", ["a", "b"], [0.1, 0.3], [0.2, 0.1])
+    )
+    group = pq.read_metadata(url).row_group(0)
+    places = {group.column(i).path_in_schema: group.column(i) for i in range(group.num_columns)}
+    with Path(url).open("r+b") as file:
+        file.seek(places[column].dictionary_page_offset or places[column].data_page_offset)
+        file.write(b"\xff" * 16)
+    with pytest.raises(ValueError, match=rf"^{re.escape(url)}: cannot be read: "):
         la.select(str(tmp_path))
 
 

@@ -1,6 +1,7 @@
 import fcntl
 import json
 import tempfile
+import time
 
 import boto3
 import duckdb
@@ -96,6 +97,17 @@ def test_errors_of_storage_are_of_the_system_and_tell_no_secret():
         storage.storage_errors("ftp://u:pw@h/x"),
     ):
         raise LookupError("no y")
+
+
+def test_what_takes_long_is_told(caplog):
+    with storage.told_when_slow("listing", 60):
+        pass
+    assert caplog.messages == []
+    with storage.told_when_slow("listing", 0.01):
+        time.sleep(0.3)
+    assert caplog.messages == [
+        "still listing; a store that does not answer is asked for about a minute"
+    ]
 
 
 def test_files_in_the_making_are_not_listed(tmp_path):
