@@ -1,7 +1,7 @@
 """A run on the cluster of RAY_ADDRESS, watched: `python -m tests.integration.watched_run CONFIG [kill]`.
 
 Writes to seen.json beside CONFIG how many GPU nodes were alive, and how many GPUs taken, from second
-to second until they were given back. Until all that may come are taken a block of windows takes longer, as
+to second until they were given back. Until all that may come are taken a batch of windows takes longer, as
 a large model's would: the backlog is there for as long as a node takes to start. With `kill`, the raylet of the
 first GPU node that holds a scoring actor is killed once windows are being scored, and what is given back
 is not waited for.
@@ -31,7 +31,7 @@ class ScoreWindows(stages.ScoreWindows):
 
     def __call__(self, batch):
         if not ALL_TAKEN.exists():
-            time.sleep(2)
+            time.sleep(0.2)
         return super().__call__(batch)
 
 
