@@ -21,7 +21,7 @@ import ray
 import longattn as la
 from longattn import composition, stages
 
-GIVEN_BACK_SECONDS = 60
+GIVEN_BACK_SECONDS = 120
 GPUS = 3  # fake_autoscaling.json
 ALL_TAKEN = Path(sys.argv[1]).with_name("all-taken")
 
