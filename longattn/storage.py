@@ -302,11 +302,12 @@ def open_parquet(url: str) -> Iterator[pq.ParquetFile]:
 
 @contextmanager
 def readable(url: str) -> Iterator[None]:
-    """Around reading a Parquet file: what is broken in it becomes a ValueError that names it."""
+    """Around reading a Parquet file: an OSError or, of what is broken in it, a ValueError names it."""
     try:
         yield
     except (OSError, pa.ArrowException) as error:
-        raise ValueError(redact(f"{url}: cannot be read: {error}")) from error
+        kind = OSError if isinstance(error, OSError) else ValueError
+        raise kind(redact(f"{url}: cannot be read: {error}")) from error
 
 
 @contextmanager
