@@ -257,7 +257,7 @@ class Labelled:
 
 
 def read_footer(url: str) -> Labelled:
-    """Raises ValueError naming a file that is no labelled Parquet file."""
+    """Raises ValueError naming a file that is no labelled Parquet file, OSError as storage does."""
     try:
         with open_parquet(url) as parquet:
             metadata = file_metadata(parquet)
@@ -267,7 +267,7 @@ def read_footer(url: str) -> Labelled:
                 metadata.get("fingerprint", ""),
                 [_run(*run) for run in metadata.get("runs", [])],
             )
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise ValueError(f"{url}: no readable labelled file: {error.__cause__ or error}") from error
 
 

@@ -152,7 +152,7 @@ def _ledger(output: str, labelled: pd.DataFrame) -> Iterator[str]:
     under: dict[str, ledger.IdSet] = {}
     try:
         files = ledger.labelled_files(output)
-    except ValueError:  # told before
+    except (OSError, ValueError):  # told before
         return
     for file in files:
         for run in file.runs:
