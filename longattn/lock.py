@@ -73,10 +73,17 @@ class Hold:
 
     def _create(self) -> bool:
         fs, path = filesystem(self.url)
-        if is_local(fs):
+        owner = json.dumps(self.owner).encode()
+        if is_local(fs):  # fsspec looks whether a local file is there, and then writes it
             Path(path).parent.mkdir(parents=True, exist_ok=True)
+            try:
+                with Path(path).open("xb") as file:
+                    file.write(owner)
+            except FileExistsError:
+                return False
+            return True
         try:
-            fs.pipe_file(path, json.dumps(self.owner).encode(), mode="create")
+            fs.pipe_file(path, owner, mode="create")
         except OSError:  # stores tell of a condition that failed in words of their own
             if self._token() is None:
                 raise
