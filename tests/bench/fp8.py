@@ -17,7 +17,7 @@ from longattn.foils import generator, long_documents, native_windows
 from longattn.scoring.scorer import AttentionScorer
 from longattn.scoring.statistics import attention_sums, statistics_from_sums
 
-WINDOW, WINDOWS = 8192, 100
+WINDOW, WINDOWS = 8192, 40
 FORMATS = {
     "float32": None,
     "bfloat16": torch.bfloat16,
