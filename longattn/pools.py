@@ -29,8 +29,8 @@ log = logging.getLogger("longattn")
 GPU_BLOCK, CPU_BLOCK = 32 * 2**20, 4 * 2**20
 
 
-# Actors of a pool without a bound of its own. With none at all Ray Data 2.60 asked for three GPU nodes and
-# used two, again and again, where with any large one it used three (tests/integration/test_cluster.py).
+# Actors of a pool without a bound of its own: with none at all Ray Data 2.60 was seen to use two of three
+# GPU nodes. So it does where a node is given back before an actor is placed on it, whatever the bound.
 MOST_ACTORS = 4096
 
 

@@ -7,7 +7,6 @@ last; the rate is that of the same time.
 """
 
 import argparse
-import gzip
 import json
 import os
 import subprocess
@@ -20,10 +19,10 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from longattn.samples import SAMPLES
+from tests.bench.windows import write_corpus
 
 HEADS, KV_HEADS, DIM, HIDDEN, VOCABULARY = 32, 8, 128, 4096, 128256
-DOCUMENT_BYTES, FILE_BYTES = 1 << 20, 40 << 20
+DOCUMENT_BYTES = 1 << 20
 # Ray counts the machine's cores, not those that the process may use.
 RUN = """
 import logging, sys, ray, longattn as la
@@ -59,21 +58,6 @@ def write_checkpoint(folder: Path, tokenizer: str | None) -> None:
     (folder / "config.json").write_text(json.dumps(config))
     builtin = Path(__file__).parents[2] / "longattn" / "builtin" / "tokenizer.json"
     (folder / "tokenizer.json").write_bytes(Path(tokenizer or builtin).read_bytes())
-
-
-def write_corpus(folder: Path, files: int) -> None:
-    folder.mkdir()
-    texts = []
-    for name in ("book", "python", "c"):
-        with gzip.open(SAMPLES / f"{name}.jsonl.gz", "rt") as file:
-            texts += [json.loads(line)["content"] for line in file]
-    text = "\n".join(texts)
-    for part in range(files):
-        with (folder / f"{part:03d}.jsonl").open("w") as file:
-            for number in range(FILE_BYTES // DOCUMENT_BYTES):
-                at = (part * 7919 + number * 104_729) % len(text)
-                turned = (text + text)[at : at + DOCUMENT_BYTES]
-                file.write(json.dumps({"content": f"{part} {number}\n{turned}"}) + "\n")
 
 
 def measure(folder: Path, cores: int) -> None:
@@ -121,7 +105,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="la-") as temporary:
         folder = Path(temporary)
         write_checkpoint(folder / "model", arguments.tokenizer)
-        write_corpus(folder / "in", arguments.files)
+        (folder / "in").mkdir()
+        write_corpus(folder / "in", DOCUMENT_BYTES, arguments.files)
         for cores in arguments.cores:
             measure(folder, cores)
 

@@ -33,14 +33,14 @@ WINDOW = 32768
 FILES, FILE_BYTES = 8, 40 << 20
 
 
-def write_corpus(folder: Path, document_bytes: int) -> None:
-    """FILES files of documents of about so many bytes, of all sample documents in turn."""
+def write_corpus(folder: Path, document_bytes: int, files: int = FILES) -> None:
+    """So many files of documents of about so many bytes, of all sample documents in turn."""
     texts = []
     for name in ("book", "python", "c"):
         with gzip.open(SAMPLES / f"{name}.jsonl.gz", "rt") as file:
             texts += [json.loads(line)["content"] for line in file]
     text = "\n".join(texts)
-    for part in range(FILES):
+    for part in range(files):
         with (folder / f"{part}.jsonl").open("w") as file:
             for number in range(FILE_BYTES // document_bytes):
                 at = (part * 7919 + number * 104_729) % len(text)
