@@ -109,11 +109,14 @@ def write_labelled(scored: Dataset, path: str) -> None:
 def write_to(scored: Dataset, sink: LabelledSink) -> None:
     """Execute, and give what is scored to the sink.
 
-    A task of it takes no CPU, so that nothing keeps it from writing; without a bound Ray starts a
-    process for each that waits (65 were seen on two cores).
+    A task of it takes no CPU, so that nothing keeps it from writing; but Ray starts a process for
+    each that waits, 2 s of a core, so where CPUs score, which takes far longer than to write, it is
+    few of them.
     """
+    cluster = ray.cluster_resources()
+    writers = WRITERS if cluster.get("GPU") else max(2, int(cluster.get("CPU", 1)) // 16)
     arguments = {"num_cpus": 0, "max_retries": RETRIES["max_task_retries"]}
-    scored.write_datasink(sink, ray_remote_args=arguments, concurrency=WRITERS)
+    scored.write_datasink(sink, ray_remote_args=arguments, concurrency=writers)
 
 
 def read_labelled(path: str, columns: Sequence[str] | None = None) -> Dataset:

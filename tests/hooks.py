@@ -27,10 +27,13 @@ def deadly_documents():
 
 
 def impatient_clients():
-    """Set up in every process of a run: a store that does not answer is asked again soon."""
+    """Set up in every process of a run: a store that does not answer, or fails, is asked again soon."""
+    from botocore.retries.standard import ExponentialBackoff
+
     from longattn import storage
 
-    storage.READ_TIMEOUT = 2.0
+    storage.READ_TIMEOUT = 1.0
+    ExponentialBackoff.delay_amount = lambda self, context: 0.1
 
 
 def scorers_that_stand_still():

@@ -106,6 +106,22 @@ def test_bad_tensors_are_refused(
         tables.build_tables(open_checkpoint(str(tmp_path)), CPU, torch.float32)
 
 
+def test_queries_beyond_float16_are_refused_before_rotation_takes_them_there(
+    tmp_path: Path,
+) -> None:
+    file = checkpoints.save(tmp_path, "llama") / "model.safetensors"
+    largest = (
+        tables.build_tables(open_checkpoint(str(tmp_path)), CPU, torch.float32).q_vhd.abs().max()
+    )
+    tensors = load_file(file)
+    tensors["model.layers.0.self_attn.q_proj.weight"] *= 50_000 / largest
+    save_file(tensors, file)
+    checkpoint = open_checkpoint(str(tmp_path))
+    assert tables.build_tables(checkpoint, CPU, torch.bfloat16).q_vhd.abs().max() < 65504
+    with pytest.raises(ValueError, match="not once rotated"):
+        tables.build_tables(checkpoint, CPU, torch.float16)
+
+
 def test_a_rotation_of_its_own_is_refused(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(str(checkpoints.save(tmp_path, "stablelm")))
     with pytest.raises(ValueError, match="StableLmModel is refused: it rotates"):

@@ -92,7 +92,7 @@ def build_tables(
 
     Raises:
         ValueError: a tensor is missing, has another shape than the config says, or is not finite;
-            or transformers' first layer is not one that can be run alone.
+            queries or keys leave the range of `dtype`; or transformers' first layer is not one that can be run alone.
     """
     model = first_layer(checkpoint, device, torch.promote_types(dtype, torch.float32), rope_theta)
     vocabulary = model.config.vocab_size
@@ -105,9 +105,10 @@ def build_tables(
             k_vgd = part.k_vgd.new_empty((vocabulary, *part.k_vgd.shape[1:]))
             parts = [part]
         q_vhd[start:stop], k_vgd[start:stop] = part.q_vhd, part.k_vgd
-        if not (part.q_vhd.isfinite().all() and part.k_vgd.isfinite().all()):
+        # Rotating may double an element: by a root of two, and by what some rotations scale.
+        if not ((2 * part.q_vhd).isfinite().all() and (2 * part.k_vgd).isfinite().all()):
             raise ValueError(
-                f"{checkpoint.path}: queries or keys of tokens {start} to {stop - 1} are not finite in {dtype}"
+                f"{checkpoint.path}: queries or keys of tokens {start} to {stop - 1} are not finite in {dtype}, or not once rotated"
             )
     return replace(parts[0], q_vhd=q_vhd, k_vgd=k_vgd)
 

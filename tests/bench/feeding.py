@@ -1,9 +1,9 @@
-"""How busy a whole run keeps one GPU: python tests/bench/feeding.py [CORES ...] [--tokenizer JSON]
+"""How busy a whole run keeps GPUs: python tests/bench/feeding.py [CORES ...] [--gpus N ...]
 
-JSONL made of the sample documents, each rotated so that no two are equal, to labelled Parquet, by
-scored but not selected, on so many cores, with a checkpoint of the 8B shape whose weights are drawn. Busy is the
-share of time in which a kernel computes as nvidia-smi samples it, from the first labelled file to the
-last; the rate is that of the same time.
+JSONL made of the sample documents, each rotated so that no two are equal, to labelled Parquet, scored
+but not selected, on so many cores and GPUs, with a checkpoint of the 8B shape whose weights are drawn.
+Busy is the share of time in which a kernel computes as nvidia-smi samples it, from the first labelled
+file to the last; the rate is that of the same time. All runs must give the same rows, bit for bit.
 """
 
 import argparse
@@ -15,6 +15,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 import yaml
 from safetensors.torch import save_file
@@ -60,8 +62,13 @@ def write_checkpoint(folder: Path, tokenizer: str | None) -> None:
     (folder / "tokenizer.json").write_bytes(Path(tokenizer or builtin).read_bytes())
 
 
-def measure(folder: Path, cores: int) -> None:
-    output = folder / f"out-{cores}"
+def rows(output: Path) -> pa.Table:
+    names = ["data_id", "ds", "variance"]
+    return pq.read_table(output / "labelled", columns=names).sort_by("data_id")
+
+
+def measure(folder: Path, cores: int, gpus: int) -> pa.Table:
+    output = folder / f"out-{cores}-{gpus}"
     config = {
         "sources": [{"category": "all", "path": f"{folder}/in"}],
         "output": str(output),
@@ -69,12 +76,17 @@ def measure(folder: Path, cores: int) -> None:
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     command = ["taskset", "-c", f"0-{cores - 1}", sys.executable, "-c", RUN, str(cores)]
-    sampled = folder / f"gpu-{cores}"
-    query = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"]
+    sampled = folder / "samples"
+    visible = ",".join(map(str, range(gpus)))
+    query = ["nvidia-smi", "-i", visible, "--query-gpu=utilization.gpu"]
+    query += ["--format=csv,noheader,nounits"]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": visible}
     began = time.time()
     with sampled.open("w") as file:
         sampler = subprocess.Popen([*query, "-lms", "200"], stdout=file)
-        log = subprocess.run([*command, folder / "config.yaml"], capture_output=True, text=True)
+        log = subprocess.run(
+            [*command, folder / "config.yaml"], capture_output=True, text=True, env=environment
+        )
         sampler.terminate()
     ended = time.time()
     if log.returncode:
@@ -88,16 +100,18 @@ def measure(folder: Path, cores: int) -> None:
     windows = summary["categories"]["all"]["windows"] * (1 - 1 / len(written))
     seconds = written[-1] - written[0]
     print(
-        f"{cores} cores: {windows:,.0f} windows in {seconds:.1f} s, {1000 * seconds / windows:.2f} ms a "
+        f"{cores} cores, {gpus} GPUs: {windows:,.0f} windows in {seconds:.1f} s, {1000 * seconds / windows:.2f} ms a "
         f"window; GPU busy {sum(middle) / len(middle):.1f} % of {len(middle)} samples "
         f"(whole command {ended - began:.0f} s); {json.dumps(summary['stages'])}",
         flush=True,
     )
+    return rows(output)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("cores", nargs="*", type=int, default=[2, 4, 8])
+    parser.add_argument("--gpus", nargs="+", type=int, default=[1])
     parser.add_argument("--tokenizer")
     parser.add_argument("--files", type=int, default=24)
     arguments = parser.parse_args()
@@ -107,8 +121,11 @@ def main() -> None:
         write_checkpoint(folder / "model", arguments.tokenizer)
         (folder / "in").mkdir()
         write_corpus(folder / "in", DOCUMENT_BYTES, arguments.files)
-        for cores in arguments.cores:
-            measure(folder, cores)
+        found = [
+            measure(folder, cores, gpus) for cores in arguments.cores for gpus in arguments.gpus
+        ]
+    if not all(table.equals(found[0]) for table in found):
+        sys.exit("the runs do not give the same rows")
 
 
 if __name__ == "__main__":

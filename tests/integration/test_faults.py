@@ -62,23 +62,33 @@ def until(condition, run, seconds=200):
 
 
 def test_drivers_killed_at_random_moments(cluster, documents, checkpoint, unbroken, tmp_path):
-    config = settings(documents, tmp_path / "out", checkpoint)
+    """Twenty kills, each at a moment of the time that an unbroken run takes."""
     chance = random.Random(4)
-    for _ in range(5):
-        before = files(tmp_path / "out")
-        run = faults.start(config, cluster.address, tmp_path / "log")
-        wanted = before + chance.choice([0, 1, 2])  # before, between and after its files appear
-        deadline = time.monotonic() + chance.uniform(1, 14)
-        while run.is_alive() and time.monotonic() < deadline and files(tmp_path / "out") <= wanted:
-            time.sleep(0.01)
-        time.sleep(chance.uniform(0, 0.3))
-        run.kill()
-        run.join()
-    assert finish(faults.start(config, cluster.address, tmp_path / "log")) == 0
-    faults.assert_same(tmp_path / "out", unbroken)
-    assert list(verify(config.output)) == []
-    assert not list((tmp_path / "out").glob("**/.*.tmp"))
-    assert not (tmp_path / "out/_longattn/hold.json").exists()
+    killed_with, outputs = [], [tmp_path / "0"]
+    seconds = None
+    while len(killed_with) < 20:
+        output = outputs[-1]
+        began = time.monotonic()
+        run = faults.start(
+            settings(documents, output, checkpoint), cluster.address, tmp_path / "log"
+        )
+        run.join(seconds and chance.uniform(0, seconds))
+        if run.is_alive():
+            run.kill()
+            run.join()
+            killed_with.append(files(output))
+        else:  # complete: the next one begins anew
+            assert run.exitcode == 0, (tmp_path / "log").read_text()
+            seconds = seconds or time.monotonic() - began
+            outputs.append(tmp_path / str(len(outputs)))
+    last = settings(documents, outputs[-1], checkpoint)
+    assert finish(faults.start(last, cluster.address, tmp_path / "log")) == 0
+    assert 0 in killed_with and any(killed_with), killed_with  # before and after its files appear
+    for output in outputs:
+        faults.assert_same(output, unbroken)
+        assert list(verify(str(output))) == []
+        assert not list(output.glob("**/.*.tmp"))
+        assert not (output / "_longattn/hold.json").exists()
 
 
 def test_killed_actors_of_both_stages(cluster, documents, checkpoint, unbroken, tmp_path):
