@@ -144,14 +144,18 @@ def score_with(
     batch: int | None,
     pools: Pools,
     report: Callable[..., None],
+    tasks: int = 1,
 ) -> Dataset:
-    """The scoring stage, with actors as `pools` says; `report` as `Monitor.score_report` gives."""
+    """The scoring stage, with actors as `pools` says; `report` as `Monitor.score_report` gives.
+
+    `tasks` is how many the stage before has: no more actors start at first.
+    """
     return windows.map_batches(
         ScoreWindows,
         fn_constructor_args=(settings, pools.device, pools.threads, report),
         batch_size=batch or SCORER_BATCH[pools.device],
         batch_format="pyarrow",
-        **scoring_pool(pools),
+        **scoring_pool(pools, tasks),
     )
 
 
@@ -171,15 +175,16 @@ def score_again_with(
         ),
         batch_size=1,
         batch_format="pyarrow",
-        **scoring_pool(pools),
+        **scoring_pool(pools, len(rows)),
     )
     return sum(row["scored"] for row in done.iter_rows())
 
 
-def scoring_pool(pools: Pools) -> dict[str, Any]:
+def scoring_pool(pools: Pools, tasks: int) -> dict[str, Any]:
     """How Ray Data is to run scoring actors."""
+    blocks_at_once = 2 if pools.device == "cuda" else 1
     return {
-        "compute": actors(pools.score, 2 if pools.device == "cuda" else 1),
+        "compute": actors(pools.score, blocks_at_once, min(pools.idle_gpus, tasks)),
         "num_cpus": pools.score_cpus,
         "num_gpus": pools.score_gpus or None,
         **RETRIES,

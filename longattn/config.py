@@ -164,8 +164,8 @@ class Select(Settings):
 class Workers(Settings):
     """Pools as [smallest, largest]; null: as large as the cluster is, or can grow to.
 
-    The smallest pool is asked of a cluster at once. From there Ray Data doubles what it asks for,
-    by up to 32 GPUs and 256 CPUs, every 10 s.
+    The smallest pool is asked of a cluster at once, and scorers for all GPUs that are free. From there
+    Ray Data doubles what it asks for, by up to 32 GPUs and 256 CPUs, every 10 s.
     """
 
     window: Pool = Field((1, None), description="smallest and largest pool of CPU window actors")

@@ -220,7 +220,8 @@ def _execute(
     )  # fmt: skip
     context = _context(config, pools)
     with DataContext.current(context):
-        windows = tasks_of(group_splits(left.splits)).map_batches(
+        groups = group_splits(left.splits)
+        windows = tasks_of(groups).map_batches(
             SplitWindows,
             fn_constructor_kwargs={
                 "model": config.scorer.model,
@@ -240,7 +241,9 @@ def _execute(
             num_cpus=pools.window_cpus,
             **RETRIES,
         )
-        scored = score_with(windows, settings, config.scorer.batch, pools, monitor.score_report())
+        scored = score_with(
+            windows, settings, config.scorer.batch, pools, monitor.score_report(), len(groups)
+        )
         try:
             size = sum(split.size for split in left.splits)
             with watched(monitor, size, config.output), stop.drained(claims.stop, sign):

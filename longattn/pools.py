@@ -1,9 +1,10 @@
 """How many actors a run may have, what each holds, and the wait for the GPUs that it needs.
 
-Within these bounds Ray Data sizes the pools while the run goes on: it measures what an actor of each
-stage gives, asks the cluster for nodes in that proportion, starts scoring actors as windows pile up
-and lets a pool shrink that waits. A GPU actor takes no CPU and the driver none, so that whatever CPUs
-there are go to the window actors and nothing waits for a core that another holds.
+Scoring starts on every GPU that is free, if there are tasks enough. From there Ray Data sizes the pools
+within these bounds: it measures what an actor of each stage gives, asks the cluster for nodes in that
+proportion, starts scoring actors as windows pile up and lets a pool shrink that waits. A GPU actor takes
+no CPU and the driver none, so that whatever CPUs there are go to the window actors and nothing waits for
+a core that another holds.
 """
 
 from __future__ import annotations
@@ -34,15 +35,19 @@ GPU_BLOCK, CPU_BLOCK = 32 * 2**20, 4 * 2**20
 MOST_ACTORS = 4096
 
 
-def actors(pool: tuple[int, int | None], blocks_at_once: int = 1) -> ActorPoolStrategy:
-    """From the smallest to the largest pool, as Ray Data wants it.
+def actors(
+    pool: tuple[int, int | None], blocks_at_once: int = 1, first: int = 0
+) -> ActorPoolStrategy:
+    """From the smallest to the largest pool, as Ray Data wants it; `first` is its size at first.
 
     Of several blocks at once an actor computes one, while others are fetched, cut into batches and
     given on.
     """
+    smallest, largest = pool[0], pool[1] or max(pool[0], MOST_ACTORS)
     return ActorPoolStrategy(
-        min_size=pool[0],
-        max_size=pool[1] or max(pool[0], MOST_ACTORS),
+        min_size=smallest,
+        max_size=largest,
+        initial_size=min(max(smallest, first), largest),
         max_concurrent_calls_per_actor=blocks_at_once,
     )
 
@@ -58,6 +63,7 @@ class Pools:
     score_gpus: float
     device: Literal["cuda", "cpu"]
     threads: int  # of a scoring actor that computes on a CPU
+    idle_gpus: int = 0  # for how many scoring actors there are free GPUs at the start
 
     @property
     def block_bytes(self) -> int:
@@ -118,7 +124,8 @@ def plan_pools(workers: Workers, dtype: str | None) -> Pools:
                 "torch sees no CUDA device on a node with a GPU: install a build of torch for its "
                 "driver there, or set scorer.dtype: float32 to compute on the CPUs of GPU nodes"
             )
-        return Pools(window, 1, score, 0, gpus, device, 1)
+        idle = int(ray.available_resources().get("GPU", 0) / gpus)
+        return Pools(window, 1, score, 0, gpus, device, 1, idle)
     log.info(
         "no GPU in the cluster: scoring on its CPUs; for GPU nodes that are yet to come set "
         "workers.gpus_per_scorer: 1"

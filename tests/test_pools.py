@@ -3,6 +3,7 @@
 import pytest
 
 from longattn import pools
+from longattn.composition import scoring_pool
 from longattn.config import Workers
 from longattn.monitor import RunError
 from longattn.pools import plan_pools
@@ -19,6 +20,15 @@ def test_on_two_cores_all_stages_fit_beside_a_driver_that_took_one(ray_cluster):
 def test_a_gpu_that_does_not_come_is_told_in_one_line(ray_cluster):
     with pytest.raises(RunError, match=r"workers\.wait_seconds 0\.5: the cluster has 0 GPUs"):
         plan_pools(Workers(gpus_per_scorer=1, wait_seconds=0.5), None)
+
+
+@pytest.mark.parametrize(
+    ("idle", "tasks", "pool", "first"),
+    [(3, 9, (1, None), 3), (3, 2, (1, None), 2), (3, 9, (1, 2), 2), (0, 9, (4, None), 4)],
+)
+def test_scoring_starts_on_every_idle_gpu_that_has_a_task(idle, tasks, pool, first):
+    planned = pools.Pools((1, None), 1, pool, 0, 1, "cuda", 1, idle)
+    assert scoring_pool(planned, tasks)["compute"].initial_size == first
 
 
 def test_a_gpu_node_without_cuda_scores_only_where_its_dtype_was_chosen(ray_cluster, monkeypatch):

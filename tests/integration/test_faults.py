@@ -62,17 +62,22 @@ def until(condition, run, seconds=200):
 
 
 def test_drivers_killed_at_random_moments(cluster, documents, checkpoint, unbroken, tmp_path):
-    """Twenty kills, each at a moment of the time that an unbroken run takes."""
+    """Twenty kills: half at a moment of the time an unbroken run takes, half after its files appear."""
     chance = random.Random(4)
     killed_with, outputs = [], [tmp_path / "0"]
     seconds = None
     while len(killed_with) < 20:
         output = outputs[-1]
-        began = time.monotonic()
+        began, before = time.monotonic(), files(output)
         run = faults.start(
             settings(documents, output, checkpoint), cluster.address, tmp_path / "log"
         )
-        run.join(seconds and chance.uniform(0, seconds))
+        if seconds and len(killed_with) % 2:
+            while run.is_alive() and files(output) == before:
+                time.sleep(0.01)
+            run.join(chance.uniform(0, 2))
+        else:
+            run.join(seconds and chance.uniform(0, seconds))
         if run.is_alive():
             run.kill()
             run.join()
