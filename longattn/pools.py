@@ -118,14 +118,14 @@ def plan_pools(workers: Workers, dtype: str | None) -> Pools:
     if gpus is None:
         gpus = 1.0 if cluster.get("GPU", 0) or _possible_gpus() else 0.0
     if gpus:
+        free = ray.available_resources().get("GPU", 0)  # after the wait it lags behind
         device = _await_gpu(gpus, workers.wait_seconds)
         if device == "cpu" and dtype != "float32":
             raise RunError(
                 "torch sees no CUDA device on a node with a GPU: install a build of torch for its "
                 "driver there, or set scorer.dtype: float32 to compute on the CPUs of GPU nodes"
             )
-        idle = int(ray.available_resources().get("GPU", 0) / gpus)
-        return Pools(window, 1, score, 0, gpus, device, 1, idle)
+        return Pools(window, 1, score, 0, gpus, device, 1, int(free / gpus))
     log.info(
         "no GPU in the cluster: scoring on its CPUs; for GPU nodes that are yet to come set "
         "workers.gpus_per_scorer: 1"
