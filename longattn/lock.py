@@ -2,7 +2,8 @@
 
 `_longattn/hold.json` names the owner. It is created only where there is none: exclusively on disk,
 by a conditional put on object stores that have it. Its owner rewrites it every BEAT seconds; one
-that stays the same for EXPIRES seconds, or whose process on this machine is gone, is taken over.
+that stays the same for EXPIRES seconds, or whose process on this machine is gone, is taken over:
+replaced, never removed, by the one run that got a hold on taking over this very one.
 No clocks are compared.
 """
 
@@ -16,7 +17,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,6 @@ log = logging.getLogger("longattn")
 
 BEAT = 3.0
 EXPIRES = 60.0
-SETTLE = 1.0
 
 
 class HeldError(RuntimeError):
@@ -56,13 +56,10 @@ class Hold:
     def acquire(self) -> None:
         """Raises HeldError naming the owner that is alive."""
         while not self._create():
-            there = self._wait_out()
-            if there is not None:
-                if self._token() == there:  # still the dead one
-                    with suppress(FileNotFoundError):
-                        remove(self.url)
-                time.sleep(SETTLE)  # another that takes over may be about to remove it too
+            dead = self._wait_out()
+            if dead is not None and self._replace(dead):
                 log.warning("took over the hold of a run that has died")
+                break
         self._thread.start()
 
     def release(self) -> None:
@@ -82,13 +79,25 @@ class Hold:
             except FileExistsError:
                 return False
             return True
-        try:
-            fs.pipe_file(path, owner, mode="create")
-        except OSError:  # stores tell of a condition that failed in words of their own
-            if self._token() is None:
-                raise
+        for last in (False, False, True):
+            try:
+                fs.pipe_file(path, owner, mode="create")
+                break
+            except OSError:  # stores tell of a condition that failed in words of their own
+                if self._token() is not None:
+                    break
+                if last:  # what was there may have been released since
+                    raise
         # The hold that is there may be ours: a store may have done what it then failed to answer.
         return self._token() == self.owner["token"]
+
+    def _replace(self, dead: str) -> bool:
+        """Put this hold in the dead one's place, unless another did; raises HeldError while it does."""
+        with _holding(Hold(f"{self.url}.{dead}")):
+            there = self._token() == dead
+            if there:
+                write_json(self.url, self.owner)
+            return there
 
     def _wait_out(self) -> str | None:
         """Watch the hold that is there; its token once its owner is dead, None once it is gone.
@@ -164,10 +173,13 @@ def _started(pid: int) -> str | None:
     return None if fields[0] in "ZX" else fields[19]
 
 
-@contextmanager
-def held(output: str) -> Iterator[Hold]:
+def held(output: str) -> AbstractContextManager[Hold]:
     """Have the folder for oneself inside the block; raises HeldError where another run has it."""
-    hold = Hold(join(output, "_longattn", "hold.json"))
+    return _holding(Hold(join(output, "_longattn", "hold.json")))
+
+
+@contextmanager
+def _holding(hold: Hold) -> Iterator[Hold]:
     hold.acquire()
     try:
         yield hold
