@@ -16,7 +16,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,11 +36,12 @@ class HeldError(RuntimeError):
 
 
 class Hold:
-    """A hold that is beating; `lost` once another run has taken it over."""
+    """A hold that is beating; `lost` once another run has taken it over, which `on_lost` is told."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, on_lost: Callable[[HeldError], None] | None = None) -> None:
         self.url = url
         self.lost = False
+        self.on_lost = on_lost
         self.owner: dict[str, Any] = {
             "token": uuid.uuid4().hex,
             "host": socket.gethostname(),
@@ -48,6 +49,7 @@ class Hold:
             "pid": os.getpid(),
             "started": _started(os.getpid()),
             "since": datetime.now(UTC).isoformat(timespec="seconds"),
+            "takeovers": 0,  # of runs that died one after the other, before this one
             "beat": 0,
         }
         self._ended = threading.Event()
@@ -57,15 +59,18 @@ class Hold:
         """Raises HeldError naming the owner that is alive."""
         while not self._create():
             dead = self._wait_out()
-            if dead is not None and self._replace(dead):
+            if dead is not None and self._replaced(dead):
                 log.warning("took over the hold of a run that has died")
                 break
         self._thread.start()
 
     def release(self) -> None:
+        """Within seconds, also when the store does not answer: then the hold expires."""
         self._ended.set()
-        self._thread.join()
-        if not self.lost and self._token() == self.owner["token"]:
+        self._thread.join(2 * BEAT)
+        if self._thread.is_alive():
+            log.warning("the hold on the output was left to expire")
+        elif not self.lost and self._token() == self.owner["token"]:
             remove(self.url)
 
     def _create(self) -> bool:
@@ -74,10 +79,15 @@ class Hold:
         if is_local(fs):  # fsspec looks whether a local file is there, and then writes it
             Path(path).parent.mkdir(parents=True, exist_ok=True)
             try:
-                with Path(path).open("xb") as file:
-                    file.write(owner)
+                file = Path(path).open("xb", buffering=0)  # noqa: SIM115
             except FileExistsError:
                 return False
+            with file:
+                try:
+                    file.write(owner)
+                except OSError:  # the disk is full
+                    remove(self.url)
+                    raise
             return True
         for last in (False, False, True):
             try:
@@ -91,35 +101,48 @@ class Hold:
         # The hold that is there may be ours: a store may have done what it then failed to answer.
         return self._token() == self.owner["token"]
 
-    def _replace(self, dead: str) -> bool:
+    def _replaced(self, dead: dict[str, Any]) -> bool:
         """Put this hold in the dead one's place, unless another did; raises HeldError while it does."""
-        with _holding(Hold(f"{self.url}.{dead}")):
-            there = self._token() == dead
+        token = dead.get("token", "")
+        with _holding(Hold(f"{self.url}.{token}")):
+            there = self._token() == token
             if there:
+                self.owner["takeovers"] = dead.get("takeovers", 0) + 1
                 write_json(self.url, self.owner)
             return there
 
-    def _wait_out(self) -> str | None:
-        """Watch the hold that is there; its token once its owner is dead, None once it is gone.
+    def _wait_out(self) -> dict[str, Any] | None:
+        """Watch the hold that is there; what it says once its owner is dead, None once it is gone.
 
-        Raises HeldError as soon as it is seen to live.
+        Raises HeldError as soon as it is seen to live, be it by a change.
         """
         first = read_bytes(self.url)
         deadline = time.monotonic() + EXPIRES
+        told = False
         while True:
             now = read_bytes(self.url)
             if now is None:
                 return None
             there = _parsed(now)
             alive = _alive(there)
-            if alive or (now != first and _parsed(first or b"").get("token")):
+            if alive or (there and now != first):
                 raise HeldError(
-                    f"{redact(self.url.rpartition('/_longattn/')[0])} is being written by the run of "
+                    f"{self._output} is being written by the run of "
                     f"host {there.get('host')}, pid {there.get('pid')}, since {there.get('since')}"
                 )
             if alive is False or time.monotonic() > deadline:
-                return there.get("token", "")
+                return there
+            if not told:
+                log.info(
+                    "waiting up to %.0f s to see whether the run of host %s lives, which holds %s",
+                    EXPIRES, there.get("host"), self._output,
+                )  # fmt: skip
+                told = True
             time.sleep(BEAT / 4)
+
+    @property
+    def _output(self) -> str:
+        return redact(self.url.rpartition("/_longattn/")[0])
 
     def _token(self) -> str | None:
         data = read_bytes(self.url)
@@ -130,6 +153,9 @@ class Hold:
             try:
                 if self._token() != self.owner["token"]:
                     self.lost = True
+                    if self.on_lost:
+                        told = f"{self._output}: another run has taken the folder over"
+                        self.on_lost(HeldError(told))
                     return
                 self.owner["beat"] += 1
                 write_json(self.url, self.owner)
@@ -150,8 +176,8 @@ def _alive(owner: dict[str, Any]) -> bool | None:
     """Whether the owner's process lives; None where that cannot be seen from here."""
     if owner.get("host") != socket.gethostname() or not owner.get("boot"):
         return None
-    if owner["boot"] != _boot():
-        return False
+    if owner["boot"] != _boot():  # before a new start of it, or in another container on it
+        return None
     return _started(owner["pid"]) == owner["started"] is not None
 
 
@@ -173,9 +199,15 @@ def _started(pid: int) -> str | None:
     return None if fields[0] in "ZX" else fields[19]
 
 
-def held(output: str) -> AbstractContextManager[Hold]:
-    """Have the folder for oneself inside the block; raises HeldError where another run has it."""
-    return _holding(Hold(join(output, "_longattn", "hold.json")))
+def held(
+    output: str, on_lost: Callable[[HeldError], None] | None = None
+) -> AbstractContextManager[Hold]:
+    """Have the folder for oneself inside the block; raises HeldError where another run has it.
+
+    `on_lost` is called in another thread when another run has taken the folder over: this one was
+    not seen to live for EXPIRES seconds.
+    """
+    return _holding(Hold(join(output, "_longattn", "hold.json"), on_lost))
 
 
 @contextmanager

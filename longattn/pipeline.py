@@ -21,7 +21,7 @@ from longattn.composition import RETRIES, score_again_with, score_with, tasks_of
 from longattn.config import Config, redact
 from longattn.corpus import check_sources, group_splits, list_splits
 from longattn.display import watched
-from longattn.lock import Hold, held
+from longattn.lock import HeldError, Hold, held
 from longattn.monitor import Monitor, RunError
 from longattn.pools import Pools, actors, connected, plan_pools
 from longattn.records import Split
@@ -64,7 +64,7 @@ def run(config: Config, *, select_after: bool = True) -> RunSummary:
         ValueError: a path that matches nothing, an unknown column, an unreadable checkpoint, an
             output folder of other settings; before any actor starts.
         RunError: too many bad records, or a failure of the cluster, in one line.
-        HeldError: another run is at work in the output folder.
+        HeldError: another run is at work in the output folder, or has taken it over from this one.
         Interrupted: stopped by SIGTERM, with all that was in flight labelled where time allowed.
     """
     started = time.perf_counter()
@@ -81,7 +81,7 @@ def run(config: Config, *, select_after: bool = True) -> RunSummary:
         scorer.query_stride,
     )  # fmt: skip
     settings.bos(checkpoint)
-    with stoppable() as stop, held(config.output) as hold:
+    with stoppable() as stop, held(config.output, stop.end) as hold:
         return _run(config, splits, checkpoint, settings, select_after, started, stop, hold)
 
 
@@ -113,12 +113,10 @@ def _run(
     state: dict[str, Any] = {"restarts": 0, "retries": 0, "failed": []}
     if left.splits:
         with connected():
-            stop.install()
             pools = plan_pools(config.workers, scorer.dtype)
             fingerprint = claim(scorer.dtype or pools.dtype)
-            scored, state = _execute(config, settings, pools, left, stop)
-        if hold.lost:
-            raise RunError(f"{redact(config.output)}: another run has taken the folder over")
+            generation = left.generation + hold.owner["takeovers"]
+            scored, state = _execute(config, settings, pools, left, generation, stop)
         labelled = _remaining(config, splits)
         if labelled.splits:
             missing = "; ".join(state["failed"][:3] or [s.source for s in labelled.splits[:3]])
@@ -132,9 +130,9 @@ def _run(
     if select_after and labelled.windows:
         chosen = config.select
         if chosen.second_pass is not None:
-            _score_again(config, settings, stop)
-            if hold.lost:
-                raise RunError(f"{redact(config.output)}: another run has taken the folder over")
+            _score_again(config, settings)
+        if stop.asked.is_set():
+            raise stop.error
         selection = select(
             config.output,
             alpha=chosen.alpha,
@@ -199,7 +197,12 @@ def _report(output: str) -> None:
 
 
 def _execute(
-    config: Config, settings: ScoreSettings, pools: Pools, left: ledger.Remaining, stop: Stop
+    config: Config,
+    settings: ScoreSettings,
+    pools: Pools,
+    left: ledger.Remaining,
+    generation: int,
+    stop: Stop,
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """The streaming execution; returns what the scorers did, and the claims' last state.
 
@@ -233,7 +236,7 @@ def _execute(
                 "block_bytes": pools.block_bytes,
                 "report": monitor.window_report(),
                 "claims": claims,
-                "generation": left.generation,
+                "generation": generation,
             },
             batch_size=1,
             batch_format="numpy",
@@ -248,7 +251,7 @@ def _execute(
             size = sum(split.size for split in left.splits)
             with watched(monitor, size, config.output), stop.drained(claims.stop, sign):
                 write_to(scored, LabelledSink(config.output, monitor.write_report()))
-        except Interrupted:
+        except (Interrupted, HeldError):
             raise
         except ExecutionTimeoutError as error:
             raise RunError(
@@ -270,7 +273,7 @@ def _context(config: Config, pools: Pools) -> DataContext:
     return context
 
 
-def _score_again(config: Config, settings: ScoreSettings, stop: Stop) -> None:
+def _score_again(config: Config, settings: ScoreSettings) -> None:
     """The second pass: exact scores until none is wanted any more. Raises RunError."""
     wanted = undecided(config.output, config.select, config.workers.select)
     if not wanted:
@@ -278,14 +281,13 @@ def _score_again(config: Config, settings: ScoreSettings, stop: Stop) -> None:
     dtype = ledger.claimed(config.output)["parts"]["dtype"]
     exact = replace(settings, query_stride=1, min_distance=config.min_distance, dtype=dtype)
     with connected():
-        stop.install()
         pools = plan_pools(config.workers, dtype)
         while wanted:
             log.info("second pass: exact scores for %d windows", sum(map(len, wanted.values())))
             try:
                 with DataContext.current(_context(config, pools)):
                     score_again_with(wanted, exact, config.scorer.batch, pools)
-            except Interrupted:
+            except (Interrupted, HeldError):
                 raise
             except Exception as error:
                 raise RunError(_reason(error)) from error

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -85,7 +87,10 @@ class Pools:
 
 @contextmanager
 def connected() -> Iterator[None]:
-    """A Ray cluster: the one already connected to, that of RAY_ADDRESS, or one started here."""
+    """A Ray cluster: the one already connected to, that of RAY_ADDRESS, or one started here.
+
+    SIGTERM does what it did before, though `ray.init` takes it for itself.
+    """
     if ray.is_initialized():
         yield
         return
@@ -94,8 +99,18 @@ def connected() -> Iterator[None]:
         log.info("connecting to Ray at %s", address)
     else:
         log.info("starting Ray here, where none runs yet")
-    ray.init(logging_level=logging.WARNING)
+    before = signal.getsignal(signal.SIGTERM)
+    main = threading.current_thread() is threading.main_thread()
     try:
+        try:
+            ray.init(logging_level=logging.WARNING)
+        except SystemExit:  # Ray's handler
+            if main and callable(before):
+                before(signal.SIGTERM, None)
+            raise
+        finally:
+            if main and callable(before):
+                signal.signal(signal.SIGTERM, before)
         yield
     finally:
         ray.shutdown()

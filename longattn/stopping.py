@@ -17,6 +17,7 @@ from longattn.monitor import RunError
 log = logging.getLogger("longattn")
 
 GRACE = 25.0  # seconds; Kubernetes and spot machines grant 30 or more before SIGKILL
+AGAIN = 10.0  # seconds, should a library have swallowed the exception that ends the run
 POLL = 0.5
 STALLED = 120.0  # seconds without a sign of progress, after which a run says what it waits for
 
@@ -33,21 +34,30 @@ class Stop:
     def __init__(self) -> None:
         self.asked = threading.Event()
         self.draining = False
+        self.installed = False
+        self.error: Exception = Interrupted("stopped by SIGTERM; run again to go on")
 
     def install(self) -> None:
-        """Take the signals. Again after `ray.init`, which takes SIGTERM for itself."""
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, self._term)
-            signal.signal(signal.SIGALRM, self._late)
+        """Take the signals, in the main thread."""
+        signal.signal(signal.SIGTERM, self._term)
+        signal.signal(signal.SIGALRM, self._late)
+        self.installed = True
+
+    def end(self, error: Exception) -> None:
+        """Raise this in the main thread, at once; of a run in another thread, as after SIGTERM."""
+        self.error = error
+        self.asked.set()
+        if self.installed:
+            signal.setitimer(signal.ITIMER_REAL, 1e-3, AGAIN)
 
     def _term(self, *_: object) -> None:
         self.asked.set()
         if not self.draining:
             self._late()
-        signal.setitimer(signal.ITIMER_REAL, GRACE)
+        signal.setitimer(signal.ITIMER_REAL, GRACE, AGAIN)
 
     def _late(self, *_: object) -> None:
-        raise Interrupted("stopped by SIGTERM; run again to go on")
+        raise self.error
 
     @contextmanager
     def drained(
@@ -81,6 +91,11 @@ class Stop:
         thread.start()
         try:
             yield
+        except Exception as error:
+            if self.asked.is_set() and error is not self.error:  # Ray's processes were told as well
+                log.warning("while it stopped: %s", str(error).strip().partition("\n")[0])
+                self._late()
+            raise
         finally:
             self.draining = False
             ended.set()
@@ -102,6 +117,7 @@ def stoppable() -> Iterator[Stop]:
     try:
         yield stop
     finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
         for name, handler in before.items():
             signal.signal(name, handler or signal.SIG_DFL)
 

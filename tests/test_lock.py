@@ -1,6 +1,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -33,16 +34,10 @@ def output(request, tmp_path):
     return f"s3://bucket/{tmp_path.name}"
 
 
-def other_machine(output, beat=0):
+def other_machine(output, **more):
     """A hold as a run on another machine leaves it."""
-    owner = {
-        "token": "t",
-        "host": "elsewhere",
-        "pid": 7,
-        "since": "2026-01-01T00:00:00",
-        "beat": beat,
-    }
-    write_json(join(output, HOLD), owner)
+    owner = {"token": "t", "host": "elsewhere", "pid": 7, "since": "2026-01-01T00:00:00"}
+    write_json(join(output, HOLD), {**owner, "beat": 0, **more})
 
 
 def dead_process(output):
@@ -91,14 +86,29 @@ def test_a_beating_hold_of_another_machine_is_refused_by_its_name(output, monkey
         pass
 
 
+@pytest.mark.parametrize("first", ["", "written"])
+def test_a_container_of_the_same_name_is_another_machine(tmp_path, monkeypatch, first):
+    """Its boot or process space is another, and it may have created its hold only just now."""
+    monkeypatch.setattr(lock, "BEAT", 0.2)
+    there = {"host": socket.gethostname(), "boot": "another", "started": "1"}
+    other_machine(str(tmp_path), **there)
+    if not first:
+        (tmp_path / HOLD).write_text("")
+    monkeypatch.setattr(lock.time, "sleep", lambda _: other_machine(str(tmp_path), **there, beat=1))
+    with pytest.raises(HeldError, match="pid 7, since 2026"), held(str(tmp_path)):
+        pass
+
+
 def test_a_hold_that_was_taken_over_is_known_to_be_lost_and_left_alone(output, monkeypatch):
     monkeypatch.setattr(lock, "BEAT", 0.1)
-    with held(output) as hold:
-        other_machine(output)
+    told = []
+    with held(output, told.append) as hold:
         deadline = time.monotonic() + 10
         while not hold.lost and time.monotonic() < deadline:
+            other_machine(output)  # again, since a beat may come between
             time.sleep(0.05)
         assert hold.lost
+    assert str(told[0]) == f"{output}: another run has taken the folder over"
     assert read_json(join(output, HOLD))["host"] == "elsewhere"
 
 
