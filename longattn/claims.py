@@ -19,6 +19,10 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 STRIKES = 3  # processes that may die at one document
+DEATHS = 12  # and at one split, be it while they read it: fewer than Ray tries a task again
+
+
+Begin = Literal["read", "stop", "deadly"]
 
 
 class DeadlyDocument(ValueError):  # noqa: N818
@@ -61,20 +65,25 @@ class _Claims:
             document, _, index = data_id.rpartition("-")
             self.labelled.setdefault(key(document), {})[int(index)] = split
         self.at: dict[str, tuple[str, bytes, str]] = {}  # split -> attempt, document, its name
+        self.reading: dict[str, str] = {}  # attempt -> the split it came to last
+        self.deaths: Counter[str] = Counter()
         self.strikes: Counter[bytes] = Counter()
         self.failed: dict[str, str] = {}
         self.retries = self.restarts = 0
         self.stopping = False
 
-    def begin(self, split: str, attempt: str) -> bool:
-        """A task comes to a split; returns whether it may. Notes at what an earlier try died."""
-        if split in self.at and self.at[split][0] != attempt:
+    def begin(self, split: str, attempt: str) -> Begin:
+        """A task comes to a split; returns what it may do. Notes at what an earlier try died."""
+        before, died_at, _ = self.at.get(split, (attempt, b"", ""))
+        if before != attempt:
             self.retries += 1
-            died_at = self.at[split][1]
+            self.deaths[split] += self.reading[before] == split
             if died_at:
                 self.strikes[died_at] += 1
-        self.at[split] = (attempt, b"", "")
-        return not self.stopping
+        self.at[split], self.reading[attempt] = (attempt, b"", ""), split
+        if self.stopping:
+            return "stop"
+        return "deadly" if self.deaths[split] >= DEATHS else "read"
 
     def claim(self, split: str, attempt: str, document: str) -> Answer:
         if self.stopping:
@@ -140,8 +149,9 @@ class Claims:
     def _of(self, document: str) -> Any:
         return self._actors[_share(key(document), len(self._actors))]
 
-    def begin(self, split: str, attempt: str) -> bool:
-        return all(self._get([actor.begin.remote(split, attempt) for actor in self._actors]))
+    def begin(self, split: str, attempt: str) -> Begin:
+        told = self._get([actor.begin.remote(split, attempt) for actor in self._actors])
+        return "stop" if "stop" in told else told[0]
 
     def claimer(self, split: str, attempt: str) -> Claimer:
         return Claimer(self, split, attempt)

@@ -191,7 +191,11 @@ class Config(Settings):
     select: Select = Select()
     workers: Workers = Workers()
     max_bad_fraction: float = Field(
-        0.01, ge=0, le=1, description="bad records over records seen (once 1000) that stop a run"
+        0.01,
+        ge=0,
+        le=1,
+        description="bad records over records (once 1000), or bytes after a broken place over all "
+        "bytes (of 1 GiB or more), that stop a run",
     )
     max_record_bytes: Count = Field(512 * 2**20, description="a larger record is quarantined")
     file_bytes: Count = Field(512 * 2**20, description="aimed size of a selected Parquet file")

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
@@ -165,6 +165,39 @@ class IdSet:
         return f"{self.total:032x}"
 
 
+ENOUGH_RECORDS, ENOUGH_BYTES = 1000, 1 << 30  # of which one that is bad does not decide
+
+
+@dataclass
+class Seen:
+    """How much was read, and how much of it could not be used."""
+
+    stored: int = 0  # bytes of all splits, also of those not read yet
+    records: int = 0
+    lost_bytes: int = 0
+    bad: Counter[str] = field(default_factory=Counter)
+
+    def add(self, counts: Mapping[str, Any]) -> None:
+        """Of a split: its `Counts` as a mapping."""
+        self.records += counts["records"]
+        self.lost_bytes += counts.get("lost_bytes", 0)
+        self.bad.update(counts["bad"])
+
+    def too_bad(self, most: float) -> str:
+        """Why a run must stop where this fraction of records, or of bytes, may be bad; or ""."""
+        bad = self.bad.total()
+        enough = self.records >= ENOUGH_RECORDS
+        broken = self.lost_bytes > most * self.stored and (enough or self.stored >= ENOUGH_BYTES)
+        if not broken and not (enough and bad > most * self.records):
+            return ""
+        told = ", ".join(f"{reason} {n}" for reason, n in self.bad.most_common())
+        lost = f", {self.lost_bytes:,} bytes in broken files" if self.lost_bytes else ""
+        return (
+            f"{bad} of {self.records} records are bad ({told}){lost}, over max_bad_fraction "
+            f"{most}; they are in quarantine/"
+        )
+
+
 @dataclass(frozen=True)
 class Marker:
     """What one split gave, as put by the actor that read it to its end."""
@@ -207,6 +240,17 @@ def read_markers(output: str) -> dict[str, Marker]:
     files = list_files(join(output, FOLDER, "splits"), ".json")
     found = (Marker(**value) for values in parallel(read_json, files) for value in values or [])
     return {m.split: m for m in sorted(found, key=lambda m: m.generation)}
+
+
+def forget(output: str, void: Collection[str]) -> None:
+    """Take the markers of some splits out."""
+    for url in list_files(join(output, FOLDER, "splits"), ".json") if void else ():
+        there = read_json(url)
+        kept = [value for value in there if value["split"] not in void]
+        if not kept:
+            remove(url)
+        elif len(kept) < len(there):
+            write_json(url, kept)
 
 
 def pack_task(splits: Sequence[Split]) -> str:
@@ -285,8 +329,10 @@ class Remaining:
     finished: int  # splits done
     windows: dict[str, int]  # labelled so far, by category
     stale: dict[str, int]  # path -> windows of versions of it that are not there any more
+    void: dict[str, str]  # split -> path, of such versions that were never labelled whole
     twice: dict[str, list[int]]  # labelled file -> rows that another file, or row, has too
     generation: int  # for the markers of the run that does it
+    seen: Seen  # in the splits that are done
 
 
 def remaining(
@@ -311,22 +357,31 @@ def remaining(
         for run in file.runs:
             under[run.split].merge(run.rows, run.ids)
             paths[run.split] = run.path
-    whole = {
+    complete = {
         m.split
         for m in markers.values()
         if (under[m.split].count, under[m.split].hex) == (m.windows, m.ids)
-        and m.category not in reread
-        and not 0 < m.largest < max_record_bytes
+    }
+    whole = {
+        name
+        for name in complete
+        if markers[name].category not in reread and not 0 < markers[name].largest < max_record_bytes
     }
     current = {split.id for split in splits}
     # A document left to another split is lost if that one is gone and did not label it.
-    done = {name for name in whole if all(w in whole | current for w in markers[name].waits_for)}
+    done, before = whole, set[str]()
+    while done != before:
+        before, known = done, done | current
+        done = {name for name in done if known.issuperset(markers[name].waits_for)}
     todo = [split for split in splits if split.id not in done]
     labelled: dict[str, str] = {}
     twice: dict[str, list[int]] = {}
     documents = np.empty(0, "S16")
     if todo:
         labelled, documents, twice = _known(files, done & current)
+    seen = Seen(sum(split.size for split in splits))
+    for name in done & current:
+        seen.add(markers[name].counts)
     stale: dict[str, int] = defaultdict(int)
     for name in paths.keys() - current:
         stale[paths[name]] += under[name].count
@@ -337,8 +392,10 @@ def remaining(
         finished=len(splits) - len(todo),
         windows=dict(windows),
         stale=dict(sorted(stale.items())),
+        void={name: markers[name].path for name in markers.keys() - complete - current},
         twice=twice,
         generation=1 + max((m.generation for m in markers.values()), default=0),
+        seen=seen,
     )
 
 
@@ -388,7 +445,11 @@ def _rows(
 
 
 def drop_repeats(twice: Mapping[str, Sequence[int]]) -> None:
-    """Write labelled files again without rows that are elsewhere too; then remove the old ones."""
+    """Write labelled files again without rows that are elsewhere too; then remove the old ones.
+
+    A new one may have the name of an old one, which held just these rows.
+    """
+    written = set()
     for url, rows in twice.items():
         with open_parquet(url) as parquet:
             metadata, table = file_metadata(parquet), parquet.read()
@@ -401,7 +462,10 @@ def drop_repeats(twice: Mapping[str, Sequence[int]]) -> None:
             sources, ids = table["source"].to_pylist(), table["data_id"].to_pylist()
             metadata["runs"] = runs(splits, sources, ids)
             folder = url.rpartition("/")[0]
-            write_table(join(folder, content_name(table["data_id"])), table, metadata)
+            url = join(folder, content_name(table["data_id"]))
+            written.add(url)
+            write_table(url, table, metadata)
+    for url in twice.keys() - written:
         remove(url)
 
 

@@ -11,11 +11,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from typing import Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from longattn.ledger import Seen
 from longattn.metrics import Exporter
 from longattn.records import Split
 from longattn.windows import Counts
@@ -30,8 +32,9 @@ class RunError(RuntimeError):
 
 
 class _Monitor:
-    def __init__(self, max_bad_fraction: float) -> None:
+    def __init__(self, max_bad_fraction: float, before: Seen | None = None) -> None:
         self.max_bad_fraction = max_bad_fraction
+        self.before = before or Seen()  # in splits that are done
         self.metrics = Exporter()
         self.read_before: dict[str, Counts] = {}  # by split that is read again, how far it had come
         self.splits: dict[str, Counts] = {}
@@ -47,14 +50,10 @@ class _Monitor:
         self._raise(split, counts, self.read_before.get(split.id, before), waiting)
         self.splits[split.id] = counts
         self.stored[split.id] = split.size if ended else 0
-        seen = sum(c.records for c in self.splits.values())
-        bad = sum((c.bad for c in self.splits.values()), Counter())
-        if seen >= 1000 and bad.total() > self.max_bad_fraction * seen:
-            told = ", ".join(f"{reason} {n}" for reason, n in bad.most_common())
-            self.stopped = (
-                f"{bad.total()} of {seen} records are bad ({told}), over max_bad_fraction "
-                f"{self.max_bad_fraction}; they are in quarantine/"
-            )
+        seen = deepcopy(self.before)
+        for of_split in self.splits.values():
+            seen.add(vars(of_split))
+        self.stopped = seen.too_bad(self.max_bad_fraction)
         return self.stopped
 
     def _raise(self, split: Split, counts: Counts, before: Counts, waiting: float) -> None:
@@ -104,12 +103,12 @@ class _Monitor:
 class Monitor:
     """The driver's hold on the monitor of a run, an actor of its own."""
 
-    def __init__(self, max_bad_fraction: float) -> None:
+    def __init__(self, max_bad_fraction: float, before: Seen | None = None) -> None:
         # On the driver's node: on another, a spot node's death would end the run, and the actor
         # would keep an idle node from being given back.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         actor: Any = ray.remote(num_cpus=0)(_Monitor)
-        self._actor = actor.options(scheduling_strategy=here).remote(max_bad_fraction)
+        self._actor = actor.options(scheduling_strategy=here).remote(max_bad_fraction, before)
 
     def snapshot(self) -> dict[str, Any]:
         snapshot: Any = self._actor.snapshot.remote()

@@ -70,7 +70,6 @@ def run(config: Config, *, select_after: bool = True) -> RunSummary:
     started = time.perf_counter()
     with told_when_slow("listing the sources"):
         splits = list_splits(config.sources)
-        check_sources(splits)
     from longattn.scoring.checkpoint import open_checkpoint  # 7 s: a bad path is told before
 
     log.debug("%d files; opening the scorer %s", len({s.path for s in splits}), config.scorer.model)
@@ -97,10 +96,13 @@ def _run(
 ) -> RunSummary:
     scorer = config.scorer
     samples = {source.category: source.sample for source in config.sources}
-    sweep(config.output)
-    grown = ledger.grown_samples(config.output, samples)
-    left = _remaining(config, splits, grown)
+    with told_when_slow("reading the ledger"):
+        sweep(config.output)
+        grown = ledger.grown_samples(config.output, samples)
+        left = _remaining(config, splits, grown)
     _tell_stale(left.stale, splits)
+    with told_when_slow("looking into the sources"):
+        check_sources(left.splits)
 
     def claim(dtype: str) -> str:
         parts = settings.parts(checkpoint, config.window.tokens, dtype)
@@ -117,7 +119,8 @@ def _run(
             fingerprint = claim(scorer.dtype or pools.dtype)
             generation = left.generation + hold.owner["takeovers"]
             scored, state = _execute(config, settings, pools, left, generation, stop)
-        labelled = _remaining(config, splits)
+        with told_when_slow("reading the ledger"):
+            labelled = _remaining(config, splits)
         if labelled.splits:
             missing = "; ".join(state["failed"][:3] or [s.source for s in labelled.splits[:3]])
             raise RunError(
@@ -125,6 +128,11 @@ def _run(
             )
     else:
         fingerprint = claim(scorer.dtype or ledger.claimed(config.output)["parts"]["dtype"])
+    for path in sorted(set(labelled.void.values())):
+        log.warning("%s has changed or is gone; what it was will not be labelled whole", path)
+    ledger.forget(config.output, labelled.void)
+    if too_bad := labelled.seen.too_bad(config.max_bad_fraction):
+        raise RunError(too_bad)
     selected_in = time.perf_counter()
     selection: dict[str, CategorySelection] = {}
     if select_after and labelled.windows:
@@ -216,7 +224,7 @@ def _execute(
             state["at"], pools.window_cpus, pools.score_gpus
         )
 
-    monitor = Monitor(config.max_bad_fraction)
+    monitor = Monitor(config.max_bad_fraction, left.seen)
     log.info(
         "%d splits to read (%d done); window actors %s, scoring actors %s on %s",
         len(left.splits), left.finished, _told(pools.window), _told(pools.score), pools.device,

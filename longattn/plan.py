@@ -209,7 +209,7 @@ class _Sample:
                     if record.reason == Reason.TRUNCATED_ARCHIVE and stored < file.file_size:
                         cut = True
                         break
-                    self.counts.bad[record.reason] += 1
+                    self.counts.bad[record.reason] += record.records
                 elif self.counts.bytes < most:
                     self._cut(record.text.encode(), file, seen)
                 else:

@@ -19,13 +19,14 @@ from datetime import datetime
 from enum import StrEnum
 from hashlib import sha256
 from itertools import islice
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
 from fsspec import AbstractFileSystem
+from fsspec.implementations.local import LocalFileOpener
 from fsspec.spec import AbstractBufferedFile
 
 from longattn.config import redact
@@ -114,6 +115,10 @@ class BadRecord:
     reason: Reason
     detail: str
     """At most 200 printable characters."""
+    records: int = 1
+    """How many it stands for, as far as that is known."""
+    lost_bytes: int = 0
+    """Stored bytes of the file that it stands for, where the number of records is not known."""
 
 
 class Unreadable(Exception):  # noqa: N818
@@ -127,7 +132,8 @@ def read_split(split: Split, *, max_record_bytes: int = 512 << 20) -> Iterator[R
     more with Python's json, which takes what its own writer writes: NaN, Infinity, and lone
     surrogates in columns that are not asked for. Nested deeper than that can follow is not_json.
     A Parquet row group without a text column of strings, or broken in the middle, gives one
-    BadRecord that tells the number of rows.
+    BadRecord that tells the number of rows; a broken archive, or a Parquet file without a good
+    footer, one that tells the stored bytes.
 
     Args:
         split: from `list_splits`.
@@ -142,9 +148,9 @@ def read_split(split: Split, *, max_record_bytes: int = 512 << 20) -> Iterator[R
             yield from _parquet_rows(file, split, max_record_bytes)
             return
         stop = split.file_size if split.stop is None else split.stop
-        pieces: Iterator[bytes | str] = _stored_bytes(file, split, max(split.start - 1, 0), stop)
+        pieces: Iterator[bytes | Broken] = _stored_bytes(file, split, max(split.start - 1, 0), stop)
         if split.compression:
-            pieces = _decompressed(pieces, split.compression)
+            pieces = _decompressed(pieces, split.compression, split.file_size)
         end = None if split.compression else stop
         for item in _lines(pieces, split.start, end, max_record_bytes):
             if isinstance(item, BadRecord):
@@ -180,8 +186,8 @@ def identity(info: Mapping[str, Any]) -> tuple[int, str]:
     return size, f"{size}:{str(mark).strip(chr(34))}"
 
 
-def local_identity(path: str) -> tuple[int, str]:
-    """The same for a local file. Raises ValueError for what is no regular file."""
+def local_identity(path: str | int) -> tuple[int, str]:
+    """The same for a local file, open or not. Raises ValueError for what is no regular file."""
     status = os.stat(path)  # noqa: PTH116
     if not stat.S_ISREG(status.st_mode):
         raise ValueError(f"{path}: not a regular file")
@@ -195,13 +201,29 @@ def _opened(split: Split) -> Iterator[Any]:
     with storage_errors(split.path):
         file = fs.open(path, "rb", cache_type="none")
     with file:
-        size, version = _identity_of_open(fs, path, file)
-        if version != split.version:
-            raise ValueError(
-                f"{split.source}: changed since it was listed: "
-                f"{split.file_size} bytes ({split.version}) then, {size} ({version}) now"
-            )
+        _check(split, *_identity_of_open(fs, path, file))
         yield file
+
+
+def _check(split: Split, size: int, version: str) -> None:
+    if version != split.version:
+        raise ValueError(
+            f"{split.source}: changed since it was listed: "
+            f"{split.file_size} bytes ({split.version}) then, {size} ({version}) now"
+        )
+
+
+def _read(file: Any, split: Split, start: int, wanted: int) -> bytes:
+    """Bytes of the version of the file that was listed; raises ValueError where it is another.
+
+    A local file may be written over while it is read; objects are read by their ETag.
+    """
+    with storage_errors(split.path):
+        file.seek(start)
+        data = file.read(wanted)
+    if isinstance(file, LocalFileOpener):
+        _check(split, *local_identity(file.fileno()))
+    return data
 
 
 def _identity_of_open(fs: AbstractFileSystem, path: str, file: Any) -> tuple[int, str]:
@@ -217,9 +239,7 @@ def _stored_bytes(file: Any, split: Split, start: int, stop: int) -> Iterator[by
     """The bytes from `start` to the end of the file. A piece ends at `stop`; those after are small."""
     while start < split.file_size:
         wanted = min(CHUNK, stop - start) if start < stop else min(TAIL, split.file_size - start)
-        with storage_errors(split.path):
-            file.seek(start)
-            piece = file.read(wanted)
+        piece = _read(file, split, start, wanted)
         if not piece:
             raise OSError(f"{split.source}: ends at byte {start} of {split.file_size}")
         start += len(piece)
@@ -229,14 +249,24 @@ def _stored_bytes(file: Any, split: Split, start: int, stop: int) -> Iterator[by
 # ------------------------------------------------------------------------------------------ JSONL
 
 
-def _decompressed(pieces: Iterator[Any], compression: Compression) -> Iterator[bytes | str]:
-    """What an archive of one or more members holds; a str at the end says how it is broken.
+class Broken(NamedTuple):
+    """How an archive is broken, and how many of its bytes are of no use after that."""
+
+    why: str
+    lost_bytes: int
+
+
+def _decompressed(
+    pieces: Iterator[Any], compression: Compression, size: int
+) -> Iterator[bytes | Broken]:
+    """What an archive of one or more members and so many bytes holds; Broken ends a broken one.
 
     What a broken zstd frame gave in its last 2 KiB is lost, unless the frame starts there.
     """
     decoder: Any = None  # of the member at hand
     empty = True
     for piece in _fed(pieces, FEED[compression]):
+        size -= len(piece)
         rest: bytes | memoryview = piece
         while rest:
             fresh = decoder is None
@@ -252,7 +282,7 @@ def _decompressed(pieces: Iterator[Any], compression: Compression) -> Iterator[b
                 out = decoder.decompress(rest)
             except (zlib.error, zstandard.ZstdError) as error:
                 yield from _salvaged(_decoder(compression) if fresh else before, rest)
-                yield str(error)
+                yield Broken(str(error), size + len(rest))
                 return
             if out:
                 yield out
@@ -260,7 +290,7 @@ def _decompressed(pieces: Iterator[Any], compression: Compression) -> Iterator[b
             if decoder.eof:
                 rest, decoder = decoder.unused_data, None
     if empty or decoder is not None:
-        yield "the archive ends in the middle"
+        yield Broken("the archive ends in the middle", 0)
 
 
 def _fed(pieces: Iterator[bytes], size: int) -> Iterator[memoryview]:
@@ -290,13 +320,12 @@ def _salvaged(decoder: Any, piece: bytes | memoryview) -> Iterator[bytes]:
 
 
 def _lines(
-    pieces: Iterator[bytes | str], start: int, stop: int | None, cap: int
+    pieces: Iterator[bytes | Broken], start: int, stop: int | None, cap: int
 ) -> Iterator[tuple[bytes, int] | BadRecord]:
     """Lines whose first byte lies in [start, stop), each with its offset, without the line end.
 
     Args:
-        pieces: the bytes from `start - 1` on (that byte says whether a line starts at `start`); a
-            str says that no more come, and why.
+        pieces: the bytes from `start - 1` on (that byte says whether a line starts at `start`).
         stop: None: no end.
         cap: longest line in bytes. Of a longer one, nothing is held.
     """
@@ -304,8 +333,8 @@ def _lines(
     parts: list[bytes] = []
     held = 0  # length of the line in the pieces before this one
     for piece in pieces:
-        if isinstance(piece, str):
-            yield _bad(position, Reason.TRUNCATED_ARCHIVE, piece)
+        if isinstance(piece, Broken):
+            yield _bad(position, Reason.TRUNCATED_ARCHIVE, piece.why, lost_bytes=piece.lost_bytes)
             return
         if position < start and stop is not None and offset >= stop:
             return  # in the middle of a line that started before the split
@@ -379,11 +408,11 @@ def _parsed(line: bytes, position: int, column: str) -> Record | BadRecord | Non
 
 
 class _Tracked(io.RawIOBase):
-    """A file that keeps the storage error it met: pyarrow calls broken content OSError as well."""
+    """A file that keeps the error it met: pyarrow calls broken content OSError as well."""
 
     def __init__(self, file: Any, split: Split) -> None:
         self.file, self.split, self.position = file, split, 0
-        self.error: OSError | None = None
+        self.error: Exception | None = None
 
     def readable(self) -> bool:
         return True
@@ -403,14 +432,12 @@ class _Tracked(io.RawIOBase):
         left = max(self.split.file_size - self.position, 0)
         wanted = left if size is None or size < 0 else min(size, left)
         try:
-            with storage_errors(self.split.path):
-                self.file.seek(self.position)
-                data = self.file.read(wanted)
+            data = _read(self.file, self.split, self.position, wanted)
             if len(data) < wanted:
                 raise OSError(
                     f"{self.split.source}: {len(data)} of {wanted} bytes at byte {self.position}"
                 )
-        except OSError as error:
+        except (OSError, ValueError) as error:
             self.error = error
             raise
         self.position += len(data)
@@ -471,13 +498,13 @@ def _parquet_rows(file: Any, split: Split, cap: int) -> Iterator[Record | BadRec
     try:
         parquet, tracked, problem = _parquet(file, split)
     except Unreadable as error:
-        yield _bad(0, Reason.UNREADABLE, str(error))
+        yield _bad(0, Reason.UNREADABLE, str(error), lost_bytes=split.size)
         return
     counts = [parquet.metadata.row_group(i).num_rows for i in range(parquet.num_row_groups)]
     first = sum(counts[: split.start])
     for group, rows in islice(enumerate(counts), split.start, split.stop):
         if problem:
-            yield _bad(first, problem[0], f"{rows} rows: {problem[1]}")
+            yield _bad(first, problem[0], f"{rows} rows: {problem[1]}", records=rows)
         else:
             yield from _row_group(parquet, tracked, group, first, split.text_column, cap)
         first += rows
@@ -497,7 +524,7 @@ def _row_group(
             raise Unreadable("the column is shorter than the row group")
     except Unreadable as error:
         detail = f"row group {group}, {end - position} rows from here: {error}"
-        yield _bad(position, Reason.UNREADABLE, detail)
+        yield _bad(position, Reason.UNREADABLE, detail, records=end - position)
 
 
 def _batches(
@@ -540,8 +567,8 @@ def _row(value: Any, position: int, cap: int) -> Record | BadRecord:
 # -------------------------------------------------------------------------------------- bad records
 
 
-def _bad(position: int, reason: Reason, detail: str) -> BadRecord:
-    return BadRecord(position, reason, _printable(detail))
+def _bad(position: int, reason: Reason, detail: str, **stands_for: int) -> BadRecord:
+    return BadRecord(position, reason, _printable(detail), **stands_for)
 
 
 def _too_long(position: int, length: int, cap: int) -> BadRecord:

@@ -313,7 +313,7 @@ def readable(url: str) -> Iterator[None]:
 @contextmanager
 def told_when_slow(doing: str, seconds: float = 10.0) -> Iterator[None]:
     """Logs what is being done once it takes long: a store that does not answer looks like that."""
-    told = f"still {doing}; a store that does not answer is asked for about a minute"
+    told = f"still {doing}; a store that does not answer is asked again and again for some time"
     timer = threading.Timer(seconds, log.warning, (told,))
     timer.daemon = True
     timer.start()

@@ -14,7 +14,15 @@ import numpy as np
 import pyarrow as pa
 
 from longattn import ledger
-from longattn.claims import Claim, Claimer, Claims, DeadlyDocument, Stopping, was_restarted
+from longattn.claims import (
+    DEATHS,
+    Claim,
+    Claimer,
+    Claims,
+    DeadlyDocument,
+    Stopping,
+    was_restarted,
+)
 from longattn.config import Sample
 from longattn.models import model_folder
 from longattn.records import BadRecord, Reason, Record, Split, read_split
@@ -82,6 +90,7 @@ class Counts:
     sampled_out: int = 0
     tokens: int = 0  # of the documents that were tokenized
     bytes: int = 0
+    lost_bytes: int = 0  # stored ones, after which a file is broken
     seconds: float = 0.0
     bad: Counter[str] = field(default_factory=Counter)
 
@@ -248,8 +257,12 @@ class SplitWindows:
             self.waiting += time.perf_counter() - self.left
             markers = []
             for split in ledger.unpack_task(task):
-                if not self.claims.begin(split.id, attempt):
+                begin = self.claims.begin(split.id, attempt)
+                if begin == "stop":
                     break
+                if begin == "deadly":
+                    self.claims.fail(split.id, f"{split.source}: {DEATHS} processes died at it")
+                    continue
                 given = Given(self.claims.claimer(split.id, attempt))
                 try:
                     yield from self._windows(split, given)
@@ -279,14 +292,16 @@ class SplitWindows:
         counts = given.counts
         rows: list[dict[str, Any]] = []
         bad: list[BadRecord] = []
-        parts = 0
+        parts = told = 0
         for record in self._records(split):
-            counts.records += 1
             cut = self._cut(record, split, given)
             if isinstance(cut, BadRecord):
-                counts.bad[cut.reason] += 1
+                counts.records += cut.records
+                counts.bad[cut.reason] += cut.records
+                counts.lost_bytes += cut.lost_bytes
                 bad.append(cut)
             else:
+                counts.records += 1
                 labelled = given.claim.labelled
                 for row in cut:
                     under = labelled.get(row["window_index"])
@@ -295,16 +310,19 @@ class SplitWindows:
                     if under is None:
                         rows.append(row)
                     if len(rows) == self.rows_per_block:
+                        given.claim.passed()  # who is killed while waiting did not die of it
                         table, rows = window_table(rows, split.id), []
                         counts.seconds += time.perf_counter() - started
                         left = time.perf_counter()
                         yield table
                         started = time.perf_counter()
                         self.waiting += started - left
+            given.claim.passed()
             if len(bad) == QUARANTINE_ROWS:
                 self._quarantine(split, parts, bad)
                 bad, parts = [], parts + 1
-            if counts.records % 1000 == 0:
+            if counts.records >= told + 1000:
+                told = counts.records
                 self._tell(split, counts, ended=False)
         if bad:
             self._quarantine(split, parts, bad)
@@ -336,6 +354,10 @@ class SplitWindows:
             return record
         try:
             text = record.text.encode()
+        except MemoryError:
+            told = f"{len(record.text)} characters of text"
+            return BadRecord(record.position, Reason.OUT_OF_MEMORY, told)
+        try:
             return self.cutter.cut(
                 text, split.category, split.source, given.counts, given.seen, given.claim
             )
@@ -347,8 +369,6 @@ class SplitWindows:
         except ValueError as error:
             given.claim.keep()
             return BadRecord(record.position, Reason.NOT_TOKENIZED, str(error)[:200])
-        finally:
-            given.claim.passed()
 
     def _quarantine(self, split: Split, part: int, bad: list[BadRecord]) -> None:
         columns = {

@@ -26,6 +26,21 @@ def deadly_documents():
     DocumentTokenizer.encode = guarded
 
 
+def deadly_lines():
+    """Set up in every worker: a line with certain words kills the process that reads it."""
+    from longattn import claims, records
+
+    claims.DEATHS = 2
+    parsed = records._parsed
+
+    def guarded(line, position, column):
+        if b"KILLS ITS READER" in line:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return parsed(line, position, column)
+
+    records._parsed = guarded
+
+
 def impatient_clients():
     """Set up in every process of a run: a store that does not answer, or fails, is asked again soon."""
     from botocore.retries.standard import ExponentialBackoff
@@ -34,6 +49,34 @@ def impatient_clients():
 
     storage.READ_TIMEOUT = 1.0
     ExponentialBackoff.delay_amount = lambda self, context: 0.1
+
+
+def patient_clients():
+    """Set up in every process of a run: a store that is away for minutes is asked until it is back."""
+    from longattn import storage
+
+    storage.TRIES = 30
+
+
+def a_node_that_gets_stuck():
+    """Set up in every process of a run: on node STUCK_NODE a document is begun, which is told by a
+    file STUCK, and never ended."""
+    import time
+    from pathlib import Path
+
+    import ray
+
+    from longattn.tokenization import DocumentTokenizer
+
+    encode = DocumentTokenizer.encode
+
+    def stuck(self, text):
+        if ray.get_runtime_context().get_node_id() == os.environ["STUCK_NODE"]:
+            Path(os.environ["STUCK"]).touch()
+            time.sleep(3600)
+        return encode(self, text)
+
+    DocumentTokenizer.encode = stuck
 
 
 def scorers_that_stand_still():

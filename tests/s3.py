@@ -1,6 +1,7 @@
 """A real S3 server over HTTP, and proxies before it: one counts bytes, one breaks requests."""
 
 import http.client
+import itertools
 import os
 import random
 import socket
@@ -82,7 +83,8 @@ class CountingProxy:
 
 
 class FaultyProxy(ThreadingHTTPServer):
-    """Passes requests on to a server, but breaks a share of them; `faults` counts what it did.
+    """Passes requests on to a server, but breaks a share of them, in each way as often as in the
+    others; `faults` counts what it did.
 
     refused: 500 or 503, not passed on. reset: the connection is torn down, the request not passed on.
     lost: passed on, so it takes effect, and the connection is torn down half way through the answer.
@@ -97,6 +99,7 @@ class FaultyProxy(ThreadingHTTPServer):
         self.upstream = upstream.removeprefix("http://")
         self.endpoint = f"http://127.0.0.1:{self.server_port}"
         self.share, self.chance, self.lock = share, random.Random(seed), threading.Lock()
+        self.next_kind = itertools.cycle(self.KINDS)
         self.faults: Counter[str] = Counter()
         self.ended = threading.Event()
         threading.Thread(target=self.serve_forever, daemon=True).start()
@@ -104,7 +107,7 @@ class FaultyProxy(ThreadingHTTPServer):
     def kind(self) -> str:
         with self.lock:
             broken = self.chance.random() < self.share
-            kind = self.chance.choice(self.KINDS) if broken else "passed"
+            kind = next(self.next_kind) if broken else "passed"
             self.faults[kind] += 1
         return kind
 

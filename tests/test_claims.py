@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from longattn.claims import STRIKES, Claimer, Claims, DeadlyDocument, Stopping, _Claims, key
+from longattn.claims import DEATHS, STRIKES, Claimer, Claims, DeadlyDocument, Stopping, _Claims, key
 
 
 def claims(labelled=None, finished=()):
@@ -11,9 +11,9 @@ def claims(labelled=None, finished=()):
 def test_the_first_to_ask_cuts_a_document_and_a_later_try_of_it_again():
     here = claims()
     one, two, again = Claimer(here, "x", "1"), Claimer(here, "y", "1"), Claimer(here, "x", "2")
-    assert here.begin("x", "1") and here.begin("y", "1")
+    assert here.begin("x", "1") == here.begin("y", "1") == "read"
     assert one("book", "d") and not two("book", "d") and two("code", "d")
-    assert here.begin("x", "2") and again("book", "d")
+    assert here.begin("x", "2") == "read" and again("book", "d")
     assert two.waits_for == {"x"} and here.state()["retries"] == 1
 
 
@@ -48,6 +48,15 @@ def test_a_document_at_which_process_after_process_dies_is_given_up():
         asked("book", "deadly")
 
 
+def test_a_split_at_which_process_after_process_dies_is_given_up_and_the_others_are_not():
+    here = claims()
+    for attempt in range(DEATHS):
+        assert [here.begin(split, str(attempt)) for split in ("before", "deadly")] == ["read"] * 2
+    assert [here.begin(s, "last") for s in ("before", "deadly", "after")] == [
+        "read", "deadly", "read",
+    ]  # fmt: skip
+
+
 def test_records_that_were_not_claimed_cost_no_call():
     here = claims(finished=["book-done"])
     here.passed = None  # not to be called
@@ -73,7 +82,7 @@ def test_processes_killed_between_documents_are_no_strike():
 def test_nothing_new_is_begun_once_a_stop_is_asked_for():
     here = claims()
     here.stop()
-    assert not here.begin("x", "1")
+    assert here.begin("x", "1") == "stop"
     with pytest.raises(Stopping):
         Claimer(here, "x", "1")("book", "d")
 
@@ -86,7 +95,7 @@ def test_actors_that_share_the_documents_answer_as_one(ray_cluster):
         here = Claims(labelled, finished, actors)
         told = []
         for attempt in ("1", "2"):
-            assert here.begin("x", attempt) and here.begin("y", attempt)
+            assert here.begin("x", attempt) == here.begin("y", attempt) == "read"
             for split in ("x", "y", "x"):
                 asked = here.claimer(split, attempt)
                 for document in (
@@ -99,6 +108,6 @@ def test_actors_that_share_the_documents_answer_as_one(ray_cluster):
         assert last("book", "last") and here.state()["at"] == ["book-last"]
         answers.append((told, here.state()))
         here.stop()
-        assert not here.begin("x", "3")
+        assert here.begin("x", "3") == "stop"
     assert answers[0] == answers[1]
     assert answers[0][1]["retries"] == 2

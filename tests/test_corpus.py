@@ -664,14 +664,45 @@ def test_a_file_that_changed_or_vanished(tmp_path: Path) -> None:
             list(read_split(split))
 
 
-def test_a_file_that_shrinks_while_it_is_read(tmp_path: Path) -> None:
-    file = put(tmp_path / "a.jsonl", jsonl(ROWS * 100))
+@pytest.mark.parametrize("name", ["a.jsonl", "a.parquet"])
+def test_a_local_file_written_over_while_it_is_read_gives_no_mixture(tmp_path: Path, name) -> None:
+    def content(word: str) -> bytes:
+        rows = [{"text": f"{word} {i:04}" * 50} for i in range(1000)]
+        if name == "a.jsonl":
+            return jsonl(rows)
+        return parquet(pa.Table.from_pylist(rows), row_group_size=50, compression="none")
+
+    file = put(tmp_path / name, content("old"))
+    (split,) = splits_of(file)
+    given = []
     with patch.object(records, "CHUNK", 20_000):
-        reader = read_split(splits_of(file)[0])
-        next(reader)
-        os.truncate(file, 100_000)
-        with pytest.raises(OSError, match="ends at byte 100000 of"):
-            list(reader)
+        reader = read_split(split)
+        given.append(next(reader))
+        with file.open("r+b") as again:
+            again.write(content("new"))
+        with pytest.raises(ValueError, match=f"{name}: changed since it was listed"):
+            given.extend(reader)
+    assert all(text.startswith("old") and "new" not in text for text in texts(given))
+    assert len(texts(given)) == len(given) < 1000
+    with file.open("r+b") as again:
+        again.truncate(100_000)
+    with pytest.raises(ValueError, match="then, 100000"):
+        list(read_split(split))
+
+
+def test_what_is_lost_is_told_in_records_or_in_bytes(tmp_path: Path) -> None:
+    def lost(path: Path) -> tuple[int, int]:
+        (bad,) = [item for item in read(path) if isinstance(item, BadRecord)]
+        return bad.records, bad.lost_bytes
+
+    table = pa.table({"other": TEXTS})
+    assert lost(put(tmp_path / "a.parquet", parquet(table))) == (len(TEXTS), 0)
+    assert lost(put(tmp_path / "b.parquet", b"PAR1" * 100)) == (1, 400)
+    for suffix, pack in (("gz", gzip.compress), ("zst", zstd)):
+        packed = pack(os.urandom(1000).hex().encode() * 50) + b"\xff" * 5000
+        records_of, stored = lost(put(tmp_path / f"a.jsonl.{suffix}", packed))
+        assert records_of == 1 and 4900 <= stored <= 5000
+        assert lost(put(tmp_path / f"b.jsonl.{suffix}", pack(jsonl(ROWS))[:-20])) == (1, 0)
 
 
 # ------------------------------------------------------------------------------------------ checks

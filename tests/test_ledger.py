@@ -208,3 +208,36 @@ def test_a_larger_sample_of_the_same_seed_is_read_again_and_no_other_may_follow(
     assert ledger.remaining(output, [part]).splits == [part]
     with pytest.raises(ledger.LedgerError, match=r"here \{'fraction': 0\.3"):
         ledger.grown_samples(output, {"book": large})
+
+
+def test_a_document_left_from_split_to_split_to_one_that_is_gone_is_read_again(tmp_path):
+    gone, between, here = split("gone"), split("between"), split("here")
+    put_marker(tmp_path, here, [], waits_for=[between.id])
+    put_marker(tmp_path, between, [], waits_for=[gone.id])
+    assert ledger.remaining(str(tmp_path), [here]).splits == [here]
+    assert ledger.remaining(str(tmp_path), [gone, between, here]).splits == [gone]
+
+
+def test_what_remains_of_a_file_may_be_what_another_one_held(tmp_path):
+    """Written again without its repeated row, the second file has the name of the third."""
+    part = split("a")
+    one, both, other = (
+        finish(tmp_path, part, i) for i in (["b-d-1"], ["b-d-0", "b-d-1"], ["b-d-0"])
+    )
+    ledger.drop_repeats({both: [1], other: [0]})
+    left = ledger.remaining(str(tmp_path), [part])
+    assert left.labelled.keys() == {"b-d-0", "b-d-1"} and left.twice == {}
+    assert {file.url for file in ledger.labelled_files(str(tmp_path))} == {one, other}
+
+
+def test_bad_records_count_over_runs_and_broken_files_by_their_bytes():
+    seen = ledger.Seen(stored=1000)
+    seen.add({"records": 999, "bad": {"not_json": 99}})
+    assert seen.too_bad(0.01) == ""  # too few to tell
+    seen.add({"records": 1, "bad": {}})
+    assert seen.too_bad(0.01).startswith("99 of 1000 records are bad (not_json 99), over")
+    assert seen.too_bad(0.099) == ""
+    seen.add({"records": 1, "bad": {"truncated_archive": 1}, "lost_bytes": 101})
+    assert "truncated_archive 1), 101 bytes in broken files, over" in seen.too_bad(0.1)
+    few = ledger.Seen(stored=1 << 30, records=5, lost_bytes=1 << 25)
+    assert few.too_bad(0.05) == "" and few.too_bad(0.01)

@@ -194,6 +194,8 @@ def test_too_many_bad_records_stop_the_run(documents, tmp_path, checkpoint):
         la.run(settings)
     relaxed = settings.model_copy(update={"max_bad_fraction": 0.05})
     assert la.run(relaxed).categories["book"]["quarantine"]["not_json"] == 40
+    with pytest.raises(la.RunError, match=r"records are bad \(not_json"):  # nothing is left to read
+        la.run(settings)
 
 
 def test_documents_all_too_short_give_an_empty_result(documents, tmp_path, checkpoint):

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 import urllib.request
 from collections import Counter
 from dataclasses import dataclass
@@ -107,7 +108,15 @@ def test_a_job_runs_whole_and_its_failure_is_the_submissions(head, corpus, check
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(rf"written: {tmp_path}/out/labelled", done.stdout)
     assert len(pq.read_table(tmp_path / "out/selected")) == 8
-    assert_metrics_tell(head.metrics, pq.read_table(tmp_path / "out/labelled"))
+    labelled, deadline = pq.read_table(tmp_path / "out/labelled"), time.monotonic() + 20
+    while True:  # they are exported from time to time
+        try:
+            assert_metrics_tell(head.metrics, labelled)
+            break
+        except (AssertionError, KeyError):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.5)
     refused = head.submit("run", str(tmp_path / "config.yaml"), "--set", "scorer.min_distance=7")
     assert refused.returncode != 0
     assert "min_distance: there 128, here 7" in refused.stdout
