@@ -108,12 +108,12 @@ def words(ids: pa.StringArray, rows: Ints, offset: int) -> Words:
 
 def spread(ids: pa.StringArray, parts: int) -> Ints:
     """(n,) a part for each id, the same for the same id anywhere; parts of about one size."""
-    rows = np.arange(len(ids))
+    lengths = pc.binary_length(ids).to_numpy()
     mixed = np.zeros(len(ids), np.uint64)
-    longest = pc.max(pc.binary_length(ids)).as_py() or 0
-    for offset in range(0, min(longest, 64), 8):
-        mixed = (mixed ^ words(ids, rows, offset)) * np.uint64(0x9E3779B97F4A7C15)
-        mixed ^= mixed >> np.uint64(32)
+    for offset in range(0, lengths.max(initial=0), 8):
+        rows = np.flatnonzero(lengths > offset)  # an id's part is a matter of its own bytes
+        some = (mixed[rows] ^ words(ids, rows, offset)) * np.uint64(0x9E3779B97F4A7C15)
+        mixed[rows] = some ^ (some >> np.uint64(32))
     return (mixed % np.uint64(parts)).astype(np.int64)
 
 

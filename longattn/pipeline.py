@@ -25,10 +25,10 @@ from longattn.lock import HeldError, Hold, held
 from longattn.monitor import Monitor, RunError
 from longattn.pools import Pools, actors, connected, plan_pools
 from longattn.records import Split
-from longattn.selection import CategorySelection, select, undecided
+from longattn.selection import CategorySelection, select, undecided, unscored
 from longattn.stages import LabelledSink, ScoreSettings
 from longattn.stopping import Interrupted, Stop, stoppable, waits_for
-from longattn.storage import join, sweep, told_when_slow, write_json
+from longattn.storage import join, read_json, remove, sweep, told_when_slow, write_json
 from longattn.windows import SplitWindows
 
 if TYPE_CHECKING:
@@ -283,7 +283,12 @@ def _context(config: Config, pools: Pools) -> DataContext:
 
 def _score_again(config: Config, settings: ScoreSettings) -> None:
     """The second pass: exact scores until none is wanted any more. Raises RunError."""
-    wanted = undecided(config.output, config.select, config.workers.select)
+    begun = join(config.output, ledger.FOLDER, "second_pass.json")
+    chosen = config.select.model_dump(mode="json")
+    there = read_json(begun) or {}
+    # What a killed run had begun is ended first: the next look then sees what it would have seen.
+    wanted = unscored(config.output, there["rows"]) if there.get("select") == chosen else {}
+    wanted = wanted or undecided(config.output, config.select, config.workers.select)
     if not wanted:
         return
     dtype = ledger.claimed(config.output)["parts"]["dtype"]
@@ -292,6 +297,8 @@ def _score_again(config: Config, settings: ScoreSettings) -> None:
         pools = plan_pools(config.workers, dtype)
         while wanted:
             log.info("second pass: exact scores for %d windows", sum(map(len, wanted.values())))
+            rows = {url.rpartition("/labelled/")[2]: of_file for url, of_file in wanted.items()}
+            write_json(begun, {"select": chosen, "rows": rows})
             try:
                 with DataContext.current(_context(config, pools)):
                     score_again_with(wanted, exact, config.scorer.batch, pools)
@@ -302,6 +309,7 @@ def _score_again(config: Config, settings: ScoreSettings) -> None:
             before, wanted = wanted, undecided(config.output, config.select, config.workers.select)
             if wanted == before:
                 raise RunError(f"{redact(config.output)}: the second pass gave no exact scores")
+    remove(begun)
 
 
 def _told(pool: tuple[int, int | None]) -> str:

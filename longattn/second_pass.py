@@ -6,8 +6,12 @@ ids. The drawn ones give mean and deviation of DS and DU, which LDS is standardi
 fit of LDS to the estimates. What the fit leaves over is normal and as wide for every window (kurtosis
 3.0 to 3.3 over 1000 windows of books and code, strides 2 to 16), so the chance that an estimated
 window is on the wrong side of the threshold follows from its distance. The windows nearest to it are
-scored exactly, until these chances add up to no more than half of what `select.second_pass` allows;
-the other half is for a deviation of the fit that came out too small.
+scored exactly, until these chances, over all categories, add up to no more than half of what
+`select.second_pass` allows; the other half is for a deviation of the fit that came out too small.
+
+The set is that of exact scores of all windows with LDS standardised by the drawn ones. A run without
+a stride standardises by all, so it weighs DU against DS a little otherwise, and near the threshold
+selects a few other windows (EXPERIMENTS.md says how many); no more exact scores change that.
 """
 
 from __future__ import annotations
@@ -65,9 +69,15 @@ class Fit:
         )
         standard = Standard(ds_scale, du_scale, alpha)
         lds = standard.lds(exact_ds, exact_variance)
-        known = np.stack([np.ones_like(ds), standard.ds(ds), standard.du(-variance)], axis=1)
-        origin, of_ds, of_du = np.linalg.lstsq(known, lds, rcond=None)[0].tolist()
-        left = lds - known @ np.array([origin, of_ds, of_du])
+        x, y = standard.ds(ds), standard.du(-variance)
+        x_mean, y_mean, mean = (moments(column)[0] for column in (x, y, lds))
+        # Least squares one after the other, in sums that are the same on any machine.
+        x_off, y_off, off = x - x_mean, y - y_mean, lds - mean
+        own = y_off - _slope(x_off, y_off) * x_off
+        of_du = _slope(own, off)
+        of_ds = _slope(x_off, off - of_du * y_off)
+        origin = mean - of_ds * x_mean - of_du * y_mean
+        left = lds - (origin + of_ds * x + of_du * y)
         free = max(1, len(ds) - 3)
         # The quantile of chi squared by Wilson and Hilferty: off by a thousandth at 10 degrees.
         low = NormalDist().inv_cdf(failure / 2) * math.sqrt(2 / (9 * free))
@@ -81,6 +91,12 @@ class Fit:
 
     def __call__(self, ds: Floats, variance: Floats) -> Floats:
         return self.origin + self.ds * self.standard.ds(ds) + self.du * self.standard.du(-variance)
+
+
+def _slope(x: Floats, y: Floats) -> float:
+    """Of y to x, both without their means; 0 where x, of standardised values, is constant."""
+    square = math.fsum(x * x)
+    return math.fsum(x * y) / square if square > 1e-20 * len(x) else 0.0
 
 
 def distances(value: Floats, low: float, high: float, deviation: float) -> Ints:
@@ -114,7 +130,8 @@ class Looked:
 
 def look(place: Place, scores: Scores, settings: Select) -> Looked:
     """Fit LDS in each category, find its threshold, and the windows too near to stay estimated."""
-    handles, failure = scores.handles, settings.second_pass or 0.0
+    handles = scores.handles
+    failure = (settings.second_pass or 0.0) / max(1, len(scores.categories))
     windows = {category: of.windows for category, of in scores.categories.items()}
     some = merged(place.each((partial(_drawn_rows, windows=windows), h) for h in handles))
     tables = {

@@ -23,7 +23,7 @@ from longattn.config import Keep, Select
 from longattn.cuts import Order, find_cuts, spans
 from longattn.exact import Cut, Floats, Ints, Totals, keys
 from longattn.lds import Scale, Standard, Standardize, long_distance_scores, moments
-from longattn.ledger import FOLDER
+from longattn.ledger import FOLDER, parallel
 from longattn.overlap import distinct_scores, unique_tokens
 from longattn.partitions import Handle, On, Place, placed
 from longattn.scores import (
@@ -36,7 +36,7 @@ from longattn.scores import (
 )
 from longattn.second_pass import fitted, look
 from longattn.selected import write_selected
-from longattn.storage import EXACT, absolute, join, list_files, write_json
+from longattn.storage import EXACT, absolute, join, list_files, open_parquet, write_json
 
 RankBy = Literal["lds", "recurrence", "recurrence_rarity", "recurrence_pairs"]
 Overlap = Literal["allow", "prefer_distinct"]
@@ -126,6 +126,25 @@ def undecided(path: str, settings: Select, on: On = "auto") -> dict[str, list[in
     with _gathered(absolute(path), settings, on) as (place, scores, sizes):
         wanted = look(place, scores, settings).wanted
         return {url: wanted[file] for file, url in enumerate(sizes) if file in wanted}
+
+
+def unscored(path: str, rows: Mapping[str, list[int]]) -> dict[str, list[int]]:
+    """Of rows that were to get exact scores, by file below `labelled`, those of the files left."""
+
+    def left(name: str) -> bool:
+        url = join(absolute(path), "labelled", name)
+        try:
+            with open_parquet(url) as parquet:
+                scores = parquet.read(columns=[EXACT[0]])[EXACT[0]]
+        except FileNotFoundError:
+            return False
+        return bool(scores.take(rows[name]).null_count)
+
+    return {
+        join(absolute(path), "labelled", name): rows[name]
+        for name, here in zip(rows, parallel(left, rows), strict=True)
+        if here
+    }
 
 
 @contextmanager

@@ -84,7 +84,10 @@ def test_a_cut_keeps_the_longest_prefix_of_the_order_that_fits(rows, budget, pie
 
 
 def test_the_same_id_goes_to_the_same_part_and_parts_are_of_about_one_size():
-    ids = [f"{i * 7919 % 2**31:032x}" for i in range(20_000)]
+    ids = [f"{'category' * (i % 9)}-{i * 7919 % 2**31:032x}-{i % 700}" for i in range(20_000)]
     parts = spread(pa.array(ids), 10)
     assert np.array_equal(spread(pa.array(["", *ids[500:]]).slice(1), 10), parts[500:])
+    assert parts[:20].tolist() == [spread(pa.array([name]), 10)[0] for name in ids[:20]]
+    last = spread(pa.array([f"{'long' * 30}-{i}" for i in range(1000)]), 10)
+    assert np.bincount(last, minlength=10).min() > 50
     assert np.bincount(parts, minlength=10).min() > 1800

