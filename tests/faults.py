@@ -28,6 +28,7 @@ FORK.set_forkserver_preload(["longattn.pipeline", "longattn.scoring.scorer", "te
 def cluster():
     """A head where what belongs to the driver lives; nodes may be added, and killed."""
     folder = tempfile.mkdtemp(prefix="la-")
+    Path("/tmp/ray").mkdir(exist_ok=True)  # where Ray notes the cluster
     os.environ["RAY_AUTH_MODE"] = "disabled"
     head = {
         "num_cpus": 2,

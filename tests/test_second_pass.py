@@ -1,5 +1,6 @@
 import math
 import shutil
+from contextlib import nullcontext
 
 import numpy as np
 import pyarrow as pa
@@ -8,14 +9,17 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from ray.data import DataContext
 
 import longattn as la
 from longattn import pipeline, second_pass
-from longattn.composition import score_again_with
 from longattn.second_pass import BINS, Fit, distances, reach
+from longattn.stages import ScoreSettings
+from longattn.storage import EXACT, write_json
 from longattn.verify import verify
 from longattn.windows import load_tokenizer
 from tests.conftest import _first_document, config
+from tests.labelled import labelled_table, write_labelled
 
 STRIDE, TOKENS = 4, 256
 FAILURE = 0.2
@@ -100,9 +104,61 @@ def test_no_more_stay_estimated_than_the_chance_allows(counts, failure):
     assert first == 0 or math.fsum(chance[first - 1 :]) > failure / 2 * (1 - 1e-9)
 
 
-def half_and_die(wanted, *how):
-    score_again_with(dict(list(wanted.items())[::2]), *how)
-    raise RuntimeError("died")
+def test_a_second_pass_that_was_killed_gives_what_an_unbroken_one_gives(tmp_path, monkeypatch):
+    """Of many files, with scores made up: exact ones are written where the scorers would."""
+    monkeypatch.setattr(second_pass, "DRAWN", 200)
+    for name in ("connected", "plan_pools", "_context"):
+        monkeypatch.setattr(pipeline, name, lambda *_: nullcontext(DataContext.get_current()))
+    monkeypatch.setattr(DataContext, "current", lambda context: context)
+    draw = np.random.default_rng(1)
+    exact = {}
+    for _ in range(40):
+        estimates = draw.normal((1, 1e-6), (0.2, 1e-7), (100, 2))
+        ids = [f"book-{draw.integers(2**62):032x}-0" for _ in estimates]
+        table = labelled_table("book", ids, *estimates.T.tolist())
+        for name in EXACT:
+            table = table.append_column(name, pa.nulls(len(table), pa.float64()))
+        write_labelled(tmp_path / "whole", "book", table)
+        exact |= dict(zip(ids, estimates + draw.normal(0, (0.02, 1e-8), (100, 2)), strict=True))
+    write_json(str(tmp_path / "whole/_longattn/run.json"), {"parts": {"dtype": "float32"}})
+    shutil.copytree(tmp_path / "whole", tmp_path / "killed")
+    rounds = []
+
+    def scored(output, last_round, last_file):
+        """Runs the second pass until it dies at some file of some round; what is labelled then."""
+        settings = config(
+            "corpus", output, "builtin", scorer={"query_stride": 2},
+            select={"keep": {"fraction": 0.3}, "second_pass": 0.1},
+        )  # fmt: skip
+        rounds.clear()
+
+        def score(wanted, *_):
+            rounds.append(wanted)
+            for url, rows in list(wanted.items())[
+                : last_file if len(rounds) == last_round else None
+            ]:
+                table = pq.read_table(url, partitioning=None)
+                for place, name in enumerate(EXACT):
+                    known = table[name].to_pylist()
+                    for row in rows:
+                        known[row] = exact[table["data_id"][row].as_py()][place]
+                    column = pa.array(known, pa.float64())
+                    table = table.set_column(table.column_names.index(name), name, column)
+                write_labelled(output, "book", table.replace_schema_metadata())
+            if len(rounds) == last_round:
+                raise RuntimeError("died")
+
+        monkeypatch.setattr(pipeline, "score_again_with", score)
+        pipeline._score_again(settings, ScoreSettings("builtin", [2], None, None, None, 2))
+        return pq.read_table(output / "labelled").sort_by("data_id")
+
+    unbroken = scored(tmp_path / "whole", 0, 0)
+    assert len(rounds) > 1 and 200 < len(exact) - unbroken["ds_exact"].null_count < 2000
+    for last_round, last_file in ((2, 10), (1, 10), (1, 5)):  # each ends what the one before began
+        with pytest.raises(la.RunError, match="died"):
+            scored(tmp_path / "killed", last_round, last_file)
+    assert scored(tmp_path / "killed", 0, 0).equals(unbroken)
+    assert not (tmp_path / "killed/_longattn/second_pass.json").exists()
 
 
 def test_a_run_selects_what_exact_scores_select(corpus, tmp_path, ray_cluster, monkeypatch):
@@ -123,18 +179,9 @@ def test_a_run_selects_what_exact_scores_select(corpus, tmp_path, ray_cluster, m
         return read["labelled"], read["selected"]
 
     exact, _ = run(tmp_path / "exact", 1)
-    output, broken = tmp_path / "strided", tmp_path / "broken"
-    run(output, 2)
-    shutil.copytree(output, broken)
-    with monkeypatch.context() as here:
-        here.setattr(pipeline, "score_again_with", half_and_die)
-        for _ in range(2):  # of the drawn ones; then of what is left of them, or of those near
-            with pytest.raises(la.RunError, match="died"):
-                run(broken, 2, second=0.1)
-    killed = run(broken, 2, second=0.1)
+    output = tmp_path / "strided"
     labelled, chosen = run(output, 2, second=0.1)
     known = {name for name, row in labelled.items() if row["ds_exact"] is not None}
-    assert (labelled, chosen) == killed
     assert 12 < len(known) < len(labelled) == len(exact)
     for name in known:
         got = (labelled[name]["ds_exact"], labelled[name]["variance_exact"])
