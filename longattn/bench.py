@@ -44,6 +44,8 @@ class Figures:
     stream: float  # the same for a batch of windows, each
     tflops: float  # products of the kernel a second
     share: float  # of the measured matmul ceiling
+    call_share: float  # the same, of the whole call
+    stream_share: float
     busy: float | None  # share of the batch's time that the kernel computes, on a GPU
     distances: float  # cost of three distances over that of one
     peak_gib: float | None  # beyond the tables, on a GPU
@@ -139,20 +141,24 @@ def figures(scorer: AttentionScorer, length: int, top: float) -> Figures:
     work = 2 * scorer.heads * scorer.tables.q_vhd.shape[-1] * (length - k) * (length + k + 1) / 2
     tflops = work / kernel / 1e9
     busy = min(1.0, kernel / stream) if device == "cuda" else None
+    share, call_share, stream_share = (work / ms / 1e9 / top for ms in (kernel, call, stream))
     return Figures(
-        length, kernel, call, stream, tflops, tflops / top, busy, three / half, peak
+        length, kernel, call, stream, tflops, share, call_share, stream_share, busy, three / half, peak
     )  # fmt: skip
 
 
-def dense_ratio(scorer: AttentionScorer) -> float:
-    """Time of the dense formulation over that of the statistics, in one run."""
+def dense_ratio(scorer: AttentionScorer) -> float | None:
+    """Time of the dense formulation over that of the statistics, in one run; None: it does not fit."""
     device = scorer.device.type
     length = DENSE_TOKENS[device]
     ids_l = torch.randint(scorer.vocab_size, (length,), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         places = torch.arange(length, device=scorer.device)
         q, k = scorer.tables.rotated(ids_l.to(scorer.device), places)
-        slow = milliseconds(lambda: dense(q, k, length // 4, scorer.tables.scaling), device)
+        try:
+            slow = milliseconds(lambda: dense(q, k, length // 4, scorer.tables.scaling), device)
+        except torch.OutOfMemoryError:
+            return None
         return slow / milliseconds(prepared(scorer, ids_l, [length // 4]), device)
 
 
@@ -274,19 +280,20 @@ def shown(result: dict[str, Any]) -> str:
         f"writing: {result['windows_written_per_second']:.0f} windows/s",
     ]
     for name, model in result["models"].items():
+        ratio = model["dense_ratio"]
         lines.append(
-            f"{name} ({model['heads']} heads): {model['dense_ratio']:.1f} times as fast as the dense "
-            f"formulation at {model['dense_tokens']} tokens"
+            f"{name} ({model['heads']} heads): the dense formulation at {model['dense_tokens']} tokens "
+            + (f"takes {ratio:.1f} times as long" if ratio else "does not fit in the memory")
         )
         lines.append(
-            "    tokens  kernel ms  call ms  in a batch ms  of ceiling  busy  3 distances  GiB"
+            "    tokens  kernel ms  call ms  in a batch ms  of ceiling: kernel  call  batch  busy  3 distances  GiB"
         )
         for row in model["lengths"]:
             busy = f"{row['busy']:.0%}" if row["busy"] is not None else "-"
             peak = f"{row['peak_gib']:.2f}" if row["peak_gib"] is not None else "-"
             lines.append(
                 f"  {row['length']:8} {row['kernel']:10.2f} {row['call']:8.2f} {row['stream']:14.2f} "
-                f"{row['share']:11.0%} {busy:>5} {row['distances']:11.2f}x {peak:>4}"
+                f"{row['share']:19.0%} {row['call_share']:5.0%} {row['stream_share']:6.0%} {busy:>5} {row['distances']:11.2f}x {peak:>4}"
             )
         told = model["prediction"]
         cores = f"{told['cores_a_device']:.1f}" if told["cores_a_device"] else "?"

@@ -67,10 +67,12 @@ def window_documents(
     `min_distance` is that of the far recurrence; a quarter of the window by default. `workers`:
     the smallest and the largest pool of actors; None: as large as the cluster.
     """
+    if min_distance is None:
+        min_distance = max(1, window // 4)
     return documents.map_batches(
         DocumentWindows,
         fn_constructor_kwargs={
-            "model": model, "window": window, "min_distance": min_distance or max(1, window // 4),
+            "model": model, "window": window, "min_distance": min_distance,
             "text_column": text_column, "sample": sample, "block_bytes": MAX_BLOCK // 2,
         },
         batch_size=16,

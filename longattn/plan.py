@@ -337,11 +337,12 @@ def _measured(config: Config, ids: np.ndarray) -> tuple[float, str]:
         ids = np.zeros(config.window.tokens, np.int32)
     on_gpu = scorer.device.type != "cpu"
     batch = np.repeat(ids[None], config.scorer.batch or SCORER_BATCH["cuda"] if on_gpu else 1, 0)
+    how = list(config.min_distances), config.scorer.query_stride
     if on_gpu:
-        scorer.score(batch, config.min_distance)  # compiles its kernel
+        scorer.score(batch, *how)  # compiles its kernel
     windows, started = 0, time.perf_counter()
     while not windows or time.perf_counter() - started < MEASURE_SECONDS:
-        scorer.score(batch, config.min_distance)
+        scorer.score(batch, *how)
         windows += len(batch)
     return windows / (time.perf_counter() - started), scorer.device.type
 
@@ -367,6 +368,8 @@ def _provenance(config: Config, overrides: Sequence[str]) -> list[tuple[str, Any
 
 
 def _warnings(config: Config, files: dict[str, list[Split]], result: Plan) -> Iterator[str]:
+    if config.select.second_pass is not None:
+        yield "the time of the second pass, which depends on the scores, is not counted"
     for name, told in result.categories.items():
         if not told.windows:
             yield f"{name}: no document gives a window of {config.window.tokens} tokens"

@@ -49,7 +49,7 @@ class ScoreSettings:
     query_stride: int = 1
 
     def distances(self, window: int) -> list[int]:
-        k = self.min_distance or window // 4
+        k = window // 4 if self.min_distance is None else self.min_distance
         return [k] if isinstance(k, int) else list(k)
 
     def parts(self, checkpoint: Checkpoint, window: int, dtype: str) -> dict[str, Any]:

@@ -124,6 +124,8 @@ def test_a_stride_estimates_and_depends_on_the_window_alone(scorer: AttentionSco
         ([1, 2, 3], 4),
         ([1, 2, 3], []),
         ([1, 2, 3], [1, 4]),
+        ([1, 2, 3], 2.0),
+        ([1, 2, 3], "2"),
     ],
 )
 def test_bad_input(scorer: AttentionScorer, ids: list, min_distance: int | None) -> None:
@@ -133,7 +135,13 @@ def test_bad_input(scorer: AttentionScorer, ids: list, min_distance: int | None)
 
 @pytest.mark.parametrize(
     "options",
-    [{"device": "meta"}, {"dtype": "bfloat16"}, {"dtype": "int8"}, {"rope_theta": 0.0}],
+    [
+        {"device": "meta"},
+        {"device": "gpu"},
+        {"dtype": "bfloat16"},
+        {"dtype": "int8"},
+        {"rope_theta": 0.0},
+    ],
     ids=str,
 )
 def test_bad_options(folder: str, options: dict) -> None:
@@ -156,3 +164,9 @@ def test_comparison_catches_a_wrong_rotation(folder: str, monkeypatch: pytest.Mo
     )
     with pytest.raises(ValueError, match="differs from transformers' own attention"):
         AttentionScorer.from_pretrained(folder, device="cpu")
+
+
+def test_distances_may_be_numpy_integers(scorer: AttentionScorer) -> None:
+    ids = list(range(100))
+    for k, plain in ((np.int64(8), 8), (np.array([8, 9]), [8, 9])):
+        assert torch.equal(scorer.score(ids, k).ds, scorer.score(ids, plain).ds)

@@ -37,6 +37,8 @@ LINEAR = {"rope_type": "linear", "rope_theta": 1e4, "factor": 3.0}
         ("glm", {"head_dim": 16}),
         ("phi3", {}),
         ("olmo2", {}),
+        ("gemma", {"head_dim": 16}),
+        ("starcoder2", {"sliding_window": None}),
     ],
 )
 def test_probabilities_are_those_of_the_whole_model(

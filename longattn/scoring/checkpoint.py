@@ -32,6 +32,8 @@ _DECIDING_FIELDS = (
     "rms_norm_eps",
     "layer_norm_eps",
     "norm_eps",
+    "norm_epsilon",
+    "layer_norm_epsilon",
     "rope_parameters",
     "max_position_embeddings",
     "attention_bias",

@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from operator import index
 
 import numpy as np
 import torch
@@ -50,9 +51,14 @@ class AttentionScorer:
 
     def __init__(self, tables: Tables) -> None:
         self.tables = tables
-        self.vocab_size, self.heads, _ = tables.q_vhd.shape
+        self.vocab_size, self.heads, head_dim = tables.q_vhd.shape
         self.device = tables.q_vhd.device
         self.dtype = tables.q_vhd.dtype
+        if self.device.type == "cuda" and head_dim * self.dtype.itemsize % 16:
+            raise ValueError(
+                f"head_dim {head_dim} in {self.dtype}: allowed on a GPU: multiples of {16 // self.dtype.itemsize}; "
+                "a CPU takes any"
+            )
         self._half = tables.rotates_halves()
         self._turns: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
         # Decided here, from fixed ids, for all windows: the bits of a window have no history.
@@ -78,15 +84,20 @@ class AttentionScorer:
         Raises:
             ValueError: the checkpoint cannot be read or scored truthfully, or an argument is off.
         """
-        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        try:
+            place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        except RuntimeError:  # no word of torch's
+            place = torch.device("meta")
         if place.type not in _DTYPES:
-            raise ValueError(f"device {str(place)!r}: allowed: {', '.join(_DTYPES)}")
+            raise ValueError(f"device {str(device)!r}: allowed: {', '.join(_DTYPES)}")
         allowed = _DTYPES[place.type]
         name = str(dtype or {"cpu": "float32", "cuda": "bfloat16"}[place.type]).removeprefix(
             "torch."
         )
         if name not in allowed:
             raise ValueError(f"dtype {name!r} on {place.type}: allowed: {', '.join(allowed)}")
+        if place.type == "cuda" and not torch.cuda.is_available():
+            raise ValueError(f"device {str(place)!r}: torch sees no CUDA device here")
         if rope_theta is not None and not rope_theta > 0:
             raise ValueError(f"rope_theta {rope_theta!r}: allowed: a positive number")
         checkpoint = open_checkpoint(path_or_id)
@@ -126,11 +137,16 @@ class AttentionScorer:
                 f"input_ids: {ids_bl.dtype} of shape {tuple(ids_bl.shape)}; allowed: ints of shape (batch, length), length at least 2"
             )
         ids_bl, length = ids_bl.to(torch.int64), ids_bl.shape[1]
-        single = min_distance is None or isinstance(min_distance, int)
         if min_distance is None:
-            distances = [max(1, length // 4)]
-        else:
-            distances = [min_distance] if isinstance(min_distance, int) else list(min_distance)
+            min_distance = max(1, length // 4)
+        single = np.ndim(min_distance) == 0
+        try:
+            distances = [index(k) for k in np.atleast_1d(np.asarray(min_distance, object))]
+            query_stride = index(query_stride)
+        except TypeError:
+            raise ValueError(
+                f"min_distance {min_distance!r}, query_stride {query_stride!r}: allowed: integers, or a list of them for k"
+            ) from None
         if not distances or not all(1 <= k <= length for k in distances):
             raise ValueError(
                 f"min_distance {min_distance}: allowed: 1 to the window's length, {length}"

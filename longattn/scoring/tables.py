@@ -97,8 +97,9 @@ def build_tables(
     model = first_layer(checkpoint, device, torch.promote_types(dtype, torch.float32), rope_theta)
     vocabulary = model.config.vocab_size
     parts: list[Tables] = []
-    for start in range(0, vocabulary, _CHUNK):
-        stop = min(start + _CHUNK, vocabulary)
+    for stop in range(_CHUNK, vocabulary + _CHUNK, _CHUNK):
+        stop = min(stop, vocabulary)
+        start = max(0, stop - _CHUNK)  # a product of few rows has bits that depend on the threads
         part = project(model, checkpoint.read(EMBEDDING, start, stop), dtype)
         if not parts:
             q_vhd = part.q_vhd.new_empty((vocabulary, *part.q_vhd.shape[1:]))
@@ -170,6 +171,9 @@ def first_layer(
             weight = checkpoint.read(f"{prefix}.{name}").to(device, dtype)
             setattr(module.get_submodule(owner), leaf, nn.Parameter(weight, requires_grad=False))
     model.rotary_emb = rotary.to(device)
+    if hasattr(model.embed_tokens, "scalar_embed_scale"):  # Gemma's, a buffer that no file holds
+        scale = torch.tensor(model.embed_tokens.scalar_embed_scale, device=device)
+        model.embed_tokens.embed_scale = scale
     model.embed_tokens.padding_idx = None  # an id of the whole vocabulary; ours are of one chunk
     return model
 
