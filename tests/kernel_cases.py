@@ -7,11 +7,15 @@ interpreter on small windows. Exits 1 and names the case where one is off.
 import itertools
 import math
 import sys
+import tempfile
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from longattn.scoring import triton_kernel
+from longattn.scoring.scorer import AttentionScorer, _offset
+from tests import checkpoints
 
 GPU = torch.cuda.is_available()
 DEVICE = "cuda" if GPU else "cpu"
@@ -27,6 +31,13 @@ SMALL = [
     (1, 1, 1, 200, 16, [40, 10], 2, 1000.0),
     (1, 1, 1, 2, 16, [1], 1, 1.0),
     (1, 1, 1, 65, 8, [64, 1], 1, 1.0),
+]
+# family, fields of its config, length, distances, stride
+SCORERS = [
+    ("llama", {}, 131, [33], 1),
+    ("llama", {}, 131, [33], 4),
+    ("glm", {"head_dim": 16}, 150, [40, 11, 90], 3),
+    ("cohere", {}, 131, [33], 1),
 ]
 LARGE = [
     (2, 8, 2, 4096, 128, [1024], 1, 1.0),
@@ -81,8 +92,32 @@ def error(case: tuple, dtype: torch.dtype, portable: bool, reference: bool, seed
     return worst
 
 
+def scorer_error(
+    family: str, fields: dict[str, int], length: int, distances: list[int], stride: int
+) -> float:
+    """Of what a scorer on a GPU computes, rotations included, to what it computes on a CPU."""
+    with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
+        checkpoints.save(Path(folder), family, **fields)
+        scorer = AttentionScorer.from_pretrained(folder, device="cpu")
+        ids_bl = torch.randint(scorer.vocab_size, (2, length), dtype=torch.int32)
+        offsets = [_offset(ids_l, stride) for ids_l in ids_bl]
+        true = scorer._sums(ids_bl, None, distances, offsets, stride)
+        first_b = torch.tensor([min(distances) + o for o in offsets], dtype=torch.int32)
+        rows = -(-(length - min(distances)) // stride)
+        q, k = scorer._rotated(ids_bl, None, first_b, rows, stride)
+        got = triton_kernel.attention_sums(q, k, distances, first_b, stride, reference=False)
+    return max(
+        float(((a - b).abs() / b.abs().clamp_min(1e-12)).max())
+        for a, b in zip(got, true, strict=True)
+    )
+
+
 def main() -> int:
     failed = 0
+    for case in () if GPU else SCORERS:
+        off = scorer_error(*case)
+        failed += not off <= 1e-5
+        print(f"{off:.1e} scorer {case}", flush=True)
     cases = [(case, torch.float32) for case in SMALL]
     if GPU:  # few of the small ones: each shape is compiled for each dtype and mode
         cases = [
