@@ -89,7 +89,8 @@ def sample(name):
 
 
 def test_a_hugging_face_dataset_gives_its_windows(ray_cluster, tmp_path, monkeypatch):
-    # Ray asks the hub whether it has this dataset as Parquet.
+    # Ray asks the hub whether it has this dataset as Parquet, and looks for it in the working folder.
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
