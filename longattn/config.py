@@ -152,7 +152,7 @@ class Select(Settings):
         gt=0,
         lt=1,
         description="of windows scored with scorer.query_stride: score those near the threshold exactly, "
-        "until exact scores of all, with LDS standardised by a drawn sample of them, would select others with "
+        "until exact scores of all, with LDS standardised as a drawn sample tells, would select others with "
         "this probability only (longattn/second_pass.py)",
     )
 

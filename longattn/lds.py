@@ -41,7 +41,7 @@ def long_distance_scores(
         raise ValueError("ds and variance must be finite")
     if standardize not in ("zscore", "minmax"):
         raise ValueError(f"standardize {standardize!r}: zscore or minmax is allowed")
-    of_ds, of_du = (Scale.of(Totals.of(x), moments(x)[1], standardize) for x in (ds, du))
+    of_ds, of_du = (Scale.of_column(x, standardize) for x in (ds, du))
     return Standard(of_ds, of_du, alpha).lds(ds, -du)
 
 
@@ -65,6 +65,10 @@ class Scale:
         if standardize == "zscore":
             return cls(totals.mean, deviation)
         return cls(totals.low, totals.high - totals.low)
+
+    @classmethod
+    def of_column(cls, x: Floats, standardize: Standardize) -> Scale:
+        return cls.of(Totals.of(x), moments(x)[1], standardize)
 
     def __call__(self, x: Floats) -> Floats:
         return (x - self.origin) / self.unit if self.unit else np.zeros_like(x)

@@ -202,6 +202,11 @@ def _encoded(column: pa.ChunkedArray) -> pa.DictionaryArray:
     return column.combine_chunks().dictionary_encode()
 
 
+def ds_du(_: str, rows: pa.Table) -> dict[str, Floats]:
+    """DS and DU of windows: `Columns` of `moments_by_category`."""
+    return {"ds": rows["ds"].to_numpy(), "du": -rows["variance"].to_numpy()}
+
+
 def _totals(table: pa.Table, columns: Columns) -> dict[tuple[str, str], Totals]:
     return {
         (category, name): Totals.of(values)

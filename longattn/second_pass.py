@@ -2,16 +2,18 @@
 
 With `scorer.query_stride` DS and V are estimates. To select what exact scores would select, few
 windows need exact ones: those whose estimate is near the threshold, and some drawn by a hash of their
-ids. The drawn ones give mean and deviation of DS and DU, which LDS is standardised with, and a linear
-fit of LDS to the estimates. What the fit leaves over is normal and as wide for every window (kurtosis
-3.0 to 3.3 over 1000 windows of books and code, strides 2 to 16), so the chance that an estimated
-window is on the wrong side of the threshold follows from its distance. The windows nearest to it are
-scored exactly, until these chances, over all categories, add up to no more than half of what
-`select.second_pass` allows; the other half is for a deviation of the fit that came out too small.
+ids. From the drawn ones, and the estimates of all, come mean and deviation of DS and DU over all, which
+LDS is standardised with, and a linear fit of LDS to the estimates. What the fit leaves over is normal
+and as wide for every window (kurtosis 3.0 to 3.3 over 1000 windows of books and code, strides 2 to 16),
+so the chance that an estimated window is on the wrong side of the threshold follows from its distance.
+The windows nearest to it are scored exactly, until these chances, over all categories, add up to no
+more than half of what `select.second_pass` allows; the other half is for a deviation of the fit that
+came out too small.
 
-The set is that of exact scores of all windows with LDS standardised by the drawn ones. A run without
-a stride standardises by all, so it weighs DU against DS a little otherwise, and near the threshold
-selects a few other windows (EXPERIMENTS.md says how many); no more exact scores change that.
+The set is that of exact scores of all windows with LDS standardised by these means and deviations. A
+run without a stride standardises by the very ones, so where not all windows were drawn it weighs DU
+against DS a little otherwise, and near the threshold selects a few other windows (EXPERIMENTS.md says
+how many); no more exact scores near it change that.
 """
 
 from __future__ import annotations
@@ -28,10 +30,10 @@ import pyarrow.compute as pc
 
 from longattn.config import Select
 from longattn.cuts import Order, find_cuts
-from longattn.exact import Bools, Cut, Floats, Ints, Totals, keys, spread
+from longattn.exact import Bools, Cut, Floats, Ints, keys, spread
 from longattn.lds import Scale, Standard, moments
 from longattn.partitions import Handle, Place
-from longattn.scores import Scores, by_category, merged
+from longattn.scores import Scores, by_category, ds_du, merged, moments_by_category
 from longattn.storage import EXACT
 
 DRAWN = 1024  # windows of a category at least, and
@@ -61,12 +63,13 @@ class Fit:
     """Of what the fit leaves over; but for half of the allowed chance it is no larger."""
 
     @classmethod
-    def of(cls, scores: Sequence[Floats], alpha: float, failure: float) -> Fit:
-        """From DS, V, exact DS and exact V of the drawn windows, in order of data_id."""
+    def of(
+        cls, scores: Sequence[Floats], whole: Mapping[str, Scale], alpha: float, failure: float
+    ) -> Fit:
+        """From DS, V, exact DS and exact V of the drawn windows, and the scales of all estimates."""
         ds, variance, exact_ds, exact_variance = scores
-        ds_scale, du_scale = (
-            Scale.of(Totals.of(x), moments(x)[1], "zscore") for x in (exact_ds, -exact_variance)
-        )
+        ds_scale = _scale(exact_ds, whole["ds"](ds))
+        du_scale = _scale(-exact_variance, whole["du"](-variance))
         standard = Standard(ds_scale, du_scale, alpha)
         lds = standard.lds(exact_ds, exact_variance)
         x, y = standard.ds(ds), standard.du(-variance)
@@ -91,6 +94,25 @@ class Fit:
 
     def __call__(self, ds: Floats, variance: Floats) -> Floats:
         return self.origin + self.ds * self.standard.ds(ds) + self.du * self.standard.du(-variance)
+
+
+def _scale(exact: Floats, estimate: Floats) -> Scale:
+    """That of exact scores of all windows, from the drawn ones.
+
+    Args:
+        exact, estimate: (n,) of the drawn windows; estimates so that those of all windows have mean
+            0 and deviation 1, or are 0.
+
+    The regression estimators of two-phase sampling (Cochran, Sampling Techniques, 1977, 12.6): the
+    drawn windows tell how exact scores follow the estimates, and all windows how these lie.
+    """
+    (mean, _), (origin, _) = moments(exact), moments(estimate)
+    if exact.min() >= exact.max():
+        return Scale(mean, 0.0)
+    off, own = exact - mean, estimate - origin
+    slope = _slope(own, off)
+    left = math.fsum((off - slope * own) ** 2) / len(off)
+    return Scale(mean - slope * origin, math.sqrt(slope * slope + left))
 
 
 def _slope(x: Floats, y: Floats) -> float:
@@ -121,8 +143,8 @@ class Looked:
 
     handles: list[Handle]
     """With the column `lds`: exact where that is known, else fitted."""
-    found: dict[tuple[str, str], tuple[Totals, float]]
-    """Totals and deviation of exact `ds` and `du`, by category, over the drawn windows."""
+    found: dict[tuple[str, str], tuple[float, float]]
+    """Mean and deviation of exact `ds` and `du`, by category, as told from the drawn windows."""
     cuts: dict[str, Cut]
     wanted: dict[int, list[int]]
     """Rows of labelled files that want exact scores first; then the rest may be empty."""
@@ -141,11 +163,12 @@ def look(place: Place, scores: Scores, settings: Select) -> Looked:
     if any(wanted):
         return Looked([], {}, {}, merged(wanted))
     fits, found = {}, {}
+    of_all = moments_by_category(place, handles, ds_du)
     for category, table in tables.items():
-        scores_of = _scores(table)
-        fits[category] = Fit.of(scores_of, settings.alpha, failure)
-        for name, x in (("ds", scores_of[2]), ("du", -scores_of[3])):
-            found[category, name] = (Totals.of(x), moments(x)[1])
+        whole = {name: Scale.of(*of_all[category, name], "zscore") for name in ("ds", "du")}
+        fit = fits[category] = Fit.of(_scores(table), whole, settings.alpha, failure)
+        for name, scale in (("ds", fit.standard.ds), ("du", fit.standard.du)):
+            found[category, name] = (scale.origin, scale.unit)
     handles, _ = place.update((partial(_with_lds, fits=fits), handle) for handle in handles)
     order = Order({category: fit.standard for category, fit in fits.items()}, "lds")
     cuts = find_cuts(place, handles, scores, order, settings.keep)
@@ -160,8 +183,9 @@ def look(place: Place, scores: Scores, settings: Select) -> Looked:
 def fitted(rows: pa.Table, settings: Select) -> Floats:
     """LDS of the windows of one category, in order of data_id, in memory: for who checks."""
     ids = rows["data_id"].cast(pa.string()).combine_chunks()
-    some = rows.filter(pa.array(drawn(ids, len(rows))))
-    return Fit.of(_scores(some), settings.alpha, settings.second_pass or 0.0).lds(rows)
+    some = _scores(rows.filter(pa.array(drawn(ids, len(rows)))))
+    whole = {name: Scale.of_column(x, "zscore") for name, x in ds_du("", rows).items()}
+    return Fit.of(some, whole, settings.alpha, settings.second_pass or 0.0).lds(rows)
 
 
 def _scores(rows: pa.Table) -> list[Floats]:

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 
 from longattn.config import Keep, Select
 from longattn.cuts import Order, find_cuts, spans
-from longattn.exact import Cut, Floats, Ints, Totals, keys
+from longattn.exact import Cut, Floats, Ints, keys
 from longattn.lds import Scale, Standard, Standardize, long_distance_scores, moments
 from longattn.ledger import FOLDER, parallel
 from longattn.overlap import distinct_scores, unique_tokens
@@ -29,6 +29,7 @@ from longattn.partitions import Handle, On, Place, placed
 from longattn.scores import (
     Scores,
     by_category,
+    ds_du,
     estimated_rows,
     gather,
     merged,
@@ -83,8 +84,8 @@ def select(
         rank_by: what the windows are ordered by.
         overlap: `prefer_distinct` orders them as `longattn.overlap` says.
         keep: `{"fraction": 0.5}`, `{"tokens": "1.5B"}` or `{"count": 1000}`; default half.
-        second_pass: of estimated windows: how likely exact scores of all, standardised by those of
-            the drawn ones, may select others (`longattn.second_pass`). Means, deviations and the
+        second_pass: of estimated windows: how likely exact scores of all, standardised as the
+            drawn ones tell, may select others (`longattn.second_pass`). Means, deviations and the
             threshold told are then those, and `lds` is fitted where a window has no exact scores.
         file_bytes: aimed size of a selected file.
         on: `local`, in threads here with the score columns in the temporary folder (160 bytes a
@@ -194,9 +195,9 @@ def _select(
             kept=total[category].rows,
             kept_tokens=total[category].tokens,
             unique_tokens=total[category].unique_tokens,
-            ds_mean=ds.mean,
+            ds_mean=ds,
             ds_std=ds_std,
-            du_mean=du.mean,
+            du_mean=du,
             du_std=du_std,
             lds_threshold=total[category].lowest if total[category].rows else None,
         )
@@ -205,11 +206,12 @@ def _select(
 
 def _ranked(
     place: Place, scores: Scores, settings: Select
-) -> tuple[list[Handle], Order, dict[tuple[str, str], tuple[Totals, float]]]:
-    """The partitions, their order, and totals and deviation of `ds` and `du` by category."""
+) -> tuple[list[Handle], Order, dict[tuple[str, str], tuple[float, float]]]:
+    """The partitions, their order, and mean and deviation of `ds` and `du` by category."""
     handles = scores.handles
-    found = moments_by_category(place, handles, _ds_du)
-    scales = {key: Scale.of(*of, settings.standardize) for key, of in found.items()}
+    of_all = moments_by_category(place, handles, ds_du)
+    found = {key: (totals.mean, deviation) for key, (totals, deviation) in of_all.items()}
+    scales = {key: Scale.of(*of, settings.standardize) for key, of in of_all.items()}
     standards = {
         category: Standard(scales[category, "ds"], scales[category, "du"], settings.alpha)
         for category in scores.categories
@@ -244,10 +246,6 @@ class _Kept:
             self.unique_tokens + other.unique_tokens,
             min(self.lowest, other.lowest),
         )
-
-
-def _ds_du(_: str, rows: pa.Table) -> dict[str, Floats]:
-    return {"ds": rows["ds"].to_numpy(), "du": -rows["variance"].to_numpy()}
 
 
 def _with_worth(

@@ -13,6 +13,7 @@ from ray.data import DataContext
 
 import longattn as la
 from longattn import pipeline, second_pass
+from longattn.lds import Scale
 from longattn.second_pass import BINS, Fit, distances, reach
 from longattn.stages import ScoreSettings
 from longattn.storage import EXACT, write_json
@@ -42,13 +43,19 @@ def statistics(rows, stride, scorer):
     return means(s1.sum(0), s2.sum(0)), np.stack(of_offset)
 
 
+def scales(statistics):
+    """Of DS and DU, given DS and V."""
+    ds, variance = statistics
+    return {"ds": Scale.of_column(ds, "zscore"), "du": Scale.of_column(-variance, "zscore")}
+
+
 def selected(draw, exact, of_offset, drawn, failure, budget):
     """What a second pass selects of windows with drawn offsets, what it selects without it, what exact
     scores of all would; and the share that was scored exactly."""
     n = exact.shape[1]
     estimate = of_offset[draw.integers(len(of_offset), size=n), :, np.arange(n)].T
     known = np.isin(np.arange(n), draw.permutation(n)[:drawn])
-    fit = Fit.of([*estimate[:, known], *exact[:, known]], 0.5, failure)
+    fit = Fit.of([*estimate[:, known], *exact[:, known]], scales(estimate), 0.5, failure)
     lds = fit.standard.lds(*exact)
 
     def best(value):
@@ -84,12 +91,31 @@ def test_the_set_is_that_of_exact_scores_but_for_the_chance_allowed(windows):
     assert np.mean([scored for *_, scored in tried]) < 0.9
 
 
+def test_the_drawn_and_the_estimates_of_all_tell_what_all_exact_scores_have(windows):
+    exact, of_offset = windows
+    draw, n = np.random.default_rng(0), exact.shape[1]
+    told, of_drawn = [], []
+    for _ in range(200):
+        estimate = of_offset[draw.integers(STRIDE, size=n), :, np.arange(n)].T
+        some = draw.permutation(n)[:80]
+        columns = [*estimate[:, some], *exact[:, some]]
+        standard = Fit.of(columns, scales(estimate), 0.5, FAILURE).standard
+        told.append([*vars(standard.ds).values(), *vars(standard.du).values()])
+        of_drawn.append([of for x in (columns[2], -columns[3]) for of in (x.mean(), x.std())])
+    wanted = np.array([of for x in (exact[0], -exact[1]) for of in (x.mean(), x.std())])
+    off, of_drawn_alone = (
+        np.sqrt(np.mean((np.array(of) - wanted) ** 2, axis=0)) for of in (told, of_drawn)
+    )
+    assert (off < 0.9 * of_drawn_alone).all()
+    assert (np.abs(np.mean(told, axis=0) - wanted) < 4 * off / math.sqrt(len(told)) + 0.02 * wanted[[1, 1, 3, 3]]).all()  # fmt: skip
+
+
 @pytest.mark.parametrize("constant", [[], [0], [1], [0, 1]])
 def test_the_fit_is_that_of_least_squares(windows, constant):
     exact, of_offset = windows
     estimate = of_offset[0].copy()
     estimate[constant] = estimate[constant, :1]
-    fit = Fit.of([*estimate, *exact], 0.5, FAILURE)
+    fit = Fit.of([*estimate, *exact], scales(estimate), 0.5, FAILURE)
     x, y = fit.standard.ds(estimate[0]), fit.standard.du(-estimate[1])
     known = np.stack([np.ones_like(x), x, y], axis=1)
     wanted = known @ np.linalg.lstsq(known, fit.standard.lds(*exact), rcond=None)[0]
@@ -190,10 +216,14 @@ def test_a_run_selects_what_exact_scores_select(corpus, tmp_path, ray_cluster, m
     for category in ("book", "code"):
         names = sorted(name for name, row in exact.items() if row["category"] == category)
         drawn = second_pass.drawn(pa.array(names), len(names))
-        ds, v = (np.array([exact[n][c] for n in names]) for c in ("ds", "variance"))
-        lds = (ds - ds[drawn].mean()) / ds[drawn].std() - 0.5 * (v - v[drawn].mean()) / v[
-            drawn
-        ].std()
+        lds = 0.0
+        for column, weight in (("ds", 1), ("variance", -0.5)):
+            x, e = (np.array([of[n][column] for n in names]) for of in (exact, labelled))
+            x, e = x / x.std(), e / e.std()
+            line = np.polynomial.Polynomial.fit(e[drawn], x[drawn], 1)
+            left = x[drawn] - line(e[drawn])
+            deviation = np.hypot(line(e).std(), left.std())
+            lds = lds + weight * (x - line(e).mean()) / deviation
         best = {names[i] for i in np.argsort(-lds)[: math.floor(0.1 * len(names) + 0.5)]}
         assert best == {name for name, row in chosen.items() if row["category"] == category}
     assert list(verify(str(output))) == []
