@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import ray
 
 from tests.conftest import config
 
@@ -83,7 +84,10 @@ def test_select_alone_keeps_other_windows_without_ray(ran, longattn, ray_folder)
     assert table["category"].to_pylist() == ["book"] * 3 + ["code"] * 3
 
 
-def test_too_many_bad_records_fail_with_one_line(longattn, corpus, checkpoint, tmp_path):
+def test_too_many_bad_records_fail_with_one_line(
+    longattn, corpus, checkpoint, tmp_path, ray_cluster, monkeypatch
+):
+    monkeypatch.setenv("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
     (tmp_path / "bad.jsonl").write_text('{"content": "x"}\nbad\n' * 1000)
     sources = [{"category": "a", "path": str(tmp_path / "bad.jsonl")}]
     settings = config(corpus, tmp_path / "out", checkpoint, sources=sources)

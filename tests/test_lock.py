@@ -148,7 +148,7 @@ def test_of_many_that_ask_at_once_one_gets_the_hold(output, before):
             return False
 
     with ThreadPoolExecutor(ready.parties) as pool:
-        for _ in range(10):
+        for _ in range(5):
             if before == "a dead hold":
                 dead_process(output)
             holds = [lock.Hold(join(output, HOLD)) for _ in range(ready.parties)]
