@@ -396,6 +396,12 @@ def _fail(error: BaseException, status: int) -> None:
     print(f"longattn: {redact(' '.join(str(error).split()))}", file=sys.stderr)
     if os.environ.get("LONGATTN_TRACEBACK"):
         raise error
+    if hasattr(
+        error, "exit_status"
+    ):  # threads of a Ray that was told as well may outlive their ground
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
     raise typer.Exit(status)
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
+import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +21,7 @@ log = logging.getLogger("longattn")
 
 GRACE = 25.0  # seconds; Kubernetes and spot machines grant 30 or more before SIGKILL
 AGAIN = 10.0  # seconds, should a library have swallowed the exception that ends the run
+LAST = 28.0  # seconds, after which the process ends in any case
 POLL = 0.5
 STALLED = 120.0  # seconds without a sign of progress, after which a run says what it waits for
 
@@ -91,11 +95,6 @@ class Stop:
         thread.start()
         try:
             yield
-        except Exception as error:
-            if self.asked.is_set() and error is not self.error:  # Ray's processes were told as well
-                log.warning("while it stopped: %s", str(error).strip().partition("\n")[0])
-                self._late()
-            raise
         finally:
             self.draining = False
             ended.set()
@@ -107,7 +106,11 @@ class Stop:
 
 @contextmanager
 def stoppable() -> Iterator[Stop]:
-    """SIGTERM raises Interrupted in the block; the handlers of before are put back after it."""
+    """SIGTERM raises Interrupted in the block; the handlers of before are put back after it.
+
+    So do failures that follow: Ray's processes may have been told as well. A process that is still in
+    the block LAST seconds after SIGTERM exits as after Interrupted.
+    """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop
@@ -115,11 +118,48 @@ def stoppable() -> Iterator[Stop]:
     before = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGALRM)}
     stop.install()
     try:
-        yield stop
+        with _ended(stop):
+            yield stop
+    except Exception as error:
+        if not stop.asked.is_set() or error is stop.error:
+            raise
+        log.warning("while it stopped: %s", str(error).strip().partition("\n")[0])
+        raise stop.error from error
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         for name, handler in before.items():
             signal.signal(name, handler or signal.SIG_DFL)
+
+
+@contextmanager
+def _ended(stop: Stop) -> Iterator[None]:
+    """The last resort: Ray may wait in C++ for a process of its own that was told as well.
+
+    No handler in Python runs meanwhile, so another thread hears of the signal.
+    """
+    ended = threading.Event()
+    here, there = socket.socketpair()
+
+    def watch() -> None:
+        while signal.SIGTERM not in (told := here.recv(64)):
+            if not told:
+                return
+        if not ended.wait(LAST):
+            print(f"longattn: {stop.error}", file=sys.stderr, flush=True)
+            os._exit(Interrupted.exit_status)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    there.setblocking(False)
+    before = signal.set_wakeup_fd(there.fileno(), warn_on_full_buffer=False)
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        ended.set()
+        there.close()
+        thread.join()
+        here.close()
 
 
 def waits_for(at: list[str], cpus: float, gpus: float) -> str:
