@@ -396,9 +396,7 @@ def _fail(error: BaseException, status: int) -> None:
     print(f"longattn: {redact(' '.join(str(error).split()))}", file=sys.stderr)
     if os.environ.get("LONGATTN_TRACEBACK"):
         raise error
-    if hasattr(
-        error, "exit_status"
-    ):  # threads of a Ray that was told as well may outlive their ground
+    if hasattr(error, "exit_status"):  # of SIGTERM: Ray's threads may not survive Python's own end
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)

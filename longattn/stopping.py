@@ -109,7 +109,7 @@ def stoppable() -> Iterator[Stop]:
     """SIGTERM raises Interrupted in the block; the handlers of before are put back after it.
 
     So do failures that follow: Ray's processes may have been told as well. A process that is still in
-    the block LAST seconds after SIGTERM exits as after Interrupted.
+    the block LAST seconds after it was to end exits all the same.
     """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
@@ -135,18 +135,20 @@ def stoppable() -> Iterator[Stop]:
 def _ended(stop: Stop) -> Iterator[None]:
     """The last resort: Ray may wait in C++ for a process of its own that was told as well.
 
-    No handler in Python runs meanwhile, so another thread hears of the signal.
+    No handler in Python runs meanwhile, so another thread hears of the signals.
     """
     ended = threading.Event()
     here, there = socket.socketpair()
 
     def watch() -> None:
-        while signal.SIGTERM not in (told := here.recv(64)):
+        told = b""
+        while signal.SIGTERM not in told and not stop.asked.is_set():
+            told = here.recv(64)
             if not told:
                 return
         if not ended.wait(LAST):
             print(f"longattn: {stop.error}", file=sys.stderr, flush=True)
-            os._exit(Interrupted.exit_status)
+            os._exit(getattr(stop.error, "exit_status", 1))
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()

@@ -53,9 +53,12 @@ def impatient_clients():
 
 def patient_clients():
     """Set up in every process of a run: a store that is away for minutes is asked until it is back."""
+    from botocore.retries.standard import ExponentialBackoff
+
     from longattn import storage
 
-    storage.TRIES = 30
+    storage.TRIES = 200
+    ExponentialBackoff.delay_amount = lambda self, context: 1.0
 
 
 def a_node_that_gets_stuck():

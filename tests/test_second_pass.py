@@ -107,7 +107,8 @@ def test_the_drawn_and_the_estimates_of_all_tell_what_all_exact_scores_have(wind
         np.sqrt(np.mean((np.array(of) - wanted) ** 2, axis=0)) for of in (told, of_drawn)
     )
     assert (off < 0.9 * of_drawn_alone).all()
-    assert (np.abs(np.mean(told, axis=0) - wanted) < 4 * off / math.sqrt(len(told)) + 0.02 * wanted[[1, 1, 3, 3]]).all()  # fmt: skip
+    bias = np.abs(np.mean(told, axis=0) - wanted)
+    assert (bias < 0.02 * wanted[[1, 1, 3, 3]]).all()  # of the deviation
 
 
 @pytest.mark.parametrize("constant", [[], [0], [1], [0, 1]])
@@ -208,14 +209,10 @@ def test_a_run_selects_what_exact_scores_select(corpus, tmp_path, ray_cluster, m
     labelled, chosen = run(output)
     scorer = la.AttentionScorer.from_pretrained("builtin")
     scores = scorer.score(np.array([row["input_ids"] for row in labelled.values()]))
+    ds, variance = scores.ds.mean(1).tolist(), scores.variance.mean(1).tolist()
     exact = {
-        name: {**row, "ds": ds, "variance": variance}
-        for (name, row), ds, variance in zip(
-            labelled.items(),
-            scores.ds.mean(1).tolist(),
-            scores.variance.mean(1).tolist(),
-            strict=True,
-        )
+        name: {**row, "ds": ds[i], "variance": variance[i]}
+        for i, (name, row) in enumerate(labelled.items())
     }
     known = {name for name, row in labelled.items() if row["ds_exact"] is not None}
     assert 12 < len(known) < len(labelled)
