@@ -68,9 +68,15 @@ def fingerprint(parts: dict[str, Any]) -> str:
     return blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
+def begun(output: str) -> dict[str, Any] | None:
+    """What `run.json` says; None where no run has written yet."""
+    there: dict[str, Any] | None = read_json(join(output, FOLDER, "run.json"))
+    return there
+
+
 def claimed(output: str) -> dict[str, Any]:
     """What `run.json` says; raises LedgerError where there is none."""
-    there = read_json(join(output, FOLDER, "run.json"))
+    there = begun(output)
     if there is None:
         raise LedgerError(f"{output}: no run has written here")
     return there

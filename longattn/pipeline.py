@@ -80,6 +80,8 @@ def run(config: Config, *, select_after: bool = True) -> RunSummary:
         scorer.query_stride,
     )  # fmt: skip
     settings.bos(checkpoint)
+    if not ledger.begun(config.output):  # of what is refused, not even an empty folder is left
+        _check(splits)
     with stoppable() as stop, held(config.output, stop.end) as hold:
         return _run(config, splits, checkpoint, settings, select_after, started, stop, hold)
 
@@ -101,8 +103,8 @@ def _run(
         grown = ledger.grown_samples(config.output, samples)
         left = _remaining(config, splits, grown)
     _tell_stale(left.stale, splits)
-    with told_when_slow("looking into the sources"):
-        check_sources(left.splits)
+    if ledger.begun(config.output):  # else done before
+        _check(left.splits)
 
     def claim(dtype: str) -> str:
         parts = settings.parts(checkpoint, config.window.tokens, dtype)
@@ -169,6 +171,11 @@ def _run(
     if selection:
         _report(config.output)
     return summary
+
+
+def _check(splits: list[Split]) -> None:
+    with told_when_slow("looking into the sources"):
+        check_sources(splits)
 
 
 def _remaining(config: Config, splits: list[Split], again: Iterable[str] = ()) -> ledger.Remaining:

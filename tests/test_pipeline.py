@@ -112,9 +112,13 @@ def test_what_is_missing_is_scored_again_and_nothing_twice(copied):
     files = sorted(Path(settings.output).glob("labelled/**/*.parquet"))
     lost = pq.read_metadata(files[0]).num_rows
     files[0].unlink()
-    shutil.rmtree(Path(settings.output) / "_longattn/splits")  # all is read again
     summary = la.run(settings)
     assert summary.stages["score"]["windows"] == lost < len(before)
+    assert labelled(settings.output).equals(before)
+    # Markers gone: read again, score nothing.
+    shutil.rmtree(Path(settings.output) / "_longattn/splits")
+    summary = la.run(settings)
+    assert summary.stages["score"]["windows"] == 0
     assert labelled(settings.output).equals(before)
 
 

@@ -208,7 +208,7 @@ def test_a_file_that_kills_its_readers_is_told_and_the_rest_goes_on(
 
 
 def test_a_run_that_stands_still_says_what_it_waits_for_and_ends(
-    cluster, documents, checkpoint, tmp_path
+    cluster, documents, checkpoint, unbroken, tmp_path
 ):
     workers = {"window": 1, "score": 1, "wait_seconds": 1}
     config = settings(documents, tmp_path / "out", checkpoint, workers=workers)
@@ -218,6 +218,9 @@ def test_a_run_that_stands_still_says_what_it_waits_for_and_ends(
     waiting = r"its scorers, or the storage; `ray status` and the Ray dashboard tell more"
     assert f"no progress for a minute or more; waiting for {waiting}" in said
     assert f"longattn: no progress for 15 s; waited for {waiting}; run again to go on" in said
+    run = faults.start(config, cluster.address, tmp_path / "log")
+    assert finish(run) == 0, (tmp_path / "log").read_text()
+    faults.assert_same(tmp_path / "out", unbroken)
 
 
 def test_corpus_files_replaced_truncated_and_removed_under_way(
