@@ -27,7 +27,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from moto.server import ThreadedMotoServer
 
-from longattn.corpus import parquet, records
+from longattn.corpus import parquet as parquet_reader
+from longattn.corpus import records
 from longattn.corpus.reading import read_split
 from longattn.corpus.records import BadRecord, Reason, Record, Split
 from longattn.corpus.sources import check_sources, group_splits, list_splits
@@ -499,7 +500,7 @@ def test_a_corrupt_page_costs_the_rest_of_its_row_group(tmp_path: Path, compress
         group = pq.read_metadata(io.BytesIO(data)).row_group(1).column(0)
         place = group.data_page_offset + group.total_compressed_size // 2 + 20
     data[place] ^= 1
-    with patch.object(parquet, "BATCH_ROWS", 1):
+    with patch.object(parquet_reader, "BATCH_ROWS", 1):
         items = read(put(tmp_path / "a.parquet", bytes(data)))
     (bad,) = [item for item in items if isinstance(item, BadRecord)]
     assert bad.reason == Reason.UNREADABLE
@@ -510,7 +511,7 @@ def test_a_corrupt_page_costs_the_rest_of_its_row_group(tmp_path: Path, compress
 
 def test_a_column_shorter_than_its_row_group_is_reported(tmp_path: Path) -> None:
     file = put(tmp_path / "a.parquet", parquet(pa.table({"text": TEXTS}), row_group_size=20))
-    with patch.object(parquet, "_batches", lambda *_: iter([pa.array(TEXTS[:5])])):
+    with patch.object(parquet_reader, "_batches", lambda *_: iter([pa.array(TEXTS[:5])])):
         items = read(file)
     assert [item.position for item in items if isinstance(item, BadRecord)] == [5, 25]
     assert reasons(items) == ["unreadable"] * 2
