@@ -262,7 +262,8 @@ class DocumentTokenizer:
                 f"ids from {ids.min()} to {ids.max()}: {self.name} has 0 to {self.vocab_size - 1}"
             )
         if not self._byte_level:
-            return self._reference.decode(ids.tolist(), skip_special_tokens=False).encode()
+            data: bytes = self._reference.decode(ids.tolist(), skip_special_tokens=False).encode()
+            return data
         if not self._lengths[ids].all():
             raise ValueError(f"id {ids[self._lengths[ids] == 0][0]} has no token in {self.name}")
         step = 1 << 16  # bounds the index arrays below: 8 bytes a byte of text
