@@ -20,7 +20,7 @@ from rich.table import Table
 
 from longattn import __version__
 from longattn.log_file import log_stack, log_to_file
-from longattn.settings.numbers import byte_size, count, token_length
+from longattn.settings.numbers import ByteSize, Count, WindowLength, read_number
 
 log = logging.getLogger("longattn")
 app = typer.Typer(
@@ -140,11 +140,8 @@ def plan(
         typer.Option(min=1e-6, help="of one scorer; measured on this machine's device by default"),
     ] = None,
     read: Annotated[
-        int,
-        typer.Option(
-            metavar="BYTES", help="stored bytes to read of the corpus, as in 2G", parser=byte_size
-        ),
-    ] = 192 << 20,
+        str, typer.Option(metavar="BYTES", help="stored bytes to read of the corpus, as in 2G")
+    ] = "192M",
     json_: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
     log_file: LogFile = None,
 ) -> None:
@@ -188,9 +185,8 @@ def inspect(
         str, typer.Option(help="with --text: builtin, a local folder, or a hub id")
     ] = "builtin",
     window: Annotated[
-        int,
-        typer.Option(metavar="TOKENS", help="with --text: at most, 32K", parser=token_length),
-    ] = 32768,
+        str, typer.Option(metavar="TOKENS", help="with --text: at most, as in 8K")
+    ] = "32K",
     head: Annotated[int | None, typer.Option(min=0, help="one head, not their mean")] = None,
     html: Annotated[
         str | None, typer.Option(metavar="FILE", help="the page; DATA_ID.html by default")
@@ -220,7 +216,7 @@ def inspect(
         from longattn.storage.files import write_bytes
 
         if text is not None:
-            chosen = text_window(text, model, window)
+            chosen = text_window(text, model, read_number(WindowLength, "--window", window))
         else:
             chosen = labelled_window(output_of(output or ""), data_id or "")
         found = inspect_window(chosen, head=head)
@@ -284,14 +280,12 @@ def bench(
         typer.Option(help="8b, 70b (random tables of that shape), builtin, a folder or a hub id"),
     ] = None,
     length: Annotated[
-        list[int] | None,
-        typer.Option(
-            metavar="TOKENS", help="of a window, as in 32K; repeatable", parser=token_length
-        ),
+        list[str] | None,
+        typer.Option(metavar="TOKENS", help="of a window, as in 32K; repeatable"),
     ] = None,
     tokens: Annotated[
-        int, typer.Option(metavar="COUNT", help="corpus to predict for, as in 36B", parser=count)
-    ] = 36 * 10**9,
+        str, typer.Option(metavar="COUNT", help="tokens of a corpus to predict for, as in 36B")
+    ] = "36B",
     json_: Annotated[bool, typer.Option("--json", help="for machines")] = False,
     log_file: LogFile = None,
 ) -> None:
@@ -303,9 +297,8 @@ def bench(
     def work() -> None:
         from longattn.reports.bench import run_bench, shown
 
-        if bad := [n for n in length or () if n < 16]:
-            raise ValueError(f"--length {bad[0]}: 16 or more is allowed")
-        result = run_bench(model, length or [32768], tokens)
+        lengths = [read_number(WindowLength, "--length", text) for text in length or ["32K"]]
+        result = run_bench(model, lengths, read_number(Count, "--tokens", tokens))
         print(json.dumps(result, indent=1) if json_ else shown(result))
 
     _guarded(work)
@@ -353,14 +346,15 @@ def _main(
 
 
 def _plan(
-    path: str, overrides: list[str] | None, rate: float | None, read: int, as_json: bool
+    path: str, overrides: list[str] | None, rate: float | None, read: str, as_json: bool
 ) -> None:
     from longattn.config import Config
     from longattn.reports.plan import plan as plan_run
     from longattn.reports.plan import print_plan
 
     config = Config.of(path, overrides or [])
-    result = plan_run(config, overrides or [], windows_per_second=rate, read_bytes=read)
+    read_bytes = read_number(ByteSize, "--read", read)
+    result = plan_run(config, overrides or [], windows_per_second=rate, read_bytes=read_bytes)
     if as_json:
         print(json.dumps(result.to_dict(), indent=1))
     else:

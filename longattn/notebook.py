@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from longattn.config import Config, ConfigLike, output_of
 from longattn.errors import ConfigError
-from longattn.settings.numbers import byte_size, token_length
+from longattn.settings.numbers import ByteSize, WindowLength, read_number
 
 if TYPE_CHECKING:
     from longattn.reports.inspection import Inspection
@@ -42,7 +42,7 @@ def plan(
     from longattn.reports.plan import plan as plan_run
 
     settings = Config.of(config, overrides)
-    read_bytes = _number(byte_size, "read", read)
+    read_bytes = read_number(ByteSize, "read", read)
     return plan_run(
         settings, overrides, windows_per_second=windows_per_second, read_bytes=read_bytes
     )
@@ -90,7 +90,7 @@ def inspect(
     from longattn.reports.inspection import inspect_window, labelled_window, text_window
 
     if text is not None and output is None and data_id is None:
-        chosen = text_window(text, model, _number(token_length, "window", window))
+        chosen = text_window(text, model, read_number(WindowLength, "window", window))
     elif text is None and output is not None and data_id is not None:
         chosen = labelled_window(output_of(output), data_id)
     else:
@@ -159,10 +159,3 @@ def export(output: ConfigLike) -> list[str]:
 
     settings = Config.of(output)
     return export_megatron(settings.output, load_tokenizer(settings.scorer.model).vocab_size)
-
-
-def _number(read: Any, name: str, value: Any) -> int:
-    try:
-        return int(read(value))
-    except ValueError as error:
-        raise ConfigError(f"{name}: {error} (given: {value!r:.120})") from None

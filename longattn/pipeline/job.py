@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ray.data.context import DataContext
 
 from longattn.cluster import connected
-from longattn.config import Config
+from longattn.config import Config, ConfigLike
 from longattn.corpus.records import Split
 from longattn.corpus.sources import check_sources, list_splits
 from longattn.errors import HeldError, Interrupted, RunError
@@ -46,9 +46,10 @@ log = logging.getLogger("longattn")
 TOLD = 10  # files that are named in the log; of more, how many
 
 
-def run(config: Config, *, select_after: bool = True) -> RunSummary:
+def run(config: ConfigLike, *, select_after: bool = True) -> RunSummary:
     """Score what of the corpus is not labelled yet, then select. Same result however often repeated.
 
+    `config`: a path, a mapping or a `Config`.
     Connects to the cluster of `RAY_ADDRESS` or to one that runs here, or starts Ray here.
 
     Raises:
@@ -59,6 +60,7 @@ def run(config: Config, *, select_after: bool = True) -> RunSummary:
         Interrupted: stopped by SIGTERM, with all that was in flight labelled where time allowed.
     """
     started = time.perf_counter()
+    config = Config.of(config)
     with warn_if_slow("listing the sources"):
         splits = list_splits(config.sources)
     from longattn.scoring.checkpoint import open_checkpoint  # 7 s: a bad path is told before

@@ -13,7 +13,16 @@ from decimal import Decimal
 from operator import index
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    WithJsonSchema,
+)
+
+from longattn.errors import ConfigError
 
 _NUMBER = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+(?:_[0-9]+)*)(?:\.[0-9]*)?(?:[eE]\+?[0-9]{1,2})?"
 
@@ -131,3 +140,15 @@ Pool = Annotated[
     _or_list(_COUNT, {"minItems": 2, "maxItems": 2}, "[smallest, largest], or one number"),
 ]
 """The smallest and the largest number of workers; null: as many as there can be."""
+
+
+def read_number(kind: Any, name: str, value: Any) -> int:
+    """A number of one of the kinds above, as in `read_number(Count, "--tokens", "36B")`.
+
+    Raises ConfigError, one line that names it.
+    """
+    try:
+        return int(TypeAdapter(kind).validate_python(value))
+    except ValidationError as error:
+        told = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise ConfigError(f"{name} {value}: {told}") from None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any, TypeVar
 
@@ -53,18 +53,13 @@ def _meant(location: tuple[int | str, ...], model: type[BaseModel]) -> str:
     if path in REPLACED:
         return REPLACED[path]
     siblings = list((model_at(model, location) or model).model_fields)
-    above = ".".join(map(str, location[:-1]))
-    if close := get_close_matches(name.lower(), siblings, n=1):
-        return f"did you mean {above + '.' if above else ''}{close[0]}?"
-    if elsewhere := list(_elsewhere(name.lower(), model)):
-        return f"did you mean {' or '.join(elsewhere[:3])}?"
-    return f"allowed here: {', '.join(siblings)}"
-
-
-def _elsewhere(name: str, model: type[BaseModel]) -> Iterator[str]:
-    """Paths of settings of that name, else of a name like it."""
-    by_leaf: dict[str, list[str]] = {}
+    by_name: dict[str, list[str]] = {}
     for field in setting_fields(model):
-        by_leaf.setdefault(field.path.rpartition(".")[2], []).append(field.path)
-    for leaf in get_close_matches(name, list(by_leaf), n=1, cutoff=0.8):
-        yield from by_leaf[leaf]
+        by_name.setdefault(field.path.rpartition(".")[2], []).append(field.path)
+    if name in by_name:  # of another section
+        return f"did you mean {' or '.join(by_name[name])}?"
+    if close := get_close_matches(name.lower(), siblings, n=1):
+        return f"did you mean {'.'.join(map(str, [*location[:-1], close[0]]))}?"
+    if close := get_close_matches(name.lower(), list(by_name), n=1, cutoff=0.8):
+        return f"did you mean {' or '.join(by_name[close[0]])}?"
+    return f"allowed here: {', '.join(siblings)}"
