@@ -37,7 +37,9 @@ def test_an_unknown_setting_is_told_what_was_meant(values, line):
 
 
 def test_an_unknown_setting_is_told_before_what_follows_from_it():
-    with pytest.raises(ConfigError, match="^config: source: no such setting; did you mean sources"):
+    with pytest.raises(
+        ConfigError, match=r"^config: source: no such setting; did you mean sources"
+    ):
         Config.parse({"source": MINIMAL["sources"], "output": "out"})
 
 
