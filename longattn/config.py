@@ -337,11 +337,11 @@ def is_config_file(value: str | Path) -> bool:
 
 def _stored_settings(output: str) -> dict[str, Any]:
     """The settings with which a run wrote into a folder, and the folder itself as output."""
-    from longattn.storage.files import join, read_json
-    from longattn.storage.output_folder import FOLDER
+    from longattn.storage.files import read_json
+    from longattn.storage.output_folder import OutputFolder
 
     shown = without_secrets(output)
-    record = read_json(join(output, FOLDER, "run.json"))
+    record = read_json(OutputFolder(output).record("run"))
     if record is None:
         raise ConfigError(f"{shown}: neither a config nor the output folder of a run")
     text = record.get("config") or ""

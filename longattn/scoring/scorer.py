@@ -136,15 +136,14 @@ class AttentionScorer:
             raise ValueError(
                 "this scorer has no tokenizer: AttentionScorer.from_pretrained gives one"
             )
+        from longattn.scoring.window_scorer import with_bos
         from longattn.windows.tokenizer import load_tokenizer
 
         tokenizer = load_tokenizer(self.model)
         parts = []
         for one in texts:
-            ids_l = torch.as_tensor(tokenizer.encode(one.encode()).ids)
-            if tokenizer.bos_token_id is not None:
-                ids_l = torch.cat([ids_l.new_tensor([tokenizer.bos_token_id]), ids_l[:-1]])
-            parts.append(self.score(ids_l, min_distance, query_stride))
+            ids_bl = with_bos(tokenizer.encode(one.encode()).ids[None], tokenizer.bos_token_id)
+            parts.append(self.score(ids_bl, min_distance, query_stride))
         return Scores(torch.cat([p.ds for p in parts]), torch.cat([p.variance for p in parts]))
 
     @torch.inference_mode()
