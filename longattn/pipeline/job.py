@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
-from longattn.config import Config
+from longattn.config import Config, ConfigLike
 from longattn.corpus.records import Split
 from longattn.corpus.sources import check_sources, list_splits
 from longattn.errors import RunError
@@ -45,11 +45,13 @@ SHOWN = 10  # files that are named in the log; of more, how many
 ExecutorName = Literal["ray", "local"]
 
 
-def run(config: Config, *, executor: ExecutorName = "ray", select_after: bool = True) -> RunSummary:
+def run(
+    config: ConfigLike, *, executor: ExecutorName = "ray", select_after: bool = True
+) -> RunSummary:
     """Score what of the corpus is not labelled yet, then select. Same result however often repeated.
 
     Args:
-        config: the settings.
+        config: path, mapping or `Config`.
         executor: `ray` works on the cluster of RAY_ADDRESS, one that runs here, or one started here;
             `local` in this process, on a GPU if there is one. The files are the same.
         select_after: whether to select; `select` does it later as well.
@@ -64,6 +66,7 @@ def run(config: Config, *, executor: ExecutorName = "ray", select_after: bool = 
     """
     if executor not in ("ray", "local"):
         raise ValueError(f"executor {executor!r}: 'ray' or 'local' is allowed")
+    config = Config.of(config)
     job = Job(config, executor)
     job.check()
     with stop_on_sigterm() as stop, held(config.output, stop.end) as hold:
