@@ -192,7 +192,9 @@ def _content(url: str, row: int) -> str:
         for group in range(parquet.num_row_groups):
             size = parquet.metadata.row_group(group).num_rows
             if row < size:
-                text: str = parquet.read_row_group(group, columns=["content"])["content"][row].as_py()
+                text: str = parquet.read_row_group(group, columns=["content"])["content"][
+                    row
+                ].as_py()
                 return text
             row -= size
     raise ValueError(f"{url}: it has no row {row}")
