@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from longattn.windows.cut_points import TOTAL, chain, pre_tokenizers
+from longattn.windows.cut_points import chain, pre_tokenizers
 
 FALCON = ("punctuation", "gpt2", "digit runs", "[0-9][0-9][0-9]")
 
@@ -66,18 +66,15 @@ def is_byte_level(spec: dict[str, Any]) -> bool:
         and (steps[-1] == levels[0] or chain(spec) == FALCON)
         and normalizers(spec) in ([], [{"type": "NFC"}])
         and (not missing_bytes(spec) or not (model.get("unk_token") or model.get("byte_fallback")))
-        and all(
-            step["type"] in ("Digits", "ByteLevel")
-            or (
-                step["type"] in ("Split", "Punctuation")
-                and (
-                    step["behavior"] != "Removed"
-                    or (step.get("invert") and step["pattern"].get("Regex") in TOTAL)
-                )
-            )
-            for step in steps
-        )
+        and (chain(spec) is not None or not any(map(_may_drop, steps)))
     )
+
+
+def _may_drop(step: dict[str, Any]) -> bool:
+    keeps = step["type"] in ("Digits", "ByteLevel") or (
+        step["type"] in ("Split", "Punctuation") and step["behavior"] != "Removed"
+    )
+    return not keeps
 
 
 def missing_bytes(spec: dict[str, Any]) -> bytes:

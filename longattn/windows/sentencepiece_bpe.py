@@ -65,19 +65,21 @@ class SentencePieceBPE:
         form = _form(normalizers(spec), steps)
         if model["type"] != "BPE" or not model.get("byte_fallback") or form is None:
             return None
-        vocab, byte_tokens = model["vocab"], [f"<0x{byte:02X}>" for byte in range(256)]
+        vocab, byte_tokens = model["vocab"], {f"<0x{byte:02X}>" for byte in range(256)}
         if (
             SPACE not in vocab
-            or not all(token in vocab for token in byte_tokens)
+            or not byte_tokens <= vocab.keys()
             or model.get("ignore_merges")
             or model.get("continuing_subword_prefix")
             or model.get("end_of_word_suffix")
         ):
             return None
-        merges = list(_pairs(model["merges"]))
-        # A byte token that is merged, or that merges give, would not tell of one byte.
-        if {*byte_tokens} & {token for a, b in merges for token in (a, b, a + b)}:
-            return None
+        joined = set()
+        for left, right in _pairs(model["merges"]):
+            # A byte token that is merged, or that merges give, would not tell of one byte.
+            if left in byte_tokens or right in byte_tokens or left + right in byte_tokens:
+                return None
+            joined.add(left[-1] + right[0])
         prefix, split = form
         matched = matched_tokens(spec)
         # An added token begins a new text, which gets a prefix of its own.
@@ -88,9 +90,9 @@ class SentencePieceBPE:
         return cls(
             prefix,
             split,
-            merge_cuts(merges, [added for added in matched if added not in whole], split),
+            merge_cuts(joined, [added for added in matched if added not in whole], split),
             re.compile(found.encode()) if whole else None,
-            _lengths(spec, vocab_size, set(byte_tokens)),
+            _lengths(spec, vocab_size, byte_tokens),
         )
 
     def for_fastokens(self, spec: dict[str, Any]) -> dict[str, Any]:
