@@ -291,7 +291,7 @@ class DocumentTokenizer:
             self._fast = fast
 
     def _probes(self, spec: dict[str, Any]) -> list[str]:
-        names = " ".join(added["content"] for added in (spec.get("added_tokens") or ())[:64])
+        names = " ".join(added["content"] for added in (spec.get("added_tokens") or ())[:1024])
         # The last two begin alike: fastokens 0.3.2 kept splits of the text before, wrong at its end.
         texts = [_PROBE + names, *(_PROBE * 12 + " " * 700 + end for end in ("x" + _PROBE, "  \n"))]
         whole = self._sentencepiece and self._sentencepiece.whole

@@ -35,7 +35,10 @@ def reference(kind: str) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
     bytes_ = [f"<0x{byte:02X}>" for byte in range(256)]
     trainer = trainers.BpeTrainer(
-        vocab_size=520, special_tokens=["<unk>", *CONTROL, *bytes_], show_progress=False
+        vocab_size=580,
+        special_tokens=["<unk>", *CONTROL, *bytes_],
+        initial_alphabet=list(map(chr, range(0x21, 0x7F))),
+        show_progress=False,
     )
     tokenizer.normalizer, tokenizer.pre_tokenizer = (
         REPLACE,
