@@ -15,6 +15,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -362,4 +363,10 @@ def load_tokenizer(model: str) -> DocumentTokenizer:
     file = model_folder(model) / "tokenizer.json"
     if not file.is_file():
         raise ValueError(f"model {model!r}: {file.parent} has no tokenizer.json")
+    status = file.stat()
+    return _load_file(file, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=1)  # a driver asks for it several times, and Gemma's takes 4 s to load
+def _load_file(file: Path, _mtime_ns: int, _size: int) -> DocumentTokenizer:
     return DocumentTokenizer.from_file(file)
