@@ -36,6 +36,7 @@ from longattn.selection import CategorySelection, select
 from longattn.storage.files import sweep, warn_if_slow, write_json
 from longattn.storage.output_folder import OutputFolder
 from longattn.text import without_secrets
+from longattn.windows.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
     from longattn.scoring.checkpoint import Checkpoint
@@ -102,6 +103,7 @@ class Job:
     def check(self) -> None:
         """Refuse what cannot work before anything is made. Raises ValueError."""
         self.settings.bos(self.checkpoint)
+        load_tokenizer(self.settings.model).warn_if_slow()
         if read_run_record(self.config.output) is None:  # of what is refused, no folder is left
             self._look_into(self.splits)
 
