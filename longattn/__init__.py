@@ -15,11 +15,11 @@ if TYPE_CHECKING:
         write_labelled,
     )
     from longattn.config import Config, ConfigError
-    from longattn.lds import long_distance_scores
+    from longattn.selection.lds import long_distance_scores
     from longattn.monitor import RunError
     from longattn.pipeline import RunSummary, run
     from longattn.scoring.scorer import AttentionScorer, Scores
-    from longattn.selection import select
+    from longattn.selection.select_windows import select
     from longattn.windows import sliding_windows
 
 __version__ = "0.1.0"
@@ -32,8 +32,8 @@ _ROOMS = {
     "pipeline": ("RunSummary", "run"),
     "monitor": ("RunError",),
     "scoring.scorer": ("AttentionScorer", "Scores"),
-    "lds": ("long_distance_scores",),
-    "selection": ("select",),
+    "selection.lds": ("long_distance_scores",),
+    "selection.select_windows": ("select",),
     "windows": ("sliding_windows",),
 }  # fmt: skip
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}

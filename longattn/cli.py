@@ -191,7 +191,7 @@ def export(config: ConfigPath, set_: Overrides = None) -> None:
 
     def work() -> None:
         from longattn.config import Config, redact
-        from longattn.export import export_megatron
+        from longattn.selection.megatron import export_megatron
         from longattn.windows import load_tokenizer
 
         settings = Config.from_yaml(config, set_ or [])

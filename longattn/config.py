@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import fsspec
 import yaml
@@ -22,6 +22,8 @@ from pydantic import (
 
 SCORER_BATCH = {"cuda": 32, "cpu": 8}
 """Windows a scorer is handed at a time by default: a GPU pauses between two batches."""
+MIN_SELECT_MEMORY = 64 * 10**6
+"""With less, the database that selects has no room for what it reads."""
 
 
 class ConfigError(ValueError):
@@ -56,6 +58,12 @@ def _range(value: Any) -> Any:
     return value
 
 
+def _refuse(values: Any, name: str, instead: str) -> None:
+    """Raise ValueError for a setting that no longer exists."""
+    if isinstance(values, dict) and name in values:
+        raise ValueError(f"{name} no longer exists: {instead}")
+
+
 Count = Annotated[int, BeforeValidator(_count), Field(ge=1)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Pool = Annotated[
@@ -72,6 +80,19 @@ Distances = Annotated[
 
 class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+    @classmethod
+    def parse(cls, values: dict[str, Any], where: str = "config") -> Self:
+        """Check plain values; raises ConfigError, one line."""
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(str(part) for part in first["loc"]) or "config"
+            given = first["input"] if first["type"] != "missing" else "nothing"
+            shown = "" if isinstance(given, (dict, Settings)) else f" (given: {given!r:.120})"
+            message = first["msg"].removeprefix("Value error, ")
+            raise ConfigError(f"{where}: {field}: {message}{shown}") from None
 
 
 class Sample(Settings):
@@ -147,21 +168,16 @@ class Select(Settings):
         description="prefer_distinct: windows that share tokens with kept ones count for less (longattn/overlap.py)",
     )
     keep: Keep = Keep(fraction=0.5)
-    second_pass: float | None = Field(
-        None,
-        gt=0,
-        lt=1,
-        description="of windows scored with scorer.query_stride: score those near the threshold exactly, "
-        "until exact scores of all, with LDS standardised as a drawn sample tells, would select others with "
-        "this probability only (longattn/second_pass.py)",
+    memory: Annotated[Count, Field(ge=MIN_SELECT_MEMORY)] = Field(
+        10**9,
+        description="bytes of memory for its tables; what outgrows them lies in the temporary folder",
     )
 
-    @model_validator(mode="after")
-    def _by_lds(self) -> Select:
-        other = (self.standardize, self.rank_by, self.overlap) != ("zscore", "lds", "allow")
-        if self.second_pass is not None and other:
-            raise ValueError("second_pass goes with zscore, rank_by lds and overlap allow alone")
-        return self
+    @model_validator(mode="before")
+    @classmethod
+    def _gone(cls, values: Any) -> Any:
+        _refuse(values, "second_pass", "score with scorer.query_stride: 1 where LDS is to be exact")
+        return values
 
 
 class Workers(Settings):
@@ -179,9 +195,12 @@ class Workers(Settings):
     wait_seconds: float = Field(
         1800, gt=0, description="a run that finds no GPU for a scorer within this time stops"
     )
-    select: Literal["auto", "local", "ray"] = Field(
-        "auto", description="where to select; auto: on Ray where score columns outgrow the machine"
-    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gone(cls, values: Any) -> Any:
+        _refuse(values, "select", "selecting takes one process, and select.memory bytes of memory")
+        return values
 
 
 class Config(Settings):
@@ -214,8 +233,6 @@ class Config(Settings):
             raise ValueError(f"scorer.min_distance {list(distances)} names one twice")
         if stride > max(1, self.window.tokens - max(distances)):
             raise ValueError(f"scorer.query_stride {stride} is over the rows that see far")
-        if self.select.second_pass is not None and stride == 1:
-            raise ValueError("select.second_pass is for a scorer.query_stride over 1: all is exact")
         samples: dict[str, Sample | None] = {}
         for source in self.sources:
             if samples.setdefault(source.category, source.sample) != source.sample:
@@ -233,19 +250,6 @@ class Config(Settings):
     @property
     def min_distances(self) -> tuple[int, ...]:
         return self.scorer.min_distance or (self.window.tokens // 4,)
-
-    @classmethod
-    def parse(cls, values: dict[str, Any], where: str = "config") -> Config:
-        """Check plain values; raises ConfigError, one line."""
-        try:
-            return cls.model_validate(values)
-        except ValidationError as error:
-            first = error.errors()[0]
-            field = ".".join(str(part) for part in first["loc"]) or "config"
-            given = first["input"] if first["type"] != "missing" else "nothing"
-            shown = "" if isinstance(given, (dict, Settings)) else f" (given: {given!r:.120})"
-            message = first["msg"].removeprefix("Value error, ")
-            raise ConfigError(f"{where}: {field}: {message}{shown}") from None
 
     @classmethod
     def from_yaml(cls, path: str | Path, overrides: Sequence[str] = ()) -> Config:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from longattn.config import Config, redact
 from longattn.foils import Ids, Windows, foils, generator, long_documents, native_windows
-from longattn.lds import moments
+from longattn.selection.lds import moments
 from longattn.pages import render
 from longattn.recurrence import Recurrence, far_recurrence
 from longattn.report import uniform_ds

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from longattn import ledger
 from longattn.config import Select
-from longattn.lds import long_distance_scores
+from longattn.selection.lds import long_distance_scores
 from longattn.ledger import FOLDER, parallel
 from longattn.pages import packed, render
 from longattn.storage import join, list_files, open_parquet, read_json, write_bytes
