@@ -1,7 +1,6 @@
 """The `longattn` command.
 
-Exit status: 0 all of it worked, 1 it failed, 2 a bad argument,
-75 stopped by SIGTERM: run again to go on (EX_TEMPFAIL).
+Exit status: 0 all of it worked; others as `longattn.errors` has them.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
@@ -19,6 +19,7 @@ from rich.logging import RichHandler
 from rich.table import Table
 
 from longattn import __version__
+from longattn.errors import Interrupted, exit_status
 
 log = logging.getLogger("longattn")
 app = typer.Typer(
@@ -35,22 +36,38 @@ Overrides = Annotated[
 ]
 
 
+class Executor(StrEnum):
+    """Where a run works."""
+
+    RAY = "ray"
+    LOCAL = "local"
+
+
+ExecutorOption = Annotated[
+    Executor, typer.Option(help="ray: on a cluster, or one started here; local: in this process")
+]
+
+
 @app.command()
-def run(config: ConfigPath, set_: Overrides = None) -> None:
+def run(
+    config: ConfigPath, set_: Overrides = None, executor: ExecutorOption = Executor.RAY
+) -> None:
     """Score what is not labelled yet, then select.
 
     Example: longattn run configs/quickstart.yaml --set select.keep.fraction=0.25
     """
-    _guarded(lambda: _run(config, set_, select_after=True))
+    _guarded(lambda: _run(config, set_, executor, select_after=True))
 
 
 @app.command()
-def score(config: ConfigPath, set_: Overrides = None) -> None:
+def score(
+    config: ConfigPath, set_: Overrides = None, executor: ExecutorOption = Executor.RAY
+) -> None:
     """Score what is not labelled yet; select nothing.
 
     Example: longattn score configs/quickstart.yaml
     """
-    _guarded(lambda: _run(config, set_, select_after=False))
+    _guarded(lambda: _run(config, set_, executor, select_after=False))
 
 
 @app.command()
@@ -97,7 +114,7 @@ def report(
     """
 
     def work() -> None:
-        from longattn.report import write_report
+        from longattn.reports.report import write_report
 
         print(f"written: {write_report(output)}")
 
@@ -134,14 +151,14 @@ def inspect(
         raise typer.BadParameter("OUTPUT and DATA_ID, or --text FILE, is wanted")
 
     def work() -> None:
-        from longattn.inspection import (
+        from longattn.reports.inspection import (
             inspect_window,
             inspection_page,
             labelled_window,
             print_inspection,
             text_window,
         )
-        from longattn.storage import write_bytes
+        from longattn.storage.files import write_bytes
 
         if text is not None:
             chosen = text_window(text, model, window)
@@ -190,14 +207,15 @@ def export(config: ConfigPath, set_: Overrides = None) -> None:
     """
 
     def work() -> None:
-        from longattn.config import Config, redact
+        from longattn.config import Config
         from longattn.selection.megatron import export_megatron
-        from longattn.windows import load_tokenizer
+        from longattn.text import without_secrets
+        from longattn.windows.tokenizer import load_tokenizer
 
         settings = Config.from_yaml(config, set_ or [])
         vocabulary = load_tokenizer(settings.scorer.model).vocab_size
         for prefix in export_megatron(settings.output, vocabulary):
-            print(redact(prefix))
+            print(without_secrets(prefix))
 
     _guarded(work)
 
@@ -220,8 +238,8 @@ def bench(
     def work() -> None:
         from pydantic import TypeAdapter, ValidationError
 
-        from longattn.bench import run_bench, shown
         from longattn.config import Count
+        from longattn.reports.bench import run_bench, shown
 
         try:
             count = TypeAdapter(Count).validate_python(tokens)
@@ -247,16 +265,16 @@ def verify(
     """
 
     def work() -> None:
-        from longattn.config import redact
-        from longattn.verify import verify as findings
+        from longattn.reports.verify import verify as findings
+        from longattn.text import without_secrets
 
         found = 0
         for finding in findings(output):
             found += 1
             print(finding)
         if found:
-            raise RuntimeError(f"{redact(output)}: {found} findings")
-        print(f"{redact(output)}: all holds")
+            raise RuntimeError(f"{without_secrets(output)}: {found} findings")
+        print(f"{without_secrets(output)}: all holds")
 
     _guarded(work)
 
@@ -283,8 +301,8 @@ def _plan(
     path: str, overrides: list[str] | None, rate: float | None, read: str, as_json: bool
 ) -> None:
     from longattn.config import Config, parse_count
-    from longattn.plan import plan as plan_run
-    from longattn.plan import print_plan
+    from longattn.reports.plan import plan as plan_run
+    from longattn.reports.plan import print_plan
 
     config = Config.from_yaml(path, overrides or [])
     result = plan_run(
@@ -296,41 +314,44 @@ def _plan(
         print_plan(result, _console())
 
 
-def _run(path: str, overrides: list[str] | None, *, select_after: bool) -> None:
+def _run(path: str, overrides: list[str] | None, executor: Executor, *, select_after: bool) -> None:
     from longattn.config import Config
 
     config = Config.from_yaml(path, overrides or [])
     log.debug("listing %d sources", len(config.sources))  # before Ray is imported, which takes 4 s
-    from longattn.pipeline import run as run_pipeline
+    from longattn.pipeline.job import run as run_job
 
+    if executor == Executor.RAY:
+        _quieten_ray()
+    summary = run_job(config, executor=executor.value, select_after=select_after)
+    _show(summary.to_dict(), config.output)
+
+
+def _quieten_ray() -> None:
+    """Leave out what Ray tells of itself."""
     # That a cluster started here asks for a token, which Ray itself keeps, is no news.
     authentication = logging.getLogger("ray._private.authentication.authentication_token_setup")
     authentication.addFilter(lambda record: "is enabled" not in record.getMessage())
     if not os.environ.get("LONGATTN_TRACEBACK"):
+        import ray.data  # noqa: F401 - its handlers
+
         # Ray Data tells a failure in 110 lines, which its log file has too.
         for handler in logging.getLogger("ray.data").handlers:
             if isinstance(handler, logging.StreamHandler):
                 handler.setLevel(logging.CRITICAL)
-    summary = run_pipeline(config, select_after=select_after)
-    _show(summary.to_dict(), config.output)
 
 
 def _select(path: str, overrides: list[str] | None) -> None:
-    from longattn.config import Config, redact
-    from longattn.lock import held
-    from longattn.selection import select as select_labelled
+    from longattn.config import Config
+    from longattn.resume.lock import held
+    from longattn.selection.select_windows import select as select_labelled
+    from longattn.text import without_secrets
 
     config = Config.from_yaml(path, overrides or [])
     with held(config.output):
-        chosen = select_labelled(
-            config.output,
-            **config.select.model_dump(exclude={"keep"}),
-            keep=config.select.keep,
-            file_bytes=config.file_bytes,
-            on=config.workers.select,
-        )
+        chosen = select_labelled(config.output, config.select, file_bytes=config.file_bytes)
     categories = {name: c.to_dict() for name, c in chosen.items()}
-    _show({"output": redact(config.output), "categories": categories}, config.output)
+    _show({"output": without_secrets(config.output), "categories": categories}, config.output)
 
 
 def _evaluate(
@@ -341,9 +362,10 @@ def _evaluate(
     held_out: float | None,
     seed: int,
 ) -> None:
-    from longattn.config import Config, redact
-    from longattn.evaluation import evaluate as measure
-    from longattn.evaluation import write_evaluation
+    from longattn.config import Config
+    from longattn.reports.evaluation import evaluate as measure
+    from longattn.reports.evaluation import write_evaluation
+    from longattn.text import without_secrets
 
     config = Config.from_yaml(path, overrides or [])
     result = measure(
@@ -358,7 +380,7 @@ def _evaluate(
             )
         _console().print(table)
     for url in write_evaluation(config.output, result):
-        print(f"written: {redact(url)}")
+        print(f"written: {without_secrets(url)}")
 
 
 def _guarded(work: Callable[[], None]) -> None:
@@ -369,10 +391,8 @@ def _guarded(work: Callable[[], None]) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         work()
-    except ValueError as error:  # bad settings, sources, checkpoint, folder: each told in one line
-        _fail(error, 2)
-    except (RuntimeError, OSError) as error:
-        _fail(error, getattr(error, "exit_status", 1))
+    except (ValueError, RuntimeError, OSError) as error:
+        _fail(error, exit_status(error))
     except Exception as error:
         if type(error).__module__.partition(".")[0] not in ("botocore", "aiobotocore", "aiohttp"):
             raise
@@ -391,12 +411,12 @@ def _log_to_stderr() -> None:
 
 
 def _fail(error: BaseException, status: int) -> None:
-    from longattn.config import redact
+    from longattn.text import without_secrets
 
-    print(f"longattn: {redact(' '.join(str(error).split()))}", file=sys.stderr)
+    print(f"longattn: {without_secrets(' '.join(str(error).split()))}", file=sys.stderr)
     if os.environ.get("LONGATTN_TRACEBACK"):
         raise error
-    if hasattr(error, "exit_status"):  # of SIGTERM: Ray's threads may not survive Python's own end
+    if isinstance(error, Interrupted):  # Ray's threads may not survive Python's own end
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
@@ -412,12 +432,10 @@ def _show(summary: dict[str, Any], output: str) -> None:
     _console().print(table)
     for stage, did in summary.get("stages", {}).items():
         print(f"{stage}: {json.dumps({k: round(v, 2) for k, v in did.items()})}")
-    from longattn.storage import filesystem, join
+    from longattn.storage.output_folder import OutputFolder
+    from longattn.text import without_secrets
 
-    fs, folder = filesystem(output)
-    places = ["labelled", "selected", "quarantine", "_longattn/summary.json", "report.html"]
-    there = [join(summary["output"], place) for place in places if fs.exists(join(folder, place))]
-    print("written: " + "  ".join(there))
+    print("written: " + "  ".join(map(without_secrets, OutputFolder(output).shown())))
 
 
 def _table(first: str, *columns: str) -> Table:

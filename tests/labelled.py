@@ -4,7 +4,8 @@ import zlib
 
 import pyarrow as pa
 
-from longattn.storage import LABELLED, content_name, join, write_table
+from longattn.storage.files import join
+from longattn.storage.tables import LABELLED, content_name, write_table
 
 
 def labelled_table(category, ids, ds, variance, window=8, source="f.jsonl"):
@@ -31,6 +32,6 @@ def labelled_table(category, ids, ds, variance, window=8, source="f.jsonl"):
 
 
 def write_labelled(output, category, table, metadata=None):
-    url = join(str(output), "labelled", f"category={category}", content_name(table["data_id"]))
+    url = join(str(output), "labelled", category, content_name(table["data_id"]))
     write_table(url, table, metadata or {"fingerprint": "f"})
     return url

@@ -12,8 +12,9 @@ import ray
 
 import longattn as la
 from longattn import cli
-from longattn.config import ConfigError
-from longattn.storage import filesystem, open_parquet
+from longattn.errors import ConfigError
+from longattn.storage.files import filesystem
+from longattn.storage.tables import open_parquet
 from tests.conftest import _first_document, config
 from tests.labelled import labelled_table
 
@@ -79,7 +80,7 @@ def test_secrets_reach_nothing_that_is_written_or_said(
     settings = settings.model_copy(update={"sources": (source,)})
     with caplog.at_level(logging.DEBUG, "longattn"):
         summary = la.run(settings)
-    assert summary.categories["book"]["quarantine"] == {"not_json": 1}
+    assert summary.categories["book"].quarantine == {"not_json": 1}
     told = [*everything(settings.output), caplog.text, *capfd.readouterr(), settings.to_yaml()]
     shown = f"http://***@{guarded.partition('@')[2].partition('?')[0]}?***"
     assert sum(shown in text for text in told) >= 4  # labelled, quarantine, marker, run.json

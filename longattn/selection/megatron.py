@@ -16,7 +16,8 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from longattn.storage import join, list_files, open_parquet, remove, staged
+from longattn.storage.files import join, list_files, remove, staged
+from longattn.storage.tables import open_parquet
 
 FOLDER = "megatron"
 _HEADER = b"MMIDIDX\x00\x00"
@@ -48,7 +49,7 @@ def export_megatron(path: str, vocab_size: int, *, part_bytes: int = 4 << 30) ->
     dtype = np.dtype("uint16" if vocab_size < _UINT16_VOCABULARY else "int32").newbyteorder("<")
     prefixes = []
     for folder, urls in groupby(files, key=lambda url: url.rpartition("/")[0]):
-        category = folder.rpartition("category=")[2]
+        category = folder.rpartition("/")[2]
         windows = _windows(list(urls), vocab_size)
         first, part = next(windows, None), 0
         while first is not None:

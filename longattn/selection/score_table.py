@@ -13,9 +13,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from longattn.ledger import READERS
 from longattn.selection.threads import CORES, in_threads
-from longattn.storage import file_metadata, filesystem, is_local, open_parquet, readable
+from longattn.storage.files import READERS, filesystem, is_local
+from longattn.storage.tables import file_metadata, open_parquet, readable
 
 INSERTED = 1 << 17  # rows handed to the database at a time: a row group of it
 NAMES = ("data_id", "category", "document_id", "token_start", "token_stop", "ds", "variance")

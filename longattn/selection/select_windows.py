@@ -18,14 +18,14 @@ import pyarrow as pa
 from pydantic import TypeAdapter
 
 from longattn.config import Config, Count, Keep, Select
-from longattn.ledger import FOLDER
 from longattn.selection.database import database, literal
 from longattn.selection.exact_sums import Moments, moments
 from longattn.selection.lds import Scale
 from longattn.selection.overlap import distinct_scores
 from longattn.selection.score_table import ScoreTable, batches
 from longattn.selection.selected_files import write_selected
-from longattn.storage import absolute, join, list_files, write_json
+from longattn.storage.files import absolute, write_json
+from longattn.storage.output_folder import OutputFolder
 
 BUCKETS = 4096  # that values are counted in, to find a threshold
 FEW = 1 << 17  # windows that are sorted, ids and all
@@ -102,24 +102,24 @@ def select(
     settings = Select.parse({**given, **overrides}, "select")
     default = Config.model_fields["file_bytes"].default
     file_bytes = TypeAdapter(Count).validate_python(default if file_bytes is None else file_bytes)
-    path = absolute(path)
-    sizes = list_files(join(path, "labelled"), ".parquet")
+    folder = OutputFolder(absolute(path))
+    sizes = folder.labelled_files()
     if not sizes:
-        raise ValueError(f"{join(path, 'labelled')}: no labelled windows to select from")
+        raise ValueError(f"{folder.labelled}: no labelled windows to select from")
     stored = settings.model_dump(mode="json", exclude={"memory"}, exclude_none=True)
     with database(settings.memory) as connection:
         table = ScoreTable(connection)
-        files = table.insert_labelled(path, sizes, settings.rank_by)
-        result = choose_windows(table, settings, path)
+        files = table.insert_labelled(folder.url, sizes, settings.rank_by)
+        result = choose_windows(table, settings, folder.url)
         urls = write_selected(
             table,
             files,
             file_bytes,
-            join(path, "selected"),
+            folder.selected,
             {"fingerprint": files.fingerprint, "select": stored},
         )
     write_json(
-        join(path, FOLDER, "selection.json"),
+        folder.record("selection"),
         {"select": stored, "files": urls, "categories": {c: s.to_dict() for c, s in result.items()}},
     )  # fmt: skip
     return result

@@ -18,17 +18,8 @@ from numpy.typing import NDArray
 
 from longattn.selection.score_table import LabelledFiles, ScoreTable, batches
 from longattn.selection.threads import in_threads
-from longattn.storage import (
-    SELECTED,
-    content_name,
-    join,
-    list_files,
-    open_parquet,
-    parquet_writer,
-    readable,
-    remove,
-    staged,
-)
+from longattn.storage.files import join, list_files, remove, staged
+from longattn.storage.tables import SELECTED, content_name, open_parquet, parquet_writer, readable
 
 WRITERS = 8  # files written at a time
 
@@ -108,7 +99,7 @@ def _write(
 ) -> str:
     """Copy whole rows of labelled files into one selected file, unless it is there; returns its URL."""
     category, kept = part
-    target = join(folder, f"category={category}", content_name(kept["data_id"], kept["lds"]))
+    target = join(folder, category, content_name(kept["data_id"], kept["lds"]))
     if target in there:
         return target
     file_of, row_of, lds_of = (kept[name].to_numpy() for name in ("file", "row", "lds"))

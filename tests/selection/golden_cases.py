@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import longattn as la
-from longattn.storage import LABELLED, write_table
+from longattn.storage.tables import LABELLED, write_table
 
 EXTREME = [5e-324, -5e-324, 1e-310, 2.5e-308, 1e150, -1e150, 1.0000000000000002, 1e-17, 0.0, -0.0]
 FILES = 4

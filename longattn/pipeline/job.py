@@ -1,0 +1,215 @@
+"""A whole run: find what remains, execute it, select, and sum up.
+
+`Job.run` is its body: read it first. An executor, Ray's or this process, does the work between.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
+
+from longattn.config import Config
+from longattn.corpus.records import Split
+from longattn.corpus.sources import check_sources, list_splits
+from longattn.errors import RunError
+from longattn.pipeline.execution import Executor, Outcome, Work
+from longattn.pipeline.stopping import Stop, stop_on_sigterm
+from longattn.pipeline.summary import RunSummary, summarise
+from longattn.resume.fingerprint import (
+    grown_samples,
+    note_samples,
+    own_folder,
+    read_run_record,
+    require_run_record,
+)
+from longattn.resume.lock import Hold, held
+from longattn.resume.markers import forget
+from longattn.resume.remaining import Remaining, drop_repeats, find_remaining
+from longattn.scoring.settings import ScoreSettings
+from longattn.selection.select_windows import CategorySelection, select
+from longattn.storage.files import sweep, warn_if_slow, write_json
+from longattn.storage.output_folder import OutputFolder
+from longattn.text import without_secrets
+
+if TYPE_CHECKING:
+    from longattn.scoring.checkpoint import Checkpoint
+
+log = logging.getLogger("longattn")
+
+SHOWN = 10  # files that are named in the log; of more, how many
+
+ExecutorName = Literal["ray", "local"]
+
+
+def run(config: Config, *, executor: ExecutorName = "ray", select_after: bool = True) -> RunSummary:
+    """Score what of the corpus is not labelled yet, then select. Same result however often repeated.
+
+    Args:
+        config: the settings.
+        executor: `ray` works on the cluster of RAY_ADDRESS, one that runs here, or one started here;
+            `local` in this process, on a GPU if there is one. The files are the same.
+        select_after: whether to select; `select` does it later as well.
+
+    Raises:
+        ValueError: a path that matches nothing, an unknown column, an unreadable checkpoint, an
+            output folder of other settings; before any actor starts.
+        RunError: too many bad records, or a failure of the cluster, in one line.
+        HeldError: another run is at work in the output folder, or has taken it over from this one.
+        Interrupted: stopped by SIGTERM or Ctrl-C, with all that was in flight labelled where time
+            allowed.
+    """
+    if executor not in ("ray", "local"):
+        raise ValueError(f"executor {executor!r}: 'ray' or 'local' is allowed")
+    job = Job(config, executor)
+    job.check()
+    with stop_on_sigterm() as stop, held(config.output, stop.end) as hold:
+        return job.run(stop, hold, select_after=select_after)
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a run has done when it comes to select."""
+
+    fingerprint: str
+    before: Remaining
+    labelled: Remaining
+    outcome: Outcome | None
+    """None where there was nothing to do."""
+
+
+class Job:
+    """A run of one config into its output folder."""
+
+    def __init__(self, config: Config, executor: ExecutorName = "ray") -> None:
+        self.config, self.executor = config, executor
+        self.started = time.perf_counter()
+        self.folder = OutputFolder(config.output)
+        self.settings = ScoreSettings.of(config)
+        self.samples = {source.category: source.sample for source in config.sources}
+        with warn_if_slow("listing the sources"):
+            self.splits = list_splits(config.sources)
+
+    def check(self) -> None:
+        """Refuse what cannot work before anything is made. Raises ValueError."""
+        self.settings.bos(self.checkpoint)
+        if read_run_record(self.config.output) is None:  # of what is refused, no folder is left
+            self._look_into(self.splits)
+
+    def run(self, stop: Stop, hold: Hold, *, select_after: bool = True) -> RunSummary:
+        """Find what remains, execute it, select, and sum up."""
+        done = self.label(stop, hold)
+        if stop.asked.is_set():
+            raise stop.error
+        started = time.perf_counter()
+        selection = self.select(done.labelled) if select_after else {}
+        summary = summarise(
+            self.config, done.fingerprint, self.splits, (done.before, done.labelled),
+            done.outcome, selection,
+        ).timed(select=time.perf_counter() - started, total=time.perf_counter() - self.started)  # fmt: skip
+        write_json(self.folder.record("summary"), summary.to_dict())
+        if selection:
+            self._report()
+        return summary
+
+    def label(self, stop: Stop, hold: Hold) -> Done:
+        """Score every window that is not labelled yet; raises RunError where some remain."""
+        with warn_if_slow("reading the ledger"):
+            sweep(self.config.output)
+            grown = grown_samples(self.config.output, self.samples)
+            left = self._remaining(grown)
+        self._log_stale(left.stale)
+        if read_run_record(self.config.output) is not None:  # else done before
+            self._look_into(left.splits)
+        outcome, labelled = None, left
+        if left.splits:
+            generation = left.generation + hold.owner["takeovers"]
+            with self._executor()(self.config, self.settings) as stages:
+                fingerprint = self._own(self.config.scorer.dtype or stages.dtype, grown)
+                work = Work(self.config, self.settings, left, generation)
+                outcome = stages.execute(work, stop)
+            with warn_if_slow("reading the ledger"):
+                labelled = self._remaining()
+            if labelled.splits:
+                missing = outcome.registry.failed[:3] or [s.source for s in labelled.splits[:3]]
+                raise RunError(
+                    f"{len(labelled.splits)} of {len(self.splits)} splits are unfinished: "
+                    f"{'; '.join(missing)}; run again"
+                )
+        else:
+            dtype = self.config.scorer.dtype or require_run_record(self.config.output).parts.dtype
+            fingerprint = self._own(dtype, grown)
+        for path in sorted(set(labelled.void.values())):
+            log.warning("%s has changed or is gone; what it was will not be labelled whole", path)
+        forget(self.config.output, labelled.void)
+        if too_bad := labelled.seen.too_bad(self.config.max_bad_fraction):
+            raise RunError(too_bad)
+        return Done(fingerprint, left, labelled, outcome)
+
+    def select(self, labelled: Remaining) -> dict[str, CategorySelection]:
+        """Select from all that is labelled, where there is something."""
+        if not labelled.windows:
+            return {}
+        return select(self.config.output, self.config.select, file_bytes=self.config.file_bytes)
+
+    @cached_property
+    def checkpoint(self) -> Checkpoint:
+        from longattn.scoring.checkpoint import open_checkpoint  # 7 s: a bad path is told before
+
+        files = len({split.path for split in self.splits})
+        log.debug("%d files; opening the scorer %s", files, self.config.scorer.model)
+        return open_checkpoint(self.config.scorer.model)
+
+    def _executor(self) -> Executor:
+        if self.executor == "local":
+            from longattn.pipeline.in_process import in_process
+
+            return in_process
+        from longattn.pipeline.on_ray import on_ray
+
+        return on_ray
+
+    def _own(self, dtype: str, grown: set[str]) -> str:
+        """Make the folder this run's; returns the fingerprint of its scores."""
+        parts = self.settings.parts(self.checkpoint, self.config.window.tokens, dtype)
+        fingerprint = own_folder(self.config.output, parts, self.config)
+        note_samples(self.config.output, self.samples, grown)
+        return fingerprint
+
+    def _remaining(self, again: Iterable[str] = ()) -> Remaining:
+        """What remains, after rows that are there twice have been put right."""
+        output, largest = self.config.output, self.config.max_record_bytes
+        left = find_remaining(output, self.splits, again, largest)
+        if left.twice:
+            repeats = sum(map(len, left.twice.values()))
+            log.warning("%d rows were labelled twice: one of each stays", repeats)
+            drop_repeats(left.twice)
+            left = find_remaining(output, self.splits, again, largest)
+        return left
+
+    def _look_into(self, splits: list[Split]) -> None:
+        with warn_if_slow("looking into the sources"):
+            check_sources(splits)
+
+    def _log_stale(self, stale: dict[str, int]) -> None:
+        listed = {split.source for split in self.splits}
+        for path, windows in list(stale.items())[:SHOWN]:
+            what = "has changed" if path in listed else "is gone from the listing"
+            log.warning("%s %s; %d windows labelled from what it was stay", path, what, windows)
+        if len(stale) > SHOWN:
+            log.warning("%d more files are gone or changed", len(stale) - SHOWN)
+
+    def _report(self) -> None:
+        from longattn.reports.report import write_report  # workers have no use for it
+
+        output = self.config.output
+        try:
+            write_report(output)
+        except Exception as error:
+            raise RunError(
+                f"the selection is whole, but its report is not: {type(error).__name__}: {error}; "
+                f"`longattn report {without_secrets(output)}` writes it again"
+            ) from error

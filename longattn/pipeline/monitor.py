@@ -1,0 +1,255 @@
+"""What the stages of a run report while it goes on: watched, logged, exported, and put in the summary.
+
+One `Monitor` of the run takes all reports. On a cluster it is an actor on the driver's node, and
+raises Prometheus metrics, exported by Ray under `ray_<name>`: no series for every actor of every
+node, and a split that is read again is not counted twice.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from longattn.corpus.counts import Counts, ReadTotals
+from longattn.corpus.records import Split
+from longattn.errors import RunError
+from longattn.pipeline.stopping import every
+from longattn.resume.claims import Caller
+
+if TYPE_CHECKING:  # workers that only report import no stage
+    from longattn.pipeline.labelled_sink import WriteReport
+    from longattn.pipeline.score_actor import ScoreReport
+    from longattn.pipeline.window_actor import WindowReport
+
+log = logging.getLogger("longattn")
+LOG_SECONDS = 30.0
+BALANCE_SECONDS = 60.0  # of work before the rates of the stages are logged
+
+LABELS = ("stage", "category")  # stage: window (read, tokenize, cut), score, write
+# What the monitor is told -> the metric that it raises, and what that counts.
+METRICS = {
+    "documents": ("longattn_documents_total", "documents read"),
+    "windows": (
+        "longattn_windows_total",
+        "windows cut (stage window), scored (score), written (write)",
+    ),
+    "tokens": (
+        "longattn_tokens_total",
+        "tokens of documents tokenized (stage window), of windows scored (score)",
+    ),
+    "quarantined": ("longattn_quarantined_records_total", "records that could not be used"),
+    "bytes": ("longattn_written_bytes_total", "bytes of labelled Parquet files"),
+    "busy": ("longattn_busy_seconds_total", "seconds of work, summed over actors"),
+    "kernel": ("longattn_kernel_seconds_total", "seconds of it in the attention statistics"),
+    "waiting": (
+        "longattn_waiting_seconds_total",
+        "seconds without input or without room downstream, summed over actors",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class StageWork:
+    """What all actors of a stage did so far."""
+
+    windows: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+
+    def plus(self, windows: int, tokens: int, seconds: float) -> StageWork:
+        return StageWork(self.windows + windows, self.tokens + tokens, self.seconds + seconds)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run has come."""
+
+    documents: int = 0
+    """Read."""
+    stored: int = 0
+    """Bytes of the splits that were read to their ends."""
+    cut: StageWork = field(default_factory=StageWork)
+    scored: StageWork = field(default_factory=StageWork)
+    stopped: str = ""
+    """Why the run must stop, or empty."""
+
+
+class Exporter:
+    """Raises the metrics of this process, through Ray."""
+
+    def __init__(self) -> None:
+        from ray.util.metrics import Counter as Metric
+
+        self._counters = {
+            short: Metric(name, description=about, tag_keys=LABELS)
+            for short, (name, about) in METRICS.items()
+        }
+
+    def add(self, stage: str, category: str, **amounts: float) -> None:
+        """Add to metrics by their short names; what is not above 0 is left out."""
+        for name, amount in amounts.items():
+            if amount > 0:
+                self._counters[name].inc(amount, {"stage": stage, "category": category})
+
+
+class RunMonitor:
+    """The sums over all reports of a run; called through `Monitor`."""
+
+    def __init__(
+        self, max_bad_fraction: float, before: ReadTotals | None = None, *, export: bool = False
+    ) -> None:
+        self.max_bad_fraction = max_bad_fraction
+        self.before = before or ReadTotals()  # in splits that are done
+        self.metrics = Exporter() if export else None
+        self.read_before: dict[str, Counts] = {}  # by split that is read again, how far it had come
+        self.splits: dict[str, Counts] = {}
+        self.stored: dict[str, int] = {}  # bytes of the splits that were read to their ends
+        self.stopped = ""
+        self.scored = StageWork()
+
+    def add_windows(self, split: Split, counts: Counts, ended: bool, waiting: float) -> str:
+        """Returns why the run must stop, or an empty string. A retried split replaces its counts."""
+        before = self.splits.get(split.id, Counts())
+        if counts.records < before.records:
+            self.read_before.setdefault(split.id, before)
+        self._raise(split, counts, self.read_before.get(split.id, before), waiting)
+        self.splits[split.id] = deepcopy(counts)
+        self.stored[split.id] = split.size if ended else 0
+        seen = deepcopy(self.before)
+        for of_split in self.splits.values():
+            seen.add(of_split)
+        self.stopped = seen.too_bad(self.max_bad_fraction)
+        return self.stopped
+
+    def _raise(self, split: Split, counts: Counts, before: Counts, waiting: float) -> None:
+        if split.id in self.read_before and counts.records > before.records:
+            del self.read_before[split.id]
+        self._export(
+            "window", split.category,
+            documents=counts.documents - before.documents,
+            windows=counts.windows - before.windows,
+            tokens=counts.tokens - before.tokens,
+            quarantined=counts.bad.total() - before.bad.total(),
+            busy=counts.seconds - before.seconds,
+            waiting=waiting,
+        )  # fmt: skip
+
+    def add_scored(
+        self, windows: Counter[str], length: int, seconds: float, kernel: float, waiting: float
+    ) -> None:
+        """A batch: windows by category, tokens a window, seconds of work, in it of the statistics."""
+        total = windows.total()
+        self.scored = self.scored.plus(total, total * length, seconds)
+        for category, n in windows.items():
+            self._export(
+                "score", category, windows=n, tokens=n * length, busy=seconds * n / total,
+                kernel=kernel * n / total, waiting=waiting * n / total,
+            )  # fmt: skip
+
+    def add_written(self, category: str, windows: int, size: int, seconds: float) -> None:
+        self._export("write", category, windows=windows, bytes=size, busy=seconds)
+
+    def _export(self, stage: str, category: str, **amounts: float) -> None:
+        if self.metrics:
+            self.metrics.add(stage, category, **amounts)
+
+    def progress(self) -> Progress:
+        splits = self.splits.values()
+        return Progress(
+            documents=sum(c.documents for c in splits),
+            stored=sum(self.stored.values()),
+            cut=StageWork(
+                sum(c.windows for c in splits),
+                sum(c.tokens for c in splits),
+                sum(c.seconds for c in splits),
+            ),
+            scored=self.scored,
+            stopped=self.stopped,
+        )
+
+
+class Monitor:
+    """The monitor of a run, as the driver and its stages call it."""
+
+    def __init__(self, of_run: Caller) -> None:
+        self._run = of_run
+
+    def progress(self) -> Progress:
+        progress: Progress = self._run.ask("progress")()
+        return progress
+
+    def window_report(self) -> WindowReport:
+        """For the window stage; the call raises RunError when too many records are bad."""
+        run = self._run
+
+        def report(split: Split, counts: Counts, ended: bool, waiting: float) -> None:
+            stopped = run.ask("add_windows", split, counts, ended, waiting)()
+            if stopped:
+                raise RunError(stopped)
+
+        return report
+
+    def score_report(self) -> ScoreReport:
+        """For the scoring stage."""
+        run = self._run
+
+        def report(
+            windows: Counter[str], length: int, seconds: float, kernel: float, waiting: float
+        ) -> None:
+            run.ask("add_scored", windows, length, seconds, kernel, waiting)
+
+        return report
+
+    def write_report(self) -> WriteReport:
+        """For the sink."""
+        run = self._run
+
+        def report(category: str, windows: int, size: int, seconds: float) -> None:
+            run.ask("add_written", category, windows, size, seconds)
+
+        return report
+
+    @contextmanager
+    def logged(self) -> Iterator[None]:
+        """One log line every LOG_SECONDS while the block runs; once, what sizes the pools."""
+        started = time.perf_counter()
+        balanced = ""
+
+        def line() -> None:
+            nonlocal balanced
+            now, seconds = self.progress(), time.perf_counter() - started
+            log.info(
+                "%.0f s: %d documents read, %d windows cut, %d scored, %.0f tokens/s",
+                seconds, now.documents, now.cut.windows, now.scored.windows,
+                now.scored.tokens / seconds,
+            )  # fmt: skip
+            if seconds >= BALANCE_SECONDS and not balanced:
+                balanced = balance(now.cut, now.scored)
+                if balanced:
+                    log.info("%s", balanced)
+
+        with every(LOG_SECONDS, line):
+            yield
+
+
+def balance(cut: StageWork, scored: StageWork) -> str:
+    """What one actor of each stage does, by which Ray Data proportions the pools; "" if unknown."""
+    if not (cut.windows and scored.windows):
+        return ""
+    cuts, takes = (stage.windows / stage.seconds for stage in (cut, scored))
+    length = scored.tokens / scored.windows
+    ratio = (
+        f"one window actor feeds {cuts / takes:.1f} scoring actors"
+        if cuts >= takes
+        else f"one scoring actor takes {takes / cuts:.1f} window actors"
+    )
+    return (
+        f"measured: a window actor cuts {cuts * length:,.0f} tokens/s, a scoring actor scores "
+        f"{takes:.2f} windows/s ({takes * length:,.0f} tokens/s); {ratio}"
+    )

@@ -1,0 +1,86 @@
+"""The stage of a run that scores windows: an actor that holds one scorer, on a GPU or some cores.
+
+In: a table of windows. Does: scores them, some at a time. Out: the same rows with their scores.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from longattn.config import SCORER_BATCH
+from longattn.pipeline.labelled_sink import list_array, token_ids
+from longattn.scoring.settings import ScoreSettings
+
+ScoreReport = Callable[["Counter[str]", int, float, float, float], None]
+"""Windows by category, tokens a window, seconds of work, in it of the statistics, seconds waited."""
+
+
+@dataclass(frozen=True)
+class ScoreStage:
+    """How a run scores windows."""
+
+    settings: ScoreSettings
+    device: str
+    threads: int = 0
+    """Of torch on a CPU; 0: torch's own number."""
+    batch: int | None = None
+    """Windows scored at a time; None: as many as the device takes well."""
+
+
+class ScoreWindows:
+    """Ray Data actor: a table of windows -> the table with their scores."""
+
+    def __init__(self, stage: ScoreStage, report: ScoreReport) -> None:
+        from longattn.scoring.window_scorer import WindowScorer  # imports transformers: 4 s
+
+        self.scorer = WindowScorer(
+            stage.settings, stage.device, stage.threads if stage.device == "cpu" else 0
+        )
+        self.batch, self.report = stage.batch or SCORER_BATCH[stage.device], report
+        self.left = time.perf_counter()  # when the last batch ended
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        if not len(block):
+            return block
+        if "fingerprint" in block.column_names:
+            block = block.drop_columns(["fingerprint"])
+        scored = [
+            self._scored(block.slice(start, self.batch))
+            for start in range(0, len(block), self.batch)
+        ]
+        return pa.concat_tables(scored).combine_chunks()
+
+    def _scored(self, batch: pa.Table) -> pa.Table:
+        started = time.perf_counter()
+        ids_bl = token_ids(batch)
+        length = ids_bl.shape[1]
+        in_kernel = time.perf_counter()
+        scores = self.scorer.score(ids_bl)
+        in_kernel = time.perf_counter() - in_kernel
+        ds_bhk, variance_bhk = scores.ds.numpy(), scores.variance.numpy()
+        ds_bh, variance_bh = ds_bhk[..., 0].copy(), variance_bhk[..., 0].copy()
+        parts = self.scorer.parts(length)
+        columns: dict[str, Any] = {
+            "ds": pa.array(ds_bh.mean(axis=1)),
+            "variance": pa.array(variance_bh.mean(axis=1)),
+            "ds_heads": list_array(ds_bh.astype(np.float32)),
+            "variance_heads": list_array(variance_bh.astype(np.float32)),
+            "fingerprint": pa.array([parts.fingerprint] * len(batch)),
+        }
+        for column, k in list(enumerate(parts.min_distances))[1:]:
+            columns[f"ds_k{k}"] = pa.array(ds_bhk[..., column].copy().mean(axis=1))
+            columns[f"variance_k{k}"] = pa.array(variance_bhk[..., column].copy().mean(axis=1))
+        for name, column in columns.items():
+            batch = batch.append_column(name, column)
+        waiting, self.left = started - self.left, time.perf_counter()
+        named = "category" in batch.column_names
+        categories = batch["category"].to_pylist() if named else [""] * len(batch)
+        self.report(Counter(categories), length, self.left - started, in_kernel, waiting)
+        return batch

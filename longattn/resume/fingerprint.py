@@ -1,0 +1,135 @@
+"""Whose scores an output folder holds: `run.json` names all that decides a score.
+
+`samples.json` says which share of its windows each category was cut to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from longattn.config import Config, Sample
+from longattn.errors import ConfigError, FolderError
+from longattn.scoring.settings import ScoreParts
+from longattn.storage.files import list_files, read_json, remove, write_json
+from longattn.storage.output_folder import FORMAT, OutputFolder
+from longattn.text import without_secrets
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """`run.json`: the parts that decide a score, and the settings of the run that made the folder."""
+
+    parts: ScoreParts
+    config: Config | None
+    """Secrets in its URLs are masked; None for a folder without settings."""
+
+    @property
+    def fingerprint(self) -> str:
+        return self.parts.fingerprint
+
+    @property
+    def model(self) -> str:
+        """The checkpoint that scored the windows."""
+        return self.config.scorer.model if self.config else "builtin"
+
+    def to_dict(self) -> dict[str, Any]:
+        settings = self.config.to_yaml() if self.config else None
+        return {
+            "format": FORMAT, "fingerprint": self.fingerprint, "parts": self.parts.to_dict(),
+            "config": settings,
+        }  # fmt: skip
+
+
+def read_run_record(output: str) -> RunRecord | None:
+    """What `run.json` says; None where no run has written yet.
+
+    Raises FolderError for a folder that another version of longattn laid out.
+    """
+    stored = read_json(OutputFolder(output).record("run"))
+    if stored is None:
+        return None
+    if stored.get("format", 1) != FORMAT:
+        raise FolderError(
+            f"{without_secrets(output)} has the layout {stored.get('format', 1)} of another version "
+            f"of longattn, this one reads and writes {FORMAT}; choose another output"
+        )
+    settings = yaml.safe_load(stored["config"] or "null")
+    try:
+        config = Config.parse(settings) if settings else None
+    except ConfigError:  # of a version that had other settings: what decides scores is in the parts
+        config = None
+    return RunRecord(ScoreParts.from_dict(stored["parts"]), config)
+
+
+def require_run_record(output: str) -> RunRecord:
+    """What `run.json` says; raises FolderError where there is none."""
+    record = read_run_record(output)
+    if record is None:
+        raise FolderError(f"{without_secrets(output)}: no run has written here")
+    return record
+
+
+def own_folder(output: str, parts: ScoreParts, config: Config | None) -> str:
+    """Make the folder this run's, or check that it already is; returns the fingerprint.
+
+    Raises FolderError naming both values where the folder holds scores of other settings.
+    """
+    record = read_run_record(output)
+    if record is None:
+        write_json(OutputFolder(output).record("run"), RunRecord(parts, config).to_dict())
+    elif record.parts != parts:
+        old, new = record.parts.to_dict(), parts.to_dict()
+        other = [k for k in sorted({*old, *new}) if old.get(k) != new.get(k)]
+        changes = ", ".join(f"{k}: there {old.get(k)!r}, here {new.get(k)!r}" for k in other)
+        raise FolderError(
+            f"{without_secrets(output)} holds scores of other settings ({changes}); "
+            "choose another output, or the settings of the folder"
+        )
+    return parts.fingerprint
+
+
+def grown_samples(output: str, samples: Mapping[str, Sample | None]) -> set[str]:
+    """Categories of which this run takes a larger share than earlier ones: to be read again.
+
+    With the same seed the windows of a smaller share are all in a larger one. Raises FolderError on
+    any other change, which would mix two samples.
+    """
+    stored = read_json(OutputFolder(output).record("samples")) or {}
+    grown = set()
+    for category, sample in samples.items():
+        old, new = stored.get(category, _share(sample)), _share(sample)
+        if old == new:
+            continue
+        if new["fraction"] < old["fraction"] or (
+            new["fraction"] < 1 and new["seed"] != old["seed"]
+        ):
+            raise FolderError(
+                f"{without_secrets(output)} holds category {category!r} with sample {old}, here {new}: only "
+                "a larger fraction of the same seed may follow; choose another output"
+            )
+        grown.add(category)
+    return grown
+
+
+def note_samples(output: str, samples: Mapping[str, Sample | None], grown: set[str]) -> None:
+    """Record which samples the folder holds; void the markers of `grown` categories first."""
+    folder = OutputFolder(output)
+    stored = read_json(folder.record("samples")) or {}
+    now = {**stored, **{category: _share(sample) for category, sample in samples.items()}}
+    if now == stored:
+        return
+    for file in list_files(folder.markers, ".json") if grown else ():
+        if any(marker["category"] in grown for marker in read_json(file)):
+            remove(file)
+    write_json(folder.record("samples"), now)
+
+
+def _share(sample: Sample | None) -> dict[str, Any]:
+    """Of all windows, the seed plays no part."""
+    if sample is None or sample.fraction == 1:
+        return {"fraction": 1.0, "seed": 0}
+    return sample.model_dump()
