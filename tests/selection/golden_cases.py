@@ -85,7 +85,7 @@ def cases():
 
 def answer(path, settings):
     """What a selection gave: files, kept ids with their LDS, and the summary, doubles in hexadecimal."""
-    told = la.select(path, **settings, file_bytes=4000)
+    told = la.select(path, **settings, file_bytes=10**9)
     found = {}
     for file in sorted(pq.ParquetDataset(f"{path}/selected").files):
         rows = pq.ParquetFile(file).read(["data_id", "lds"]).to_pylist()
