@@ -32,7 +32,7 @@ from longattn.resume.lock import Hold, held
 from longattn.resume.markers import forget
 from longattn.resume.remaining import Remaining, drop_repeats, find_remaining
 from longattn.scoring.settings import ScoreSettings
-from longattn.selection import CategorySelection, select
+from longattn.selection.select_windows import CategorySelection, select
 from longattn.storage.files import sweep, warn_if_slow, write_json
 from longattn.storage.output_folder import OutputFolder
 from longattn.text import without_secrets

@@ -18,9 +18,9 @@ import yaml
 from numpy.typing import NDArray
 
 from longattn.config import Select
-from longattn.lds import long_distance_scores
 from longattn.reports.page import packed, render
 from longattn.resume.fingerprint import require_run_record
+from longattn.selection.lds import long_distance_scores
 from longattn.storage.files import READERS, list_files, parallel, read_json, write_bytes
 from longattn.storage.output_folder import OutputFolder, category_of
 from longattn.storage.tables import open_parquet
