@@ -21,8 +21,9 @@ from longattn.config import Select
 from longattn.reports.page import packed, render
 from longattn.resume.fingerprint import require_run_record
 from longattn.selection.lds import long_distance_scores
-from longattn.storage.files import READERS, list_files, parallel, read_json, write_bytes
+from longattn.storage.files import READERS, list_files, parallel, write_bytes
 from longattn.storage.output_folder import OutputFolder, category_of
+from longattn.storage.records import read_record
 from longattn.storage.tables import open_parquet
 
 # Windows looked at, over all categories; of more, whole files are taken by their names, which are
@@ -75,8 +76,8 @@ def write_report(output: str) -> str:
 def report_page(output: str) -> str:
     """The page of `write_report` as text."""
     record, folder = require_run_record(output), OutputFolder(output)
-    summary = read_json(folder.record("summary")) or {}
-    selection = read_json(folder.record("selection"))
+    summary = read_record(folder.record("summary")) or {}
+    selection = read_record(folder.record("selection"))
     if selection is None:
         raise ValueError(f"{output}: nothing was selected here yet; `longattn select` comes first")
     select = selection["select"]
@@ -101,7 +102,7 @@ def report_page(output: str) -> str:
         "by_lds": by_lds,
         "null": null,
         "heads": {n: _heads(urls, HEAD_ROWS // len(files)) for n, urls in sorted(files.items())},
-        "rates": read_json(folder.record("rates")) or [],
+        "rates": (read_record(folder.record("rates")) or {}).get("samples", []),
     }
     settings = yaml.safe_load(record.config.to_yaml()) if record.config else {}
     return render(

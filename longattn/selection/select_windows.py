@@ -24,8 +24,9 @@ from longattn.selection.overlap import distinct_scores
 from longattn.selection.score_table import ScoreTable, batches
 from longattn.selection.selected_files import write_selected
 from longattn.settings.numbers import ByteSize, read_number
-from longattn.storage.files import absolute, write_json
+from longattn.storage.files import absolute
 from longattn.storage.output_folder import OutputFolder
+from longattn.storage.records import write_record
 
 BUCKETS = 4096  # that values are counted in, to find a threshold
 FEW = 1 << 17  # windows that are sorted, ids and all
@@ -82,8 +83,8 @@ def select(
 ) -> dict[str, CategorySelection]:
     """Select from `<path>/labelled` into `<path>/selected`, by category.
 
-    A second call with the same settings rewrites nothing; with other settings it replaces the
-    selected files. Exact, and the same set whatever the layout of the labelled files.
+    A second call with the same settings reads what it selected and rewrites only what is not as it
+    should be; with other settings it replaces the selected files. Exact, and the same set whatever the layout of the labelled files.
 
     Args:
         path: the output folder of a run.
@@ -121,7 +122,7 @@ def select(
             folder.selected,
             {"fingerprint": files.fingerprint, "select": stored},
         )
-    write_json(
+    write_record(
         folder.record("selection"),
         {"select": stored, "files": urls, "categories": {c: s.to_dict() for c, s in result.items()}},
     )  # fmt: skip
