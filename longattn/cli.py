@@ -50,6 +50,10 @@ class Executor(StrEnum):
     LOCAL = "local"
 
 
+CheckOption = Annotated[
+    bool,
+    typer.Option("--check", help="read every labelled file first; score again what is damaged"),
+]
 ExecutorOption = Annotated[
     Executor, typer.Option(help="ray: on a cluster, or one started here; local: in this process")
 ]
@@ -122,13 +126,14 @@ def run(
     config: ConfigPath,
     set_: Overrides = None,
     executor: ExecutorOption = Executor.RAY,
+    check: CheckOption = False,
     log_file: LogFile = None,
 ) -> None:
     """Score what is not labelled yet, then select.
 
     Example: longattn run configs/quickstart.yaml --set select.keep.fraction=0.25
     """
-    _guarded(lambda: _run(config, set_, executor, select_after=True))
+    _guarded(lambda: _run(config, set_, executor, select_after=True, check=check))
 
 
 @app.command()
@@ -136,13 +141,14 @@ def score(
     config: ConfigPath,
     set_: Overrides = None,
     executor: ExecutorOption = Executor.RAY,
+    check: CheckOption = False,
     log_file: LogFile = None,
 ) -> None:
     """Score what is not labelled yet; select nothing.
 
     Example: longattn score configs/quickstart.yaml
     """
-    _guarded(lambda: _run(config, set_, executor, select_after=False))
+    _guarded(lambda: _run(config, set_, executor, select_after=False, check=check))
 
 
 @app.command()
@@ -328,10 +334,18 @@ def bench(
 
 
 @app.command()
-def verify(output: OutputPath, log_file: LogFile = None) -> None:
+def verify(
+    output: OutputPath,
+    scores: Annotated[
+        int, typer.Option(min=0, metavar="N", help="score N windows, drawn at random, again")
+    ] = 0,
+    log_file: LogFile = None,
+) -> None:
     """Read a whole output back and check it: one line a finding, status 1 on any.
 
     Example: longattn verify out/quickstart
+
+    Example: longattn verify out/quickstart --scores 20
     """
 
     def work() -> None:
@@ -340,7 +354,7 @@ def verify(output: OutputPath, log_file: LogFile = None) -> None:
         from longattn.text import without_secrets
 
         folder, found = output_of(output), 0
-        for finding in findings(folder):
+        for finding in findings(folder, scores=scores):
             found += 1
             print(finding)
         if found:
@@ -400,7 +414,14 @@ def _show_config(path: str | None, overrides: list[str], schema: bool) -> None:
     _console().print(table, markup=False, highlight=False)
 
 
-def _run(path: str, overrides: list[str] | None, executor: Executor, *, select_after: bool) -> None:
+def _run(
+    path: str,
+    overrides: list[str] | None,
+    executor: Executor,
+    *,
+    select_after: bool,
+    check: bool,
+) -> None:
     from longattn.config import Config
 
     config = Config.of(path, overrides or [])
@@ -409,7 +430,7 @@ def _run(path: str, overrides: list[str] | None, executor: Executor, *, select_a
 
     if executor == Executor.RAY:
         _quieten_ray()
-    summary = run_job(config, executor=executor.value, select_after=select_after)
+    summary = run_job(config, executor=executor.value, select_after=select_after, check=check)
     _show(summary.to_dict(), config.output)
 
 
@@ -429,15 +450,19 @@ def _quieten_ray() -> None:
 
 def _select(path: str, overrides: list[str] | None) -> None:
     from longattn.config import Config
+    from longattn.reports.retelling import retell
     from longattn.resume.lock import held
     from longattn.selection.select_windows import select as select_labelled
+    from longattn.storage.output_folder import OutputFolder
     from longattn.text import without_secrets
 
     config = Config.of(path, overrides or [])
     with held(config.output):
         chosen = select_labelled(config.output, config.select, file_bytes=config.file_bytes)
+        written = [OutputFolder(config.output).selected, *retell(config.output, chosen)]
     categories = {name: c.to_dict() for name, c in chosen.items()}
-    _show({"output": without_secrets(config.output), "categories": categories}, config.output)
+    summary = {"output": without_secrets(config.output), "categories": categories}
+    _show(summary, config.output, written)
 
 
 def _evaluate(
@@ -511,8 +536,8 @@ def _fail(error: BaseException, status: int) -> None:
     raise typer.Exit(status)
 
 
-def _show(summary: dict[str, Any], output: str) -> None:
-    """The result as a table, and what of it lies in `output`."""
+def _show(summary: dict[str, Any], output: str, written: list[str] | None = None) -> None:
+    """The result as a table, and what was written; by default what lies in `output`."""
     table = _table("category", *_COLUMNS)
     for name, category in sorted(summary["categories"].items()):
         category["bad"] = sum(category.get("quarantine", {}).values())
@@ -523,7 +548,8 @@ def _show(summary: dict[str, Any], output: str) -> None:
     from longattn.storage.output_folder import OutputFolder
     from longattn.text import without_secrets
 
-    print("written: " + "  ".join(map(without_secrets, OutputFolder(output).shown())))
+    places = OutputFolder(output).shown() if written is None else written
+    print("written: " + "  ".join(map(without_secrets, places)))
 
 
 def _table(first: str, *columns: str) -> Table:

@@ -19,8 +19,10 @@ from numpy.typing import NDArray
 
 from longattn.config import Select
 from longattn.reports.page import packed, render
+from longattn.reports.page_seal import with_seal
 from longattn.resume.fingerprint import require_run_record
 from longattn.selection.lds import long_distance_scores
+from longattn.storage.digests import json_checksum
 from longattn.storage.files import READERS, list_files, parallel, write_bytes
 from longattn.storage.output_folder import OutputFolder, category_of
 from longattn.storage.records import read_record
@@ -68,9 +70,12 @@ def write_report(output: str) -> str:
 
     Raises ValueError where no run has written here, or nothing was labelled.
     """
-    url = OutputFolder(output).report
-    write_bytes(url, report_page(output).encode())
-    return url
+    folder = OutputFolder(output)
+    page = report_page(output)
+    of = {name: read_record(folder.record(name)) for name in ("run", "selection", "summary", "rates")}
+    told = {name: json_checksum(record) for name, record in of.items() if record is not None}
+    write_bytes(folder.report, with_seal(page, told).encode())
+    return folder.report
 
 
 def report_page(output: str) -> str:
