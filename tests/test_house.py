@@ -29,7 +29,7 @@ FORBIDDEN = {
     "selection": ("reports", "pipeline", "ray"),
     "reports": ("pipeline", "ray"),
 }
-ON_RAY = {"cluster.py", "pipeline/on_ray.py", "pipeline/steps.py", "pipeline/pools.py"}
+ON_RAY = {"cluster.py", *(f"pipeline/{name}.py" for name in ("on_ray", "steps", "pools", "inputs"))}
 
 
 def name_of(path: Path) -> str:
