@@ -12,15 +12,12 @@ from enum import StrEnum
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from longattn import __version__
-from longattn.log_file import log_to_file
+from longattn.command import ConfigPath, LogFile, OutputPath, Overrides, guarded
 from longattn.settings.numbers import ByteSize, Count, WindowLength, read_number
 from longattn.terminal import (
     console,
-    guarded,
-    log_to_stderr,
     quieten_ray,
     show_categories,
     show_stages,
@@ -35,16 +32,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-ConfigPath = Annotated[
-    str, typer.Argument(metavar="CONFIG", help="YAML file, local or s3://, or the OUTPUT of a run")
-]
-OutputPath = Annotated[
-    str, typer.Argument(metavar="OUTPUT", help="folder of a run, local or s3://, or its CONFIG")
-]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="FIELD=VALUE", help="override a field, as in select.alpha=1"),
-]
 
 
 class Executor(StrEnum):
@@ -56,27 +43,6 @@ class Executor(StrEnum):
 
 ExecutorOption = Annotated[
     Executor, typer.Option(help="ray: on a cluster, or one started here; local: in this process")
-]
-
-
-def _log_file(path: str | None) -> str | None:
-    if path is not None:
-        log_to_stderr()
-        try:
-            log_to_file(path)
-        except OSError as error:
-            raise typer.BadParameter(f"{path}: {error.strerror}") from None
-    return path
-
-
-LogFile = Annotated[
-    str | None,
-    typer.Option(
-        "--log-file",
-        metavar="FILE",
-        help="log there too, with the stack of a failure",
-        callback=_log_file,
-    ),
 ]
 
 
@@ -118,7 +84,19 @@ def show_config(
     """
     if schema + reference + (config is not None) != 1:
         raise typer.BadParameter("one of CONFIG, --schema, --reference is required")
-    guarded(lambda: _show_config(config, set_ or [], schema))
+
+    def work() -> None:
+        from longattn.config import Config
+        from longattn.settings.reference import editor_schema, print_settings, settings_page
+
+        if config is not None:
+            print_settings(Config.of(config, set_ or []), set_ or [], console(160))
+        elif schema:
+            print(json.dumps(editor_schema(Config), indent=1))
+        else:
+            print(settings_page(Config), end="")
+
+    guarded(work)
 
 
 @app.command()
@@ -386,22 +364,6 @@ def _plan(
         print(json.dumps(result.to_dict(), indent=1))
     else:
         print_plan(result, console())
-
-
-def _show_config(path: str | None, overrides: list[str], schema: bool) -> None:
-    from longattn.config import Config
-    from longattn.settings.reference import editor_schema, settings_in_force, settings_page
-    from longattn.text import without_secrets
-
-    if path is None:
-        text = json.dumps(editor_schema(Config), indent=1) if schema else settings_page(Config)
-        print(text.rstrip())
-        return
-    rows = Table("setting", "value", "from", box=None, pad_edge=False)
-    given = [override.partition("=")[0] for override in overrides]
-    for field, value, origin in settings_in_force(Config.of(path, overrides), given):
-        rows.add_row(field, without_secrets(json.dumps(value, ensure_ascii=False)), origin)
-    console(160).print(rows, markup=False, highlight=False)
 
 
 def _run(path: str, overrides: list[str] | None, executor: Executor, *, select_after: bool) -> None:

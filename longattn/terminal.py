@@ -1,64 +1,20 @@
-"""What the commands show: log lines, tables, an error as one line and an exit status."""
+"""What the commands print: tables that fit a terminal, and lines that explain them."""
 
 from __future__ import annotations
 
 import logging
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import typer
 from rich.console import Console
-from rich.logging import RichHandler
 from rich.table import Table
 
-from longattn.errors import Interrupted, exit_status
-from longattn.log_file import log_stack
-from longattn.text import count, duration, short, size, without_secrets
+from longattn.text import count, duration, short, size
 
 log = logging.getLogger("longattn")
 WIDTH = 80  # of what is not shown in a terminal
-
-
-def guarded(work: Callable[[], None]) -> None:
-    """Run a command; turn what it raises into one line and an exit status."""
-    log_to_stderr()
-    # Who watches is told each step at once; a log holds what is refused in one line.
-    log.setLevel(logging.DEBUG if sys.stderr.isatty() else logging.INFO)
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    try:
-        work()
-    except (ValueError, RuntimeError, OSError) as error:
-        _fail(error, exit_status(error))
-    except Exception as error:
-        log_stack(error)
-        if type(error).__module__.partition(".")[0] not in ("botocore", "aiobotocore", "aiohttp"):
-            raise
-        _fail(error, 1)  # of a client of stores, which have errors of their own
-
-
-def log_to_stderr() -> None:
-    """Log lines: above a live display in a terminal, else plain."""
-    if sys.stderr.isatty():
-        handler = RichHandler(
-            console=Console(stderr=True), show_path=False, show_level=False, log_time_format="%X"
-        )
-        logging.basicConfig(format="%(message)s", handlers=[handler])
-    else:
-        logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
-
-
-def _fail(error: BaseException, status: int) -> None:
-    log_stack(error)
-    print(f"longattn: {without_secrets(' '.join(str(error).split()))}", file=sys.stderr)
-    if os.environ.get("LONGATTN_TRACEBACK"):
-        raise error
-    if isinstance(error, Interrupted):  # Ray's threads may not survive Python's own end
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
-    raise typer.Exit(status)
 
 
 def quieten_ray() -> None:

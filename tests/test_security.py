@@ -12,10 +12,10 @@ import ray
 import typer
 
 import longattn as la
+from longattn import command
 from longattn.errors import ConfigError
 from longattn.storage.files import filesystem
 from longattn.storage.tables import open_parquet
-from longattn.terminal import guarded
 from tests.conftest import _first_document, config
 from tests.labelled import labelled_table
 
@@ -92,7 +92,7 @@ def test_errors_tell_no_secret(guarded, checkpoint, capfd, tmp_path):
     source = settings.sources[0].model_copy(update={"path": wrong})
     settings = settings.model_copy(update={"sources": (source,)})
     with pytest.raises(typer.Exit):
-        guarded(lambda: la.run(settings, executor="local"))
+        command.guarded(lambda: la.run(settings, executor="local"))
     said = capfd.readouterr().err
     assert said.count("\n") == 1 and "http://***@127.0.0.1" in said
     assert PASSWORD not in said and "other" not in said

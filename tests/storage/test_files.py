@@ -13,6 +13,7 @@ import pytest
 import typer
 from s3fs import S3FileSystem
 
+from longattn.command import guarded
 from longattn.config import Source
 from longattn.corpus.sources import list_splits
 from longattn.storage import files as storage
@@ -30,7 +31,6 @@ from longattn.storage.files import (
     write_json,
 )
 from longattn.storage.tables import content_name, file_metadata, open_parquet
-from longattn.terminal import guarded
 from tests.labelled import labelled_table, write_labelled
 from tests.s3 import FaultyProxy, environment
 
