@@ -56,7 +56,7 @@ def _findings(output: str, record: RunRecord, scores: int) -> Iterator[str]:
     yield from _guarded(records.read, output)
     rows = RowChecks(record, records.samples or {}, records.inexact)
     yield from _guarded(rows.open_tokenizer, record.model)
-    select = Select.model_validate(records.select) if records.select else Select()
+    select = records.select or Select()
     with database(select.memory) as connection:
         tables = WindowTables(connection, select.rank_by)
         for kind, urls in (("labelled", folder.labelled_files()), ("selected", folder.selected_files())):
@@ -71,7 +71,7 @@ def _findings(output: str, record: RunRecord, scores: int) -> Iterator[str]:
             yield from _guarded(
                 lambda: selection_findings(folder, tables, select, records), folder.selected
             )
-        elif tables.urls["selected"] and not folder.record("selection") in records.broken:
+        elif tables.urls["selected"] and folder.record("selection") not in records.broken:
             yield f"{output}: selected files, and no selection.json that tells how they came about"
         yield from _guarded(records.report, folder.report)
         if scores:

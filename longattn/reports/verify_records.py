@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from typing import Any
 
+from longattn.config import Select
 from longattn.corpus.counts import Counts
 from longattn.corpus.records import Reason
 from longattn.reports.page_seal import read_seal
@@ -35,6 +36,8 @@ class RecordChecks:
         self.samples: dict[str, Any] | None = None
         self.summary: dict[str, Any] | None = None
         self.selection: dict[str, Any] | None = None
+        self.select: Select | None = None
+        """The settings of the last selection."""
         self.broken: set[str] = set()
         """URLs of records that could not be read."""
 
@@ -42,12 +45,6 @@ class RecordChecks:
     def inexact(self) -> set[str]:
         """Categories with documents whose ids a forced cut may have changed."""
         return {marker.category for marker in self.markers.values() if marker.counts.inexact}
-
-    @property
-    def select(self) -> dict[str, Any] | None:
-        """The settings of the last selection."""
-        settings = (self.selection or {}).get("select")
-        return settings if isinstance(settings, dict) else None
 
     def read(self) -> Iterator[str]:
         """Read them; findings on those that are not what was written."""
@@ -75,6 +72,13 @@ class RecordChecks:
                 yield f"{self.folder.url}: no {name}: {lacks}"
             if name == "run" and value and value.get("fingerprint") != self.record.fingerprint:
                 yield f"{url}: its fingerprint is not that of its parts"
+        if self.selection is not None:
+            try:
+                self.select = Select.check(self.selection["select"], "select")
+            except (KeyError, ValueError) as error:
+                yield f"{self.folder.record('selection')}: damaged: {error}"
+                self.selection = None
+                self.broken.add(self.folder.record("selection"))
         yield from self._settings()
 
     def _settings(self) -> Iterator[str]:
