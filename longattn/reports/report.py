@@ -72,7 +72,9 @@ def write_report(output: str) -> str:
     """
     folder = OutputFolder(output)
     page = report_page(output)
-    of = {name: read_record(folder.record(name)) for name in ("run", "selection", "summary", "rates")}
+    of = {
+        name: read_record(folder.record(name)) for name in ("run", "selection", "summary", "rates")
+    }
     told = {name: json_checksum(record) for name, record in of.items() if record is not None}
     write_bytes(folder.report, with_seal(page, told).encode())
     return folder.report

@@ -59,7 +59,10 @@ def _findings(output: str, record: RunRecord, scores: int) -> Iterator[str]:
     select = records.select or Select()
     with database(select.memory) as connection:
         tables = WindowTables(connection, select.rank_by)
-        for kind, urls in (("labelled", folder.labelled_files()), ("selected", folder.selected_files())):
+        for kind, urls in (
+            ("labelled", folder.labelled_files()),
+            ("selected", folder.selected_files()),
+        ):
             for url in urls:
                 yield from _guarded(lambda kind=kind, url=url: rows.file(kind, url, tables), url)
         yield from _guarded(tables.repeated, output)

@@ -22,9 +22,7 @@ def content_findings(row: dict[str, Any], decoder: Tokenizer) -> Iterator[str]:
         yield f"content {row['data_id']}: content is not what its ids decode to"
 
 
-def ids_of_text_differ(
-    ids: NDArray[np.int32], content: str, tokenizer: DocumentTokenizer
-) -> bool:
+def ids_of_text_differ(ids: NDArray[np.int32], content: str, tokenizer: DocumentTokenizer) -> bool:
     """Whether content tokenizes to other ids, but for those near the edges, where the text was cut.
 
     Only where ids far from a cut do not depend on it, as `DocumentTokenizer` proves of its fast ones.
@@ -43,5 +41,7 @@ def ids_of_text_differ(
 def _is_part(core: NDArray[np.int32], ids: NDArray[np.int32]) -> bool:
     if not len(core):
         return True
-    starts = np.flatnonzero(ids[: len(ids) - len(core) + 1] == core[0]) if len(ids) >= len(core) else ()
+    starts = (
+        np.flatnonzero(ids[: len(ids) - len(core) + 1] == core[0]) if len(ids) >= len(core) else ()
+    )
     return any(np.array_equal(ids[start : start + len(core)], core) for start in starts)

@@ -73,7 +73,9 @@ class WindowTables:
             rows = rows.append_column(name, column)
         if "lds" not in rows.column_names:
             rows = rows.append_column("lds", pa.nulls(n, pa.float64()))
-        names = "data_id, category, document_id, window_index, token_start, low, high, lds, file, row"
+        names = (
+            "data_id, category, document_id, window_index, token_start, low, high, lds, file, row"
+        )
         self.connection.register("found", rows)
         self.connection.execute(f"INSERT INTO {kind} SELECT {names} FROM found")
         self.connection.unregister("found")
@@ -97,7 +99,9 @@ class WindowTables:
                 "QUALIFY row_number() OVER (PARTITION BY data_id ORDER BY file, row) > 1 "
                 "ORDER BY file, data_id",
             ):
-                for data_id, file in zip(*(rows[c].to_pylist() for c in ("data_id", "file")), strict=True):
+                for data_id, file in zip(
+                    *(rows[c].to_pylist() for c in ("data_id", "file")), strict=True
+                ):
                     repeats[file] += 1
                     if repeats[file] <= SHOWN:
                         yield f"{urls[file]}: {data_id}: there more than once"
@@ -122,9 +126,7 @@ class WindowTables:
 class RowChecks:
     """What the rows of files are compared with."""
 
-    def __init__(
-        self, record: RunRecord, samples: Mapping[str, Any], inexact: set[str]
-    ) -> None:
+    def __init__(self, record: RunRecord, samples: Mapping[str, Any], inexact: set[str]) -> None:
         self.record, self.samples, self.inexact = record, samples, inexact
         self.decoder: Tokenizer | None = None
         self.encoder: DocumentTokenizer | None = None
@@ -229,9 +231,9 @@ class RowChecks:
             )
             if self.decoder is not None:
                 yield from content_findings(row, self.decoder)
-            if self.encoder is not None and category not in self.inexact:
-                if ids_of_text_differ(array, row["content"], self.encoder):
-                    yield f"ids {data_id}: its ids are not those of its content"
+            encoder = None if category in self.inexact else self.encoder
+            if encoder is not None and ids_of_text_differ(array, row["content"], encoder):
+                yield f"ids {data_id}: its ids are not those of its content"
         except Exception as error:  # noqa: BLE001 - ids that no tokenizer has
             yield f"ids {data_id}: cannot be checked: {type(error).__name__}: {str(error)[:100]}"
 

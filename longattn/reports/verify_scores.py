@@ -34,7 +34,9 @@ def score_findings(tables: WindowTables, record: RunRecord, scores: int) -> Iter
         other = [key for key in sorted({*before, *after}) if before.get(key) != after.get(key)]
         yield f"{settings.model}: no longer what scored the windows: {', '.join(other)} differ"
         return
-    found = tables.connection.execute("SELECT file, row FROM labelled ORDER BY file, row").fetchall()
+    found = tables.connection.execute(
+        "SELECT file, row FROM labelled ORDER BY file, row"
+    ).fetchall()
     drawn = np.random.default_rng().choice(len(found), min(scores, len(found)), replace=False)
     tolerance = TOLERANCE.get(now.dtype, OTHER_TOLERANCE)
     equal, furthest = 0, 0.0
@@ -65,7 +67,9 @@ def _row(url: str, row: int) -> dict[str, object]:
         for group in range(parquet.num_row_groups):
             size = parquet.metadata.row_group(group).num_rows
             if row < size:
-                found: dict[str, object] = parquet.read_row_group(group).slice(row, 1).to_pylist()[0]
+                found: dict[str, object] = (
+                    parquet.read_row_group(group).slice(row, 1).to_pylist()[0]
+                )
                 return found
             row -= size
     raise ValueError(f"{url}: it has no row {row}")

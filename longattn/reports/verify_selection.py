@@ -86,7 +86,10 @@ def _rows(selected: str, tables: WindowTables) -> Iterator[str]:
             "have other values than the labelled ones",
         ),
     ):
-        n, first = connection.execute(f"SELECT count(*), min(data_id) {query}").fetchone() or (0, "")
+        n, first = connection.execute(f"SELECT count(*), min(data_id) {query}").fetchone() or (
+            0,
+            "",
+        )
         if n:
             yield f"{selected}: {n} windows {what}: {first} ..."
 

@@ -20,7 +20,7 @@ def set_aside(output: str, damaged: Mapping[str, str]) -> None:
         damaged: by URL, what is wrong with each.
     """
     folder = OutputFolder(output)
-    for url, why in damaged.items():
+    for url in damaged:
         place, name = url.rpartition("/")[::2]
         below = "splits" if url.startswith(folder.markers) else place.rpartition("/")[2]
         move(url, join(folder.damaged, below, name))

@@ -64,7 +64,9 @@ def read_run_record(output: str) -> RunRecord | None:
         parts = ScoreParts.from_dict(stored["parts"])
     except (KeyError, TypeError, AttributeError, IndexError, yaml.YAMLError) as error:
         why = " ".join(str(error).split())
-        raise FolderError(f"{without_secrets(url)}: damaged: {type(error).__name__}: {why}") from None
+        raise FolderError(
+            f"{without_secrets(url)}: damaged: {type(error).__name__}: {why}"
+        ) from None
     try:
         config = Config.parse(settings) if settings else None
     except ConfigError:  # of a version that had other settings: what decides scores is in the parts

@@ -21,9 +21,9 @@ import pyarrow as pa
 from longattn.corpus.counts import ReadTotals
 from longattn.corpus.records import Split
 from longattn.resume.markers import IdSet, read_markers
+from longattn.storage.digests import RowDigest
 from longattn.storage.files import READERS, join, parallel, remove
 from longattn.storage.output_folder import OutputFolder, category_of
-from longattn.storage.digests import RowDigest
 from longattn.storage.tables import (
     DamagedFileError,
     content_name,
@@ -90,7 +90,9 @@ def read_footer(url: str, *, whole: bool = False) -> Labelled:
             rows = parquet.metadata.num_rows
             if not is_own(parquet):
                 if is_content_name(url):
-                    return Labelled(url, rows, damage="its footer has lost what longattn wrote there")
+                    return Labelled(
+                        url, rows, damage="its footer has lost what longattn wrote there"
+                    )
                 return Labelled(url, rows, foreign=True)
             metadata = file_metadata(parquet)
             fingerprint = metadata.get("fingerprint", "")

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from longattn.selection.score_table import LabelledFiles, ScoreTable, batches
 from longattn.selection.threads import in_threads
-from longattn.storage.files import join, list_files, remove, staged
 from longattn.storage.digests import RowDigest
+from longattn.storage.files import join, list_files, remove, staged
 from longattn.storage.tables import (
     SELECTED,
     content_name,

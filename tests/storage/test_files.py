@@ -17,6 +17,7 @@ from longattn.command import guarded
 from longattn.config import Source
 from longattn.corpus.sources import list_splits
 from longattn.storage import files as storage
+from longattn.storage.digests import row_digest
 from longattn.storage.files import (
     ASIDE,
     STAGING,
@@ -31,7 +32,6 @@ from longattn.storage.files import (
     write_bytes,
     write_json,
 )
-from longattn.storage.digests import row_digest
 from longattn.storage.tables import content_name, file_metadata, open_parquet
 from tests.labelled import labelled_table, write_labelled
 from tests.s3 import FaultyProxy, environment
