@@ -7,18 +7,22 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import sys
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from longattn import __version__
 from longattn.command import ConfigPath, LogFile, OutputPath, Overrides, guarded
 from longattn.settings.numbers import ByteSize, Count, WindowLength, read_number
+from longattn.terminal import (
+    console,
+    quieten_ray,
+    show_categories,
+    show_stages,
+    table,
+)
 
 log = logging.getLogger("longattn")
 app = typer.Typer(
@@ -86,7 +90,7 @@ def show_config(
         from longattn.settings.reference import editor_schema, print_settings, settings_page
 
         if config is not None:
-            print_settings(Config.of(config, set_ or []), set_ or [], _console())
+            print_settings(Config.of(config, set_ or []), set_ or [], console(160))
         elif schema:
             print(json.dumps(editor_schema(Config), indent=1))
         else:
@@ -221,7 +225,7 @@ def inspect(
         else:
             chosen = labelled_window(output_of(output or ""), data_id or "")
         found = inspect_window(chosen, head=head)
-        print_inspection(found, _console())
+        print_inspection(found, console(160))
         url = html or f"{chosen.title.rstrip('/').rpartition('/')[2]}.html"
         write_bytes(url, inspection_page(found).encode())
         print(f"written: {url}")
@@ -359,7 +363,7 @@ def _plan(
     if as_json:
         print(json.dumps(result.to_dict(), indent=1))
     else:
-        print_plan(result, _console())
+        print_plan(result, console())
 
 
 def _run(path: str, overrides: list[str] | None, executor: Executor, *, select_after: bool) -> None:
@@ -370,36 +374,32 @@ def _run(path: str, overrides: list[str] | None, executor: Executor, *, select_a
     from longattn.pipeline.job import run as run_job
 
     if executor == Executor.RAY:
-        _quieten_ray()
+        quieten_ray()
     summary = run_job(config, executor=executor.value, select_after=select_after)
-    _show(summary.to_dict(), config.output)
+    told = summary.to_dict()
+    show_categories(told["categories"], config.select.rank_by)
+    show_stages(told)
+    _show_written(config.output)
 
 
-def _quieten_ray() -> None:
-    """Leave out what Ray tells of itself."""
-    # That a cluster started here asks for a token, which Ray itself keeps, is no news.
-    authentication = logging.getLogger("ray._private.authentication.authentication_token_setup")
-    authentication.addFilter(lambda record: "is enabled" not in record.getMessage())
-    if not os.environ.get("LONGATTN_TRACEBACK"):
-        import ray.data  # noqa: F401 - its handlers
+def _show_written(output: str) -> None:
+    from longattn.storage.output_folder import OutputFolder
+    from longattn.text import without_secrets
 
-        # Ray Data tells a failure in 110 lines, which its log file has too.
-        for handler in logging.getLogger("ray.data").handlers:
-            if isinstance(handler, logging.StreamHandler):
-                handler.setLevel(logging.CRITICAL)
+    print("written: " + "  ".join(map(without_secrets, OutputFolder(output).shown())))
 
 
 def _select(path: str, overrides: list[str] | None) -> None:
     from longattn.config import Config
     from longattn.resume.lock import held
-    from longattn.selection import select as select_labelled
-    from longattn.text import without_secrets
+    from longattn.selection.select_windows import select as select_labelled
 
     config = Config.of(path, overrides or [])
     with held(config.output):
         chosen = select_labelled(config.output, config.select, file_bytes=config.file_bytes)
     categories = {name: c.to_dict() for name, c in chosen.items()}
-    _show({"output": without_secrets(config.output), "categories": categories}, config.output)
+    show_categories(categories, config.select.rank_by)
+    _show_written(config.output)
 
 
 def _evaluate(
@@ -421,53 +421,14 @@ def _evaluate(
     )
     for name, told in result["categories"].items():
         kinds = list(told["auc"]["LDS"])
-        table = _table(f"{name}: AUC, native against", *kinds)
+        rows = table(f"{name}: AUC, native against", *kinds)
         for scorer, cells in told["auc"].items():
-            table.add_row(
+            rows.add_row(
                 scorer, *("{auc:.2f} ({low:.2f}-{high:.2f})".format_map(cells[k]) for k in kinds)
             )
-        _console().print(table)
+        console(160).print(rows)
     for url in write_evaluation(config.output, result):
         print(f"written: {without_secrets(url)}")
-
-
-def _show(summary: dict[str, Any], output: str) -> None:
-    """The result as a table, and what of it lies in `output`."""
-    table = _table("category", *_COLUMNS)
-    for name, category in sorted(summary["categories"].items()):
-        category["bad"] = sum(category.get("quarantine", {}).values())
-        table.add_row(name, *(_cell(category.get(key)) for key in _COLUMNS.values()))
-    _console().print(table)
-    for stage, did in summary.get("stages", {}).items():
-        print(f"{stage}: {json.dumps({k: round(v, 2) for k, v in did.items()})}")
-    from longattn.storage.output_folder import OutputFolder
-    from longattn.text import without_secrets
-
-    print("written: " + "  ".join(map(without_secrets, OutputFolder(output).shown())))
-
-
-def _table(first: str, *columns: str) -> Table:
-    table = Table(first, *columns, box=None, pad_edge=False)
-    for column in table.columns[1:]:
-        column.justify = "right"
-    return table
-
-
-def _console() -> Console:
-    return Console(width=None if sys.stdout.isatty() else 160)
-
-
-_COLUMNS = {
-    "documents": "documents", "too short": "too_short", "bad": "bad", "windows": "windows",
-    "kept": "kept", "kept tokens": "kept_tokens", "unique": "unique_tokens", "DS mean": "ds_mean", "DS dev": "ds_std",
-    "DU mean": "du_mean", "LDS from": "lds_threshold",
-}  # fmt: skip
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.4g}" if isinstance(value, float) else f"{value:,}"
 
 
 def main() -> None:
