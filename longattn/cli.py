@@ -391,6 +391,7 @@ def _show_written(output: str) -> None:
 
 def _select(path: str, overrides: list[str] | None) -> None:
     from longattn.config import Config
+    from longattn.pipeline.remarks import remarks
     from longattn.resume.lock import held
     from longattn.selection.select_windows import select as select_labelled
 
@@ -398,6 +399,8 @@ def _select(path: str, overrides: list[str] | None) -> None:
     with held(config.output):
         chosen = select_labelled(config.output, config.select, file_bytes=config.file_bytes)
     categories = {name: c.to_dict() for name, c in chosen.items()}
+    for remark in remarks(config, categories):
+        log.warning(remark)
     show_categories(categories, config.select.rank_by)
     _show_written(config.output)
 

@@ -130,6 +130,8 @@ def test_a_config_and_its_output_stand_for_each_other(call, corpus, checkpoint, 
     path.write_text(settings.to_yaml())
     ran = call("run", path, "--executor", "local")
     assert ran.exit_code == 0, ran.stderr
+    selected = call("select", tmp_path / "out", "--set", "select.keep.count=100K")
+    assert "select.keep.count 100,000 is for each category, and more than it has" in selected.stderr
     selected = call("select", tmp_path / "out", "--set", "select.keep.count=3")
     assert selected.exit_code == 0, selected.stderr
     chosen = json.loads((tmp_path / "out/_longattn/selection.json").read_text())

@@ -19,6 +19,7 @@ from longattn.corpus.sources import check_sources, list_splits
 from longattn.errors import RunError
 from longattn.pipeline.execution import Executor, Outcome, Work
 from longattn.pipeline.failures import reason_of
+from longattn.pipeline.remarks import remarks
 from longattn.pipeline.stopping import Stop, stop_on_sigterm
 from longattn.pipeline.summary import RunSummary, summarise
 from longattn.resume.fingerprint import (
@@ -119,6 +120,8 @@ class Job:
             done.outcome, selection,
         ).timed(select=time.perf_counter() - started, total=time.perf_counter() - self.started)  # fmt: skip
         write_json(self.folder.record("summary"), summary.to_dict())
+        for remark in remarks(self.config, summary.to_dict()["categories"]):
+            log.warning(remark)
         if selection:
             self._report()
         return summary

@@ -11,12 +11,13 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from longattn.config import Config, Keep, Select
+from longattn.config import Config, ConfigLike, Keep, Select, is_config_file, output_of
 from longattn.selection.database import database, literal
 from longattn.selection.exact_sums import Moments, moments
 from longattn.selection.lds import Scale
@@ -24,7 +25,7 @@ from longattn.selection.overlap import distinct_scores
 from longattn.selection.score_table import ScoreTable, batches
 from longattn.selection.selected_files import write_selected
 from longattn.settings.numbers import ByteSize, read_number
-from longattn.storage.files import absolute, write_json
+from longattn.storage.files import write_json
 from longattn.storage.output_folder import OutputFolder
 
 BUCKETS = 4096  # that values are counted in, to find a threshold
@@ -75,7 +76,7 @@ class CategorySelection:
 
 
 def select(
-    path: str,
+    path: ConfigLike,
     settings: Select | None = None,
     *,
     file_bytes: int | str | None = None,
@@ -87,8 +88,8 @@ def select(
     selected files. Exact, and the same set whatever the layout of the labelled files.
 
     Args:
-        path: the output folder of a run.
-        settings: `select:` of a config; its defaults where none are given.
+        path: the output folder of a run, or its config.
+        settings: `select:` of a config; where none is given, that of `path`, or the defaults.
         file_bytes: aimed size of a selected file, as in a config.
         overrides: fields of `settings` by name, as `keep={"tokens": "1.5B"}`.
 
@@ -102,11 +103,15 @@ def select(
     Example:
         select("out/books", alpha=1.0, keep={"fraction": 0.25})
     """  # fmt: skip
+    if not isinstance(path, (str, Path)) or is_config_file(path):
+        config = Config.of(path)
+        path, settings = config.output, settings or config.select
+        file_bytes = config.file_bytes if file_bytes is None else file_bytes
     given = settings.model_dump(exclude_unset=True) if settings else {}
     settings = Select.check({**given, **overrides}, "select")
     default = Config.model_fields["file_bytes"].default
     file_bytes = read_number(ByteSize, "file_bytes", default if file_bytes is None else file_bytes)
-    folder = OutputFolder(absolute(path))
+    folder = OutputFolder(output_of(path))
     sizes = folder.labelled_files()
     if not sizes:
         raise ValueError(f"{folder.labelled}: no labelled windows to select from")
