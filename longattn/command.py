@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
-from longattn.errors import Interrupted, exit_status
+from longattn.errors import ConfigError, Interrupted, exit_status
 from longattn.text import without_secrets
 
 log = logging.getLogger("longattn")
@@ -35,7 +35,7 @@ def _log_file(path: str | None) -> str | None:
         try:
             _log_to_file(path)
         except OSError as error:
-            raise typer.BadParameter(f"{path}: {error.strerror}") from None
+            _fail(ConfigError(f"--log-file {path}: {error.strerror}"), 2)
     return path
 
 
