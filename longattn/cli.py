@@ -430,7 +430,7 @@ def _quieten_ray() -> None:
 def _select(path: str, overrides: list[str] | None) -> None:
     from longattn.config import Config
     from longattn.resume.lock import held
-    from longattn.selection import select as select_labelled
+    from longattn.selection.select_windows import select as select_labelled
     from longattn.text import without_secrets
 
     config = Config.of(path, overrides or [])

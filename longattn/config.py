@@ -36,6 +36,8 @@ from longattn.text import short, without_secrets
 
 SCORER_BATCH = {"cuda": 32, "cpu": 8}
 """Windows a scorer is handed at a time by default: a GPU pauses between two batches."""
+MIN_SELECT_MEMORY = 64 * 10**6
+"""With less, the database that selects has no room for what it reads."""
 
 
 def check_category(value: Any) -> str:
@@ -159,21 +161,10 @@ class Select(Settings):
         description="how much of each category is kept, best first; one of fraction, tokens, count. Each "
         "category is ranked alone and has the whole budget for itself",
     )
-    second_pass: float | None = Field(
-        None,
-        gt=0,
-        lt=1,
-        description="of windows scored with scorer.query_stride: score those near the threshold exactly, "
-        "until exact scores of all, with LDS standardised as a drawn sample tells, would select others with "
-        "this probability only (longattn/second_pass.py)",
+    memory: Annotated[ByteSize, Field(ge=MIN_SELECT_MEMORY)] = Field(
+        10**9,
+        description="bytes of memory for its tables; what outgrows them lies in the temporary folder",
     )
-
-    @model_validator(mode="after")
-    def _by_lds(self) -> Select:
-        other = (self.standardize, self.rank_by, self.overlap) != ("zscore", "lds", "allow")
-        if self.second_pass is not None and other:
-            raise ValueError("second_pass goes with zscore, rank_by lds and overlap allow alone")
-        return self
 
 
 class Workers(Settings):
@@ -192,9 +183,6 @@ class Workers(Settings):
     )
     wait_seconds: float = Field(
         1800, gt=0, description="a run that finds no GPU for a scorer within this time stops"
-    )
-    select: Literal["auto", "local", "ray"] = Field(
-        "auto", description="where to select; auto: on Ray where score columns outgrow the machine"
     )
 
 
@@ -232,8 +220,6 @@ class Config(Settings):
             raise ValueError(f"scorer.min_distance {list(distances)} names one twice")
         if stride > max(1, self.window.tokens - max(distances)):
             raise ValueError(f"scorer.query_stride {stride} is over the rows that see far")
-        if self.select.second_pass is not None and stride == 1:
-            raise ValueError("select.second_pass is for a scorer.query_stride over 1: all is exact")
         samples: dict[str, Sample | None] = {}
         for source in self.sources:
             if samples.setdefault(source.category, source.sample) != source.sample:

@@ -154,7 +154,7 @@ def export(output: ConfigLike) -> list[str]:
     Raises:
         ValueError: one line; nothing is selected there, or its settings are not known.
     """
-    from longattn.export import export_megatron
+    from longattn.selection.megatron import export_megatron
     from longattn.windows.tokenizer import load_tokenizer
 
     settings = Config.of(output)

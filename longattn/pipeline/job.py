@@ -13,10 +13,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 from longattn.config import Config, ConfigLike
+from longattn.corpus.apart import require_apart
 from longattn.corpus.records import Split
 from longattn.corpus.sources import check_sources, list_splits
 from longattn.errors import RunError
 from longattn.pipeline.execution import Executor, Outcome, Work
+from longattn.pipeline.failures import reason_of
 from longattn.pipeline.stopping import Stop, stop_on_sigterm
 from longattn.pipeline.summary import RunSummary, summarise
 from longattn.resume.fingerprint import (
@@ -30,7 +32,7 @@ from longattn.resume.lock import Hold, held
 from longattn.resume.markers import forget
 from longattn.resume.remaining import Remaining, drop_repeats, find_remaining
 from longattn.scoring.settings import ScoreSettings
-from longattn.selection import CategorySelection, select
+from longattn.selection.select_windows import CategorySelection, select
 from longattn.storage.files import sweep, warn_if_slow, write_json
 from longattn.storage.output_folder import OutputFolder
 from longattn.text import without_secrets
@@ -94,6 +96,7 @@ class Job:
         self.folder = OutputFolder(config.output)
         self.settings = ScoreSettings.of(config)
         self.samples = {source.category: source.sample for source in config.sources}
+        require_apart(config.sources, config.output)
         with warn_if_slow("listing the sources"):
             self.splits = list_splits(config.sources)
 
@@ -215,6 +218,6 @@ class Job:
             write_report(output)
         except Exception as error:
             raise RunError(
-                f"the selection is whole, but its report is not: {type(error).__name__}: {error}; "
+                f"the selection is whole, but its report is not: {reason_of(error)}; "
                 f"`longattn report {without_secrets(output)}` writes it again"
             ) from error

@@ -15,6 +15,7 @@ from longattn.config import ConfigLike, Sample, Scorer, Source, Workers, output_
 from longattn.corpus.reading import read_split
 from longattn.corpus.records import Record, Split, pack_task, unpack_task
 from longattn.corpus.sources import check_sources, group_splits, list_splits
+from longattn.pipeline.failures import FailureReport, failures_reported, no_failure_report
 from longattn.pipeline.inputs import as_dataset, as_model, as_sources
 from longattn.pipeline.labelled_sink import WriteReport, no_report, write_labelled_windows
 from longattn.pipeline.pools import Pools, actor_pool, plan_pools
@@ -24,6 +25,7 @@ from longattn.scoring.settings import ScoreSettings
 from longattn.settings.numbers import TokenLength, read_number
 from longattn.storage.output_folder import OutputFolder
 from longattn.storage.tables import LABELLED, open_parquet
+from longattn.text import without_secrets
 
 MAX_BLOCK = 32 * 2**20
 WRITERS = 128  # files being written at once; an upload of a second keeps up with 300 GPUs
@@ -126,7 +128,7 @@ def score_windows(
     windows = as_dataset(windows, "windows", "input_ids")
     pools = plan_pools(Workers.check(pool, "score_windows: workers"), dtype)
     stage = ScoreStage(settings, pools.device, pools.threads, scorer.batch)
-    return with_scores(windows, stage, pools, no_report)
+    return with_scores(windows, stage, pools)
 
 
 def write_labelled(scored: Dataset, path: ConfigLike) -> None:
@@ -137,12 +139,18 @@ def write_labelled(scored: Dataset, path: ConfigLike) -> None:
 class LabelledSink(Datasink[int]):
     """The sink of a run as Ray Data calls it: each block becomes one file a category."""
 
-    def __init__(self, output: str, report: WriteReport = no_report) -> None:
-        self.output, self.report = output, report
+    def __init__(
+        self,
+        output: str,
+        report: WriteReport = no_report,
+        failed: FailureReport = no_failure_report,
+    ) -> None:
+        self.output, self.report, self.failed = output, report, failed
 
     def write(self, blocks: Iterable[Block], ctx: Any) -> int:
         tables = [BlockAccessor.for_block(block).to_arrow() for block in blocks]
-        return write_labelled_windows(self.output, tables, self.report)
+        with failures_reported(self.failed, "writing", lambda: without_secrets(self.output)):
+            return write_labelled_windows(self.output, tables, self.report)
 
 
 def write_with(scored: Dataset, sink: LabelledSink) -> None:
@@ -179,16 +187,20 @@ def read_labelled(path: ConfigLike, columns: Sequence[str] | None = None) -> Dat
 
 
 def with_scores(
-    windows: Dataset, stage: ScoreStage, pools: Pools, report: ScoreReport, tasks: int = 1
+    windows: Dataset,
+    stage: ScoreStage,
+    pools: Pools,
+    reports: tuple[ScoreReport, FailureReport] = (no_report, no_failure_report),
+    tasks: int = 1,
 ) -> Dataset:
-    """The scoring stage, with actors as `pools` says; `report` as `Monitor.score_report` gives.
+    """The scoring stage, with actors as `pools` says; `reports` as a `Monitor` gives them.
 
     A block of windows is scored whole, so that what is written depends on no other block. `tasks` is
     how many the stage before has: no more actors start at first.
     """
     return windows.map_batches(
         ScoreWindows,
-        fn_constructor_args=(stage, report),
+        fn_constructor_args=(stage, *reports),
         batch_size=None,
         batch_format="pyarrow",
         **scoring_pool(pools, tasks),

@@ -358,8 +358,6 @@ def _provenance(config: Config, overrides: Sequence[str]) -> list[tuple[str, Any
 
 
 def _warnings(config: Config, files: dict[str, list[Split]], result: Plan) -> Iterator[str]:
-    if config.select.second_pass is not None:
-        yield "the time of the second pass, which depends on the scores, is not counted"
     if slow := load_tokenizer(config.scorer.model).slow_warning:
         yield slow
     for name, told in result.categories.items():
