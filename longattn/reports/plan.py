@@ -358,6 +358,8 @@ def _provenance(config: Config, overrides: Sequence[str]) -> list[tuple[str, Any
 
 
 def _warnings(config: Config, files: dict[str, list[Split]], result: Plan) -> Iterator[str]:
+    if slow := load_tokenizer(config.scorer.model).slow_warning:
+        yield slow
     for name, told in result.categories.items():
         if not told.windows:
             yield f"{name}: no document gives a window of {config.window.tokens} tokens"
