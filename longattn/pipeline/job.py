@@ -12,8 +12,9 @@ from ray.data.context import DataContext
 
 from longattn.cluster import connected
 from longattn.config import Config
+from longattn.corpus.first_look import check_sources
 from longattn.corpus.records import Split
-from longattn.corpus.sources import check_sources, list_splits
+from longattn.corpus.sources import list_splits
 from longattn.errors import HeldError, Interrupted, RunError
 from longattn.pipeline.pools import plan_pools
 from longattn.pipeline.steps import (

@@ -11,9 +11,10 @@ import ray
 from ray.data import Dataset
 
 from longattn.config import SCORER_BATCH, Sample, Source, Workers
+from longattn.corpus.first_look import check_sources
 from longattn.corpus.reading import read_split
 from longattn.corpus.records import Record, Split, pack_task, unpack_task
-from longattn.corpus.sources import check_sources, group_splits, list_splits
+from longattn.corpus.sources import group_splits, list_splits
 from longattn.pipeline.labelled_sink import LabelledSink, no_report
 from longattn.pipeline.pools import Pools, actor_pool, plan_pools
 from longattn.pipeline.score_actor import ScoreAgain, ScoreWindows

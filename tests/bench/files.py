@@ -18,7 +18,8 @@ import pyarrow as pa
 from longattn.config import Source
 from longattn.corpus.counts import Counts
 from longattn.corpus.records import Split, pack_task
-from longattn.corpus.sources import check_sources, group_splits, list_splits
+from longattn.corpus.first_look import check_sources
+from longattn.corpus.sources import group_splits, list_splits
 from longattn.resume.markers import IdSet, marker_of, write_markers
 from longattn.resume.remaining import find_remaining, row_spans
 from longattn.storage.files import join

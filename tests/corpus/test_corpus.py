@@ -29,9 +29,10 @@ from moto.server import ThreadedMotoServer
 
 from longattn.corpus import parquet as parquet_reader
 from longattn.corpus import records
+from longattn.corpus.first_look import check_sources
 from longattn.corpus.reading import read_split
 from longattn.corpus.records import BadRecord, Reason, Record, Split
-from longattn.corpus.sources import check_sources, group_splits, list_splits
+from longattn.corpus.sources import group_splits, list_splits
 
 ROWS = [{"text": f"document {i} " + "word é " * (i % 7), "n": i} for i in range(40)]
 TEXTS = [str(row["text"]) for row in ROWS]
