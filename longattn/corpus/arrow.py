@@ -18,6 +18,7 @@ from longattn.corpus.arrow_columns import (
     TrackedFile,
     Unreadable,
     batch_records,
+    checked_schema,
     content_errors,
     text_problem,
 )
@@ -36,7 +37,7 @@ class _Arrow:
             if head.startswith(b"FEA1"):
                 raise ValueError("Feather version 1: only version 2, which is Arrow IPC, is read")
             self.is_file = head.startswith(MAGIC)
-            self.schema = self._open(None).schema
+            self.schema = checked_schema(self._open(None).schema)
 
     def _open(self, fields: list[int] | None) -> Any:
         self.tracked.seek(0)

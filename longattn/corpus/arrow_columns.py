@@ -80,6 +80,16 @@ def content_errors(tracked: TrackedFile) -> Iterator[None]:
 # ------------------------------------------------------------------------------- columns of a schema
 
 
+def checked_schema(schema: pa.Schema) -> pa.Schema:
+    """The schema; raises ValueError where a name in it is no UTF-8."""
+    fields = list(schema)
+    while fields:
+        field = fields.pop()
+        field.name  # noqa: B018 - decoded here
+        fields += [field.type.field(i) for i in range(field.type.num_fields)]
+    return schema
+
+
 def column_path(schema: pa.Schema | pa.StructType, name: str) -> list[str] | None:
     """The field of a name, or fields, where its dots lead into structs; None where there is none.
 

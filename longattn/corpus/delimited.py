@@ -37,6 +37,7 @@ class _Rows:
         self.cap, self.delimiter = cap, delimiter
         self.start = self.length = 0
         self.bad: BadRecord | None = None
+        self.open = False
         csv.field_size_limit(FIELD_LIMIT)
 
     def __iter__(self) -> Iterator[tuple[list[str], int] | BadRecord]:
@@ -72,7 +73,7 @@ class _Rows:
                 self.start = position
             self.length += len(line) + 1
             if self.length > self.cap + 1:
-                self.bad = None
+                self.open = line.count(b'"') % 2 == 0  # its quote is not closed here
                 raise _TooLong
             yield line.decode("utf-8", "surrogateescape") + "\n"
 
@@ -81,12 +82,12 @@ class _Rows:
         if self.bad is not None:
             bad, self.bad = self.bad, None
             return bad
-        for item in self.lines:
+        for item in self.lines if self.open else ():
             if isinstance(item, BadRecord):
                 self.bad = item
                 break
             self.length += len(item[0]) + 1
-            if item[0].count(b'"') % 2:  # the quote that was open is closed
+            if item[0].count(b'"') % 2:
                 break
         return too_long(self.start, self.length, self.cap)
 
@@ -100,8 +101,9 @@ def table_rows(pieces: Pieces, split: Split, cap: int) -> Iterator[Record | BadR
             continue
         row, position = item
         if names is None:
-            names = {name: i for i, name in reversed(list(enumerate(row)))}
-            width = len(row)
+            names, width = {}, len(row)
+            for i, name in enumerate(row):
+                names.setdefault(name, i)
             continue
         if len(row) != width:
             yield bad_record(

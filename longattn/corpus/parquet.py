@@ -18,6 +18,7 @@ from longattn.corpus.arrow_columns import (
     TrackedFile,
     Unreadable,
     batch_records,
+    checked_schema,
     content_errors,
     text_problem,
 )
@@ -56,7 +57,7 @@ def _parquet(file: Any, split: Split) -> tuple[pq.ParquetFile, TrackedFile]:
             buffer_size=CHUNK,
             page_checksum_verification=True,
         )
-        parquet.schema_arrow  # noqa: B018 - raises
+        checked_schema(parquet.schema_arrow)
         return parquet, tracked
 
 

@@ -168,7 +168,7 @@ def _files(source: Source, skipped: Counter[str]) -> Iterator[Split]:
     make = _Maker(fs, source, UrlOf(source.path, fs, path))
     matches = _existing(fs, path)
     for pattern in [path] if matches else _alternatives(path):
-        found = matches or _existing(fs, pattern) or _glob(fs, pattern)
+        found = matches or _existing(fs, pattern) or _glob(fs, pattern, skipped)
         count = 0
         for name, info, is_folder in found:
             for member, member_info in (
@@ -233,7 +233,7 @@ def _alternatives(pattern: str) -> list[str]:
     return [p for part in match[1].split(",") for p in _alternatives(before + part + after)]
 
 
-def _glob(fs: AbstractFileSystem, pattern: str) -> list[Entry]:
+def _glob(fs: AbstractFileSystem, pattern: str, skipped: Counter[str]) -> list[Entry]:
     """Matches of a pattern, sorted.
 
     fsspec's own glob drops folders that it fails to list, and with them their files.
@@ -246,11 +246,11 @@ def _glob(fs: AbstractFileSystem, pattern: str) -> list[Entry]:
     if "**" in parts:
         direct = re.compile(glob_translate(pattern)).match
         below = re.compile(glob_translate(pattern + "/**")).match  # in a folder that matches
-        return [
-            (name, info, False)
-            for name, info in _tree(fs, level[0][0], tuple(filter(_hidden, parts)))
-            if (direct(name) and parts[-1] != "**") or (below(name) and kind_of(name))
-        ]
+        files = _tree(fs, level[0][0], tuple(filter(_hidden, parts)))
+        named = [file for file in files if direct(file[0]) and parts[-1] != "**"]
+        taken = {name for name, _ in named}
+        inside = [file for file in files if file[0] not in taken and below(file[0])]
+        return [(name, info, False) for name, info in sorted(named + _data(inside, skipped))]
     for part in parts[magic:]:
         names_of = {
             name: (name, info, is_folder)
