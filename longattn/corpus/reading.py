@@ -144,5 +144,7 @@ def _parsed(
 def is_lines(split: Split) -> bool:
     """Whether a plain JSON file is one of lines, which can be cut anywhere."""
     with open_listed(split) as file:
+        if type(file).__name__ == "HTTPStreamFile":  # of a server that gives files only as a whole
+            return False
         head = read_listed(file, split, 0, min(LAYOUT_BYTES, split.file_size))
     return content_of(head[:HEAD]) == Content() and json_layout(head) == "lines"

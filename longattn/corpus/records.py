@@ -246,8 +246,7 @@ def _identity_of_open(
     if is_local(fs):
         return local_identity(path)
     if isinstance(file, AbstractBufferedFile):  # asked for on opening; s3fs holds reads to its ETag
-        told = identity(file.details)
-        if told[2]:
+        if file.details.get("size") is not None and (told := identity(file.details))[2]:
             return told
     with storage_errors(path):
         return identity(fs.info(path))

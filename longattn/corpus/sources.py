@@ -25,6 +25,7 @@ from longattn.storage.files import (
     UrlOf,
     filesystem,
     is_local,
+    parallel,
     require_answer,
     storage_errors,
     warn_if_slow,
@@ -171,9 +172,8 @@ def _files(source: Source, skipped: Counter[str]) -> Iterator[Split]:
         found = matches or _existing(fs, pattern) or _glob(fs, pattern, skipped)
         count = 0
         for name, info, is_folder in found:
-            for member, member_info in (
-                _data(_tree(fs, name), skipped) if is_folder else [(name, info)]
-            ):
+            members = _data(_tree(fs, name), skipped) if is_folder else [(name, info)]
+            for member, member_info in _with_sizes(fs, members):
                 kind = kind_of(member)
                 if kind is None:
                     raise ValueError(
@@ -201,6 +201,19 @@ def _data(files: list[tuple[str, Any]], skipped: Counter[str]) -> list[tuple[str
     return taken
 
 
+def _with_sizes(fs: AbstractFileSystem, files: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    """Files with their listing, asked for one by one where it tells no size: a page of links."""
+
+    def sized(file: tuple[str, Any]) -> tuple[str, Any]:
+        if file[1] is None or file[1].get("size") is not None:
+            return file
+        with storage_errors(file[0]):
+            return file[0], fs.info(file[0])
+
+    web = not is_local(fs) and any(info.get("size") is None for _, info in files)
+    return parallel(sized, files) if web else files
+
+
 def _suffix(path: str) -> str:
     """Of a file that is left out, for people; its name where that is why."""
     name = without_secrets(_name(path))
@@ -221,7 +234,8 @@ def _existing(fs: AbstractFileSystem, path: str) -> list[Entry]:
             info = fs.info(path)
     except (FileNotFoundError, NotADirectoryError):
         return []
-    return [(path, info, info["type"] == "directory")]
+    web_index = path.startswith("http") and path.endswith("/")  # which HTTP tells to be a file
+    return [(path, info, info["type"] == "directory" or web_index)]
 
 
 def _alternatives(pattern: str) -> list[str]:

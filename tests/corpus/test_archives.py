@@ -155,7 +155,9 @@ def test_other_kinds_are_named(tmp_path: Path) -> None:
         (bad,) = read(put(tmp_path / "a.jsonl", data))
         assert isinstance(bad, BadRecord)
         assert (bad.reason, bad.detail, bad.lost_bytes) == ("unreadable", why, len(data))
-    (bad,) = read(put(tmp_path / "a.parquet", kinds["a Git LFS pointer: the file itself is not here"]))
+    (bad,) = read(
+        put(tmp_path / "a.parquet", kinds["a Git LFS pointer: the file itself is not here"])
+    )
     assert isinstance(bad, BadRecord) and bad.detail.startswith("a Git LFS pointer")
 
 

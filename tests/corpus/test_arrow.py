@@ -23,7 +23,9 @@ from tests.corpus.files import TEXTS, Source, put, read, reasons, splits_of, tex
 TABLE = pa.table({"n": range(40), "text": TEXTS, "data": [{"content": t, "x": 1} for t in TEXTS]})
 
 
-def arrow(table: pa.Table, rows: int = 7, *, stream: bool = False, compression: str | None = None) -> bytes:
+def arrow(
+    table: pa.Table, rows: int = 7, *, stream: bool = False, compression: str | None = None
+) -> bytes:
     sink = io.BytesIO()
     options = pa.ipc.IpcWriteOptions(compression=compression)
     new = pa.ipc.new_stream if stream else pa.ipc.new_file

@@ -16,7 +16,15 @@ from longattn.corpus import records
 from longattn.corpus.records import BadRecord, Reason
 from tests.corpus.files import put, read, reasons, texts
 
-DOCUMENTS = ['plain', 'a "quoted", one', "over\nseveral\r\nlines", "", "tab\there", "é 日本", " sp "]
+DOCUMENTS = [
+    "plain",
+    'a "quoted", one',
+    "over\nseveral\r\nlines",
+    "",
+    "tab\there",
+    "é 日本",
+    " sp ",
+]
 
 
 def table(rows: list[list[str]], delimiter: str = ",", end: str = "\r\n") -> bytes:
