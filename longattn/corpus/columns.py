@@ -86,9 +86,9 @@ def fitted(value: Any, kind: str) -> Any:
             return None
         if pa.types.is_dictionary(value.type):
             return fitted(value.as_py(), kind)
-        if kind and str(value.type) == kind:
-            return value
-        if pa.types.is_temporal(value.type):
+        if pa.types.is_temporal(value.type):  # as_py loses nanoseconds
+            if str(value.type) == kind:
+                return value
             value = str(value)
         else:
             value = value.as_py()

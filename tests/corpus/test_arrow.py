@@ -126,7 +126,7 @@ from longattn.corpus.sources import list_splits
 
 good, file = Path(sys.argv[1]).read_bytes(), Path(sys.argv[2])
 draw = random.Random(7)
-for _ in range(500):
+for _ in range(250):
     data = bytearray(good)
     for _ in range(draw.choice([1, 1, 3])):
         data[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
