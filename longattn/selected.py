@@ -20,7 +20,15 @@ from numpy.typing import NDArray
 from longattn.partitions import Handle, Place
 from longattn.scores import by_category
 from longattn.storage.files import join, list_files, remove, staged
-from longattn.storage.tables import SELECTED, content_name, open_parquet, parquet_writer, readable
+from longattn.storage.tables import (
+    SELECTED,
+    carried_fields,
+    content_name,
+    open_parquet,
+    parquet_writer,
+    readable,
+    with_schema,
+)
 
 GROUPS = 256  # at most, of files that are written one after another
 PIECE = 2048  # kept rows aimed at in what one partition gives to a group: Ray keeps smaller in the driver
@@ -140,7 +148,7 @@ def _arranged(table: pa.Table, group: _Group, folder: str) -> tuple[pa.Table, li
     for part in group.parts:
         rows = pa.concat_tables(_runs(table, part))
         name = content_name(rows["data_id"], rows["lds"])
-        names.append(join(folder, f"category={group.category}", name))
+        names.append(join(folder, group.category, name))
     return table, names
 
 
@@ -160,7 +168,8 @@ def _write(
     metadata: Mapping[str, Any],
 ) -> None:
     for target, part in parts.items():
-        with staged(target) as local, parquet_writer(local, SELECTED, metadata) as writer:
+        schema = _schema({urls[file] for file, _, _ in part})
+        with staged(target) as local, parquet_writer(local, schema, metadata) as writer:
             for (file, _, _), kept in zip(part, _runs(table, part), strict=True):
                 rows, lds = kept["row"].to_numpy(), kept["lds"].to_numpy()
                 with open_parquet(urls[file]) as parquet:
@@ -173,5 +182,14 @@ def _write(
                                 read = parquet.read_row_group(group)
                             read = read.take(pa.array(rows[inside] - start))
                             read = read.append_column("lds", pa.array(lds[inside]))
-                            writer.write_table(read.select(SELECTED.names).cast(writer.schema))
+                            writer.write_table(with_schema(read, writer.schema))
                         start = stop
+
+
+def _schema(urls: Iterable[str]) -> pa.Schema:
+    """Of a selected file: ours, and the columns of the user's in some labelled files."""
+    schemas = []
+    for url in sorted(urls):
+        with open_parquet(url) as parquet:
+            schemas.append(parquet.schema_arrow)
+    return pa.schema([*SELECTED, *carried_fields(schemas)])

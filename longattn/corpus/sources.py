@@ -21,6 +21,7 @@ from fsspec.utils import glob_translate
 
 from longattn.corpus.parts import cut_files
 from longattn.corpus.records import Compression, Format, Split, identity, local_identity
+from longattn.errors import ConfigError
 from longattn.storage.files import (
     UrlOf,
     filesystem,
@@ -30,6 +31,7 @@ from longattn.storage.files import (
     storage_errors,
     warn_if_slow,
 )
+from longattn.storage.tables import SELECTED, is_own
 from longattn.text import without_secrets
 
 log = logging.getLogger("longattn")
@@ -112,6 +114,7 @@ def list_sources(sources: Iterable[Source], *, split_bytes: int = 256 << 20) -> 
     files: dict[tuple[str, str, str], Split] = {}
     left_out: dict[str, Counter[str]] = {}
     for source in sources:
+        _check_columns(getattr(source, "columns", ()))
         skipped: Counter[str] = Counter()
         shown = without_secrets(source.path)
         with warn_if_slow(f"listing {shown}"):
@@ -157,6 +160,21 @@ def group_splits(
 
 
 # ---------------------------------------------------------------------------------------- listing
+
+
+def _check_columns(names: Sequence[str]) -> None:
+    """Raises ConfigError for a name that a column of ours has, or two that some readers cannot tell apart."""
+    lower = [name.lower() for name in names]
+    for name in names:
+        if is_own(name.lower()):
+            raise ConfigError(
+                f"sources.columns: {name!r} is a column of longattn's own: rename it in the corpus, or "
+                f"leave it out; taken are {', '.join(SELECTED.names)}"
+            )
+        if lower.count(name.lower()) > 1:
+            raise ConfigError(
+                f"sources.columns: {name!r} is there more than once, whatever its case"
+            )
 
 
 def _files(source: Source, skipped: Counter[str]) -> Iterator[Split]:

@@ -17,8 +17,8 @@ import pyarrow as pa
 
 from longattn.config import Source
 from longattn.corpus.counts import Counts
-from longattn.corpus.records import Split, pack_task
 from longattn.corpus.first_look import check_sources
+from longattn.corpus.records import Split, pack_task
 from longattn.corpus.sources import group_splits, list_splits
 from longattn.resume.markers import IdSet, marker_of, write_markers
 from longattn.resume.remaining import find_remaining, row_spans
@@ -60,7 +60,7 @@ def split_of(number: int) -> Split:
 
 def write_labelled(folder: str, files: int) -> None:
     """Files of windows of long documents, and the markers of their splits, as a run leaves them."""
-    place = Path(folder, "out", "labelled", "category=book")
+    place = Path(folder, "out", "labelled", "book")
     place.mkdir(parents=True)
     nulls = {f.name: pa.nulls(WINDOWS, f.type) for f in LABELLED}
     for start in range(0, files, FILES_PER_SPLIT):

@@ -102,7 +102,7 @@ def web(files: dict[str, bytes], etag: str = '"{}"', ranges: bool = True) -> Ite
 
         def log_message(self, *_: object) -> None: ...
 
-        def do_GET(self) -> None:  # noqa: N802
+        def do_GET(self) -> None:
             name = unquote(self.path.partition("?")[0])
             if name.endswith("/"):
                 names = [n[len(name) :] for n in files if n.startswith(name)]
