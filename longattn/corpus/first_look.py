@@ -13,6 +13,8 @@ from functools import partial
 from itertools import islice
 from typing import NamedTuple
 
+import pyarrow as pa
+
 from longattn.corpus.arrow import opened_arrow
 from longattn.corpus.arrow_columns import Unreadable, column_path, column_type, text_problem
 from longattn.corpus.columns import common_type, type_name, type_of
@@ -151,7 +153,7 @@ def _look(split: Split) -> Finding:
     return Finding(False, problem_of_lines)
 
 
-def _schema(split: Split):  # type: ignore[no-untyped-def]
+def _schema(split: Split) -> pa.Schema:
     if split.format == "parquet":
         with opened_parquet(split) as parquet:
             return parquet.schema_arrow

@@ -127,7 +127,7 @@ class BadRecord:
 
 
 ETAGS, HASHES = ("ETag", "etag"), ("md5Hash", "blob_id", "Content-MD5")
-TIMES = ("mtime", "LastModified", "last_modified", "Last-Modified", "updated", "modify", "modified")
+TIMES: tuple[str, ...] = ("mtime", "LastModified", "last_modified", "Last-Modified", "updated", "modify", "modified")
 TIMES += ("modificationTime", "created")
 
 
@@ -246,7 +246,9 @@ def _identity_of_open(
     if is_local(fs):
         return local_identity(path)
     if isinstance(file, AbstractBufferedFile):  # asked for on opening; s3fs holds reads to its ETag
-        if file.details.get("size") is not None and (told := identity(file.details))[2]:
+        details = file.details  # of HTTP without size or marks
+        told = identity(details) if details.get("size") is not None else None
+        if told and told[2]:
             return told
     with storage_errors(path):
         return identity(fs.info(path))

@@ -130,9 +130,9 @@ def storage_errors(url: str) -> Iterator[None]:
         yield
     except OSError as error:
         cause = error.__cause__  # HTTP: whatever fails is "not found"
-        if cause is not None and type(cause).__module__.startswith("aiohttp"):
-            if getattr(cause, "status", 0) not in (404, 410):
-                raise OSError(without_secrets(f"{url}: {_described(cause)}")) from None
+        of_web = cause is not None and type(cause).__module__.startswith("aiohttp")
+        if cause is not None and of_web and getattr(cause, "status", 0) not in (404, 410):
+            raise OSError(without_secrets(f"{url}: {_described(cause)}")) from None
         told, where = without_secrets(str(error)), without_secrets(url)
         if told == str(error) and where in told:
             raise

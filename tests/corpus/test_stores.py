@@ -230,11 +230,11 @@ class Hosted(MemoryFileSystem):
 @pytest.mark.parametrize("where", ["", "/", "/*.jsonl", "/a.jsonl"])
 def test_the_host_of_a_url_is_kept(user: str, where: str) -> None:
     fsspec.register_implementation("hosted", Hosted, clobber=True)
-    base = f"hosted://{user}example.org:2121/corpus"
-    filesystem(base)[0].pipe("/corpus/a.jsonl", jsonl(ROWS))
+    base = f"hosted://{user}example.org:2121/hosted-corpus"
+    filesystem(base)[0].pipe("/hosted-corpus/a.jsonl", jsonl(ROWS))
     (split,) = splits_of(base + where)
     assert split.path == f"{base}/a.jsonl"
-    assert split.source == f"hosted://{'***@' if user else ''}example.org:2121/corpus/a.jsonl"
+    assert split.source == f"hosted://{'***@' if user else ''}example.org:2121/hosted-corpus/a.jsonl"
     assert texts(list(read_split(split))) == TEXTS
     assert list(list_files(base, ".jsonl")) == [f"{base}/a.jsonl"]
 
@@ -274,7 +274,7 @@ def test_any_name_is_read_and_shown_in_one_line(tmp_path: Path) -> None:
         assert texts(read(split.path)) == TEXTS
     put(tmp_path / "odd\x1b[2J\n" / "a.txt\x1b]0;x", b"")
     for path in (tmp_path / "odd\x1b[2J\n" / "a.txt\x1b]0;x", tmp_path / "no\x1b\nne"):
-        with pytest.raises(ValueError, match="suffix|matches") as raised:
+        with pytest.raises(ValueError, match=r"suffix|matches") as raised:
             splits_of(path)
         assert str(raised.value).isprintable()
 
