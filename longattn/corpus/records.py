@@ -127,7 +127,15 @@ class BadRecord:
 
 
 ETAGS, HASHES = ("ETag", "etag"), ("md5Hash", "blob_id", "Content-MD5")
-TIMES: tuple[str, ...] = ("mtime", "LastModified", "last_modified", "Last-Modified", "updated", "modify", "modified")
+TIMES: tuple[str, ...] = (
+    "mtime",
+    "LastModified",
+    "last_modified",
+    "Last-Modified",
+    "updated",
+    "modify",
+    "modified",
+)
 TIMES += ("modificationTime", "created")
 
 

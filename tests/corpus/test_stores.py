@@ -234,7 +234,9 @@ def test_the_host_of_a_url_is_kept(user: str, where: str) -> None:
     filesystem(base)[0].pipe("/hosted-corpus/a.jsonl", jsonl(ROWS))
     (split,) = splits_of(base + where)
     assert split.path == f"{base}/a.jsonl"
-    assert split.source == f"hosted://{'***@' if user else ''}example.org:2121/hosted-corpus/a.jsonl"
+    assert (
+        split.source == f"hosted://{'***@' if user else ''}example.org:2121/hosted-corpus/a.jsonl"
+    )
     assert texts(list(read_split(split))) == TEXTS
     assert list(list_files(base, ".jsonl")) == [f"{base}/a.jsonl"]
 
