@@ -129,8 +129,9 @@ class AttentionScorer:
         Raises:
             ValueError: no text, one under 2 tokens, a scorer without a tokenizer, or as `score`.
         """
-        texts = [text] if isinstance(text, str) else list(text)
-        if not texts or not all(isinstance(one, str) for one in texts):
+        texts = [text] if isinstance(text, str) else text
+        listed = isinstance(texts, Sequence) and len(texts) > 0
+        if not listed or not all(isinstance(one, str) for one in texts):
             raise ValueError(f"text: one or more of str are required; given {text!r:.80}")
         if self.model is None:
             raise ValueError(
