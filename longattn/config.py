@@ -79,7 +79,16 @@ class Source(Settings):
     path: LocalOrURL = Field(
         description="file, folder or glob; local (relative to where the command runs) or any fsspec URL"
     )
-    text_column: str = Field("content", min_length=1, description="column that holds the text")
+    text_column: str = Field(
+        "content",
+        min_length=1,
+        description="column that holds the text; dots lead into nested ones, as in data.content",
+    )
+    columns: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+        (),
+        description="further columns, as [id, url], that each window carries into labelled and selected "
+        "files, with one type in all files (longattn/corpus/columns.py)",
+    )
     sample: Sample | None = Field(None, description="take only a share of the windows")
 
 

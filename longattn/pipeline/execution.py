@@ -46,6 +46,7 @@ class Work:
             max_record_bytes=config.max_record_bytes,
             block_bytes=block_bytes,
             generation=self.generation,
+            columns=dict(sorted({pair for split in self.left.splits for pair in split.columns})),
         )
 
     @property
