@@ -20,6 +20,8 @@ from rich.table import Table
 
 from longattn import __version__
 from longattn.errors import Interrupted, exit_status
+from longattn.log_file import log_stack, log_to_file
+from longattn.settings.numbers import ByteSize, Count, WindowLength, read_number
 
 log = logging.getLogger("longattn")
 app = typer.Typer(
@@ -29,7 +31,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-ConfigPath = Annotated[str, typer.Argument(metavar="CONFIG", help="YAML file, local or s3://")]
+ConfigPath = Annotated[
+    str, typer.Argument(metavar="CONFIG", help="YAML file, local or s3://, or the OUTPUT of a run")
+]
+OutputPath = Annotated[
+    str, typer.Argument(metavar="OUTPUT", help="folder of a run, local or s3://, or its CONFIG")
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="FIELD=VALUE", help="override a field, as in select.alpha=1"),
@@ -48,9 +55,74 @@ ExecutorOption = Annotated[
 ]
 
 
+def _log_file(path: str | None) -> str | None:
+    if path is not None:
+        _log_to_stderr()
+        try:
+            log_to_file(path)
+        except OSError as error:
+            raise typer.BadParameter(f"{path}: {error.strerror}") from None
+    return path
+
+
+LogFile = Annotated[
+    str | None,
+    typer.Option(
+        "--log-file",
+        metavar="FILE",
+        help="log there too, with the stack of a failure",
+        callback=_log_file,
+    ),
+]
+
+
+@app.command()
+def init(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="a new file, as my.yaml")],
+) -> None:
+    """Write a first config, which runs as it is on documents of this package; explains all settings.
+
+    Example: longattn init my.yaml
+    """
+
+    def work() -> None:
+        from longattn.config import Config
+        from longattn.settings.reference import write_first_config
+
+        write_first_config(Config, file)
+        print(f"written: {file}; run it: longattn run {file}")
+
+    _guarded(work)
+
+
+@app.command("config")
+def show_config(
+    config: Annotated[
+        str | None, typer.Argument(metavar="CONFIG", help="YAML file, or the OUTPUT of a run")
+    ] = None,
+    set_: Overrides = None,
+    schema: Annotated[bool, typer.Option("--schema", help="print the JSON schema instead")] = False,
+    reference: Annotated[
+        bool, typer.Option("--reference", help="print the page of all settings instead")
+    ] = False,
+) -> None:
+    """Show the settings in force and where each comes from; checks them, reads no source.
+
+    Example: longattn config configs/quickstart.yaml --set window.tokens=8K
+
+    Example: longattn config --schema > longattn.schema.json
+    """
+    if schema + reference + (config is not None) != 1:
+        raise typer.BadParameter("one of CONFIG, --schema, --reference is required")
+    _guarded(lambda: _show_config(config, set_ or [], schema))
+
+
 @app.command()
 def run(
-    config: ConfigPath, set_: Overrides = None, executor: ExecutorOption = Executor.RAY
+    config: ConfigPath,
+    set_: Overrides = None,
+    executor: ExecutorOption = Executor.RAY,
+    log_file: LogFile = None,
 ) -> None:
     """Score what is not labelled yet, then select.
 
@@ -61,7 +133,10 @@ def run(
 
 @app.command()
 def score(
-    config: ConfigPath, set_: Overrides = None, executor: ExecutorOption = Executor.RAY
+    config: ConfigPath,
+    set_: Overrides = None,
+    executor: ExecutorOption = Executor.RAY,
+    log_file: LogFile = None,
 ) -> None:
     """Score what is not labelled yet; select nothing.
 
@@ -71,7 +146,7 @@ def score(
 
 
 @app.command()
-def select(config: ConfigPath, set_: Overrides = None) -> None:
+def select(config: ConfigPath, set_: Overrides = None, log_file: LogFile = None) -> None:
     """Select from stored scores; reads no corpus, needs no GPU.
 
     Example: longattn select configs/quickstart.yaml --set select.alpha=1 --set select.keep.tokens=1.5B
@@ -89,8 +164,9 @@ def plan(
     ] = None,
     read: Annotated[
         str, typer.Option(metavar="BYTES", help="stored bytes to read of the corpus, as in 2G")
-    ] = "200M",
+    ] = "192M",
     json_: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+    log_file: LogFile = None,
 ) -> None:
     """Tell what a run would give and cost, and what will hurt. Writes nothing, needs no Ray.
 
@@ -103,20 +179,17 @@ def plan(
 
 
 @app.command()
-def report(
-    output: Annotated[
-        str, typer.Argument(metavar="OUTPUT", help="folder of a run, local or s3://")
-    ],
-) -> None:
+def report(output: OutputPath, log_file: LogFile = None) -> None:
     """Write OUTPUT/report.html anew: one page, for any browser, that shows what was selected.
 
     Example: longattn report out/quickstart
     """
 
     def work() -> None:
-        from longattn.reports.report import write_report
+        from longattn.notebook import report as write_report
+        from longattn.text import without_secrets
 
-        print(f"written: {write_report(output)}")
+        print(f"written: {without_secrets(write_report(output))}")
 
     _guarded(work)
 
@@ -124,7 +197,8 @@ def report(
 @app.command()
 def inspect(
     output: Annotated[
-        str | None, typer.Argument(metavar="OUTPUT", help="folder of a run, local or s3://")
+        str | None,
+        typer.Argument(metavar="OUTPUT", help="folder of a run, local or s3://, or its CONFIG"),
     ] = None,
     data_id: Annotated[
         str | None, typer.Argument(metavar="DATA_ID", help="a window of labelled/")
@@ -133,11 +207,14 @@ def inspect(
     model: Annotated[
         str, typer.Option(help="with --text: builtin, a local folder, or a hub id")
     ] = "builtin",
-    window: Annotated[int, typer.Option(min=64, help="with --text: tokens at most")] = 32768,
+    window: Annotated[
+        str, typer.Option(metavar="TOKENS", help="with --text: at most, as in 8K")
+    ] = "32K",
     head: Annotated[int | None, typer.Option(min=0, help="one head, not their mean")] = None,
     html: Annotated[
         str | None, typer.Option(metavar="FILE", help="the page; DATA_ID.html by default")
     ] = None,
+    log_file: LogFile = None,
 ) -> None:
     """Show how the far attention of one window is made: where it goes, between which passages.
 
@@ -151,6 +228,7 @@ def inspect(
         raise typer.BadParameter("OUTPUT and DATA_ID, or --text FILE, is wanted")
 
     def work() -> None:
+        from longattn.config import output_of
         from longattn.reports.inspection import (
             inspect_window,
             inspection_page,
@@ -161,9 +239,9 @@ def inspect(
         from longattn.storage.files import write_bytes
 
         if text is not None:
-            chosen = text_window(text, model, window)
+            chosen = text_window(text, model, read_number(WindowLength, "--window", window))
         else:
-            chosen = labelled_window(output or "", data_id or "")
+            chosen = labelled_window(output_of(output or ""), data_id or "")
         found = inspect_window(chosen, head=head)
         print_inspection(found, _console())
         url = html or f"{chosen.title.rstrip('/').rpartition('/')[2]}.html"
@@ -187,6 +265,7 @@ def evaluate(
         typer.Option(help="take only documents that builtin/train.py held out with this share"),
     ] = None,
     seed: Annotated[int, typer.Option(help="decides what is drawn")] = 0,
+    log_file: LogFile = None,
 ) -> None:
     """Measure the scorer on the corpus itself: native windows against spliced and shuffled ones.
 
@@ -198,7 +277,7 @@ def evaluate(
 
 
 @app.command()
-def export(config: ConfigPath, set_: Overrides = None) -> None:
+def export(config: ConfigPath, set_: Overrides = None, log_file: LogFile = None) -> None:
     """Write the selected windows for Megatron-LM: OUTPUT/megatron/CATEGORY-PART.bin and .idx.
 
     Prints what --data-path takes. Other trainers read the Parquet files as they are: see README.md.
@@ -208,13 +287,10 @@ def export(config: ConfigPath, set_: Overrides = None) -> None:
 
     def work() -> None:
         from longattn.config import Config
-        from longattn.selection.megatron import export_megatron
+        from longattn.notebook import export as write_megatron
         from longattn.text import without_secrets
-        from longattn.windows.tokenizer import load_tokenizer
 
-        settings = Config.from_yaml(config, set_ or [])
-        vocabulary = load_tokenizer(settings.scorer.model).vocab_size
-        for prefix in export_megatron(settings.output, vocabulary):
+        for prefix in write_megatron(Config.of(config, set_ or [])):
             print(without_secrets(prefix))
 
     _guarded(work)
@@ -226,9 +302,15 @@ def bench(
         str | None,
         typer.Option(help="8b, 70b (random tables of that shape), builtin, a folder or a hub id"),
     ] = None,
-    length: Annotated[list[int] | None, typer.Option(help="tokens a window; repeatable")] = None,
-    tokens: Annotated[str, typer.Option(help="corpus to predict for, as in 36G")] = "36G",
+    length: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TOKENS", help="of a window, as in 32K; repeatable"),
+    ] = None,
+    tokens: Annotated[
+        str, typer.Option(metavar="COUNT", help="tokens of a corpus to predict for, as in 36B")
+    ] = "36B",
     json_: Annotated[bool, typer.Option("--json", help="for machines")] = False,
+    log_file: LogFile = None,
 ) -> None:
     """Measure this machine: kernel, whole call, tokenizer, sink; predict what a corpus takes.
 
@@ -236,45 +318,34 @@ def bench(
     """
 
     def work() -> None:
-        from pydantic import TypeAdapter, ValidationError
-
-        from longattn.config import Count
         from longattn.reports.bench import run_bench, shown
 
-        try:
-            count = TypeAdapter(Count).validate_python(tokens)
-        except ValidationError:
-            raise ValueError(f"--tokens {tokens}: a count is wanted, as in 36G or 1.5B") from None
-        if bad := [n for n in length or () if n < 16]:
-            raise ValueError(f"--length {bad[0]}: 16 or more is allowed")
-        result = run_bench(model, length or [32768], count)
+        lengths = [read_number(WindowLength, "--length", text) for text in length or ["32K"]]
+        result = run_bench(model, lengths, read_number(Count, "--tokens", tokens))
         print(json.dumps(result, indent=1) if json_ else shown(result))
 
     _guarded(work)
 
 
 @app.command()
-def verify(
-    output: Annotated[
-        str, typer.Argument(metavar="OUTPUT", help="folder of a run, local or s3://")
-    ],
-) -> None:
+def verify(output: OutputPath, log_file: LogFile = None) -> None:
     """Read a whole output back and check it: one line a finding, status 1 on any.
 
     Example: longattn verify out/quickstart
     """
 
     def work() -> None:
+        from longattn.config import output_of
         from longattn.reports.verify import verify as findings
         from longattn.text import without_secrets
 
-        found = 0
-        for finding in findings(output):
+        folder, found = output_of(output), 0
+        for finding in findings(folder):
             found += 1
             print(finding)
         if found:
-            raise RuntimeError(f"{without_secrets(output)}: {found} findings")
-        print(f"{without_secrets(output)}: all holds")
+            raise RuntimeError(f"{without_secrets(folder)}: {found} findings")
+        print(f"{without_secrets(folder)}: all holds")
 
     _guarded(work)
 
@@ -300,24 +371,39 @@ def _main(
 def _plan(
     path: str, overrides: list[str] | None, rate: float | None, read: str, as_json: bool
 ) -> None:
-    from longattn.config import Config, parse_count
+    from longattn.config import Config
     from longattn.reports.plan import plan as plan_run
     from longattn.reports.plan import print_plan
 
-    config = Config.from_yaml(path, overrides or [])
-    result = plan_run(
-        config, overrides or [], windows_per_second=rate, read_bytes=parse_count("--read", read)
-    )
+    config = Config.of(path, overrides or [])
+    read_bytes = read_number(ByteSize, "--read", read)
+    result = plan_run(config, overrides or [], windows_per_second=rate, read_bytes=read_bytes)
     if as_json:
         print(json.dumps(result.to_dict(), indent=1))
     else:
         print_plan(result, _console())
 
 
+def _show_config(path: str | None, overrides: list[str], schema: bool) -> None:
+    from longattn.config import Config
+    from longattn.settings.reference import editor_schema, settings_in_force, settings_page
+    from longattn.text import without_secrets
+
+    if path is None:
+        text = json.dumps(editor_schema(Config), indent=1) if schema else settings_page(Config)
+        print(text.rstrip())
+        return
+    table = Table("setting", "value", "from", box=None, pad_edge=False)
+    given = [override.partition("=")[0] for override in overrides]
+    for field, value, origin in settings_in_force(Config.of(path, overrides), given):
+        table.add_row(field, without_secrets(json.dumps(value, ensure_ascii=False)), origin)
+    _console().print(table, markup=False, highlight=False)
+
+
 def _run(path: str, overrides: list[str] | None, executor: Executor, *, select_after: bool) -> None:
     from longattn.config import Config
 
-    config = Config.from_yaml(path, overrides or [])
+    config = Config.of(path, overrides or [])
     log.debug("listing %d sources", len(config.sources))  # before Ray is imported, which takes 4 s
     from longattn.pipeline.job import run as run_job
 
@@ -347,7 +433,7 @@ def _select(path: str, overrides: list[str] | None) -> None:
     from longattn.selection.select_windows import select as select_labelled
     from longattn.text import without_secrets
 
-    config = Config.from_yaml(path, overrides or [])
+    config = Config.of(path, overrides or [])
     with held(config.output):
         chosen = select_labelled(config.output, config.select, file_bytes=config.file_bytes)
     categories = {name: c.to_dict() for name, c in chosen.items()}
@@ -367,7 +453,7 @@ def _evaluate(
     from longattn.reports.evaluation import write_evaluation
     from longattn.text import without_secrets
 
-    config = Config.from_yaml(path, overrides or [])
+    config = Config.of(path, overrides or [])
     result = measure(
         config, windows=windows, causal_model=causal_model, held_out=held_out, seed=seed
     )
@@ -394,6 +480,7 @@ def _guarded(work: Callable[[], None]) -> None:
     except (ValueError, RuntimeError, OSError) as error:
         _fail(error, exit_status(error))
     except Exception as error:
+        log_stack(error)
         if type(error).__module__.partition(".")[0] not in ("botocore", "aiobotocore", "aiohttp"):
             raise
         _fail(error, 1)  # of a client of stores, which have errors of their own
@@ -413,6 +500,7 @@ def _log_to_stderr() -> None:
 def _fail(error: BaseException, status: int) -> None:
     from longattn.text import without_secrets
 
+    log_stack(error)
     print(f"longattn: {without_secrets(' '.join(str(error).split()))}", file=sys.stderr)
     if os.environ.get("LONGATTN_TRACEBACK"):
         raise error

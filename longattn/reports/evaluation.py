@@ -21,10 +21,10 @@ import orjson
 from numpy.typing import NDArray
 
 from longattn.config import Config
-from longattn.selection.lds import moments
 from longattn.reports.foils import Ids, Windows, foils, generator, long_documents, native_windows
 from longattn.reports.page import render
 from longattn.reports.report import uniform_ds
+from longattn.selection.lds import moments
 from longattn.storage.files import write_bytes
 from longattn.storage.output_folder import OutputFolder
 from longattn.text import without_secrets

@@ -186,7 +186,9 @@ def _repeated(table: ScoreTable, name: str, urls: list[str]) -> Iterator[str]:
     )
     repeats: Counter[int] = Counter()
     for rows in found:
-        for data_id, file in zip(*(rows[of].to_pylist() for of in ("data_id", "file")), strict=True):
+        for data_id, file in zip(
+            *(rows[of].to_pylist() for of in ("data_id", "file")), strict=True
+        ):
             repeats[file] += 1
             if repeats[file] <= SHOWN:
                 yield f"{urls[file]}: {data_id}: there more than once"

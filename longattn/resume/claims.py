@@ -249,12 +249,11 @@ class SplitReader:
 
 
 def was_restarted() -> bool:
-    """Whether Ray started this actor again after its process died."""
+    """Whether this is an actor that Ray started again after its process died."""
     ray = sys.modules.get("ray")
+    if ray is None or not ray.is_initialized():
+        return False
     with warnings.catch_warnings():  # of Ray about itself, in every worker's output
         warnings.simplefilter("ignore")
-        return bool(
-            ray
-            and ray.is_initialized()
-            and ray.get_runtime_context().was_current_actor_reconstructed
-        )
+        context = ray.get_runtime_context()
+        return bool(context.get_actor_id() and context.was_current_actor_reconstructed)

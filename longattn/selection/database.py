@@ -28,23 +28,25 @@ STARTING = 60.0  # seconds in which a process that has made its folder locks it
 def database(memory: int) -> Iterator[duckdb.DuckDBPyConnection]:
     """An empty database that keeps about `memory` bytes in memory and the rest on disk."""
     _sweep()
-    with tempfile.TemporaryDirectory(prefix=FOLDER) as folder:
-        with Path(folder, LOCKED).open("w") as locked:
-            fcntl.flock(locked, fcntl.LOCK_EX)  # falls with this process
-            settings: dict[str, str | bool | int] = {
-                "memory_limit": f"{memory}B",
-                "temp_directory": str(Path(folder, "spilled")),
-                "threads": CORES,
-                "preserve_insertion_order": False,
-                "autoinstall_known_extensions": False,
-                "autoload_known_extensions": False,
-                "allow_community_extensions": False,
-                "python_enable_replacements": False,
-            }
-            with duckdb.connect(":memory:", config=settings) as connection:
-                connection.execute("SET enable_external_access = false")
-                connection.execute("SET lock_configuration = true")
-                yield connection
+    with (
+        tempfile.TemporaryDirectory(prefix=FOLDER) as folder,
+        Path(folder, LOCKED).open("w") as locked,
+    ):
+        fcntl.flock(locked, fcntl.LOCK_EX)  # falls with this process
+        settings: dict[str, str | bool | int | float | list[str]] = {
+            "memory_limit": f"{memory}B",
+            "temp_directory": str(Path(folder, "spilled")),
+            "threads": CORES,
+            "preserve_insertion_order": False,
+            "autoinstall_known_extensions": False,
+            "autoload_known_extensions": False,
+            "allow_community_extensions": False,
+            "python_enable_replacements": False,
+        }
+        with duckdb.connect(":memory:", config=settings) as connection:
+            connection.execute("SET enable_external_access = false")
+            connection.execute("SET lock_configuration = true")
+            yield connection
 
 
 def literal(value: float) -> str:

@@ -32,9 +32,7 @@ class Moments:
     high: float
 
 
-def moments(
-    connection: duckdb.DuckDBPyConnection, table: str, value: str
-) -> dict[int, Moments]:
+def moments(connection: duckdb.DuckDBPyConnection, table: str, value: str) -> dict[int, Moments]:
     """Moments of an SQL expression over the rows of each category: what math.fsum would give.
 
     Args:

@@ -94,9 +94,7 @@ class ScoreTable:
         fingerprints: set[str] = set()
         lengths: list[int] = []
         waiting: list[pa.Table] = []
-        read = in_threads(
-            lambda file: _read(file[1], file[0], rank_by), enumerate(sizes), threads
-        )
+        read = in_threads(lambda file: _read(file[1], file[0], rank_by), enumerate(sizes), threads)
         for table, fingerprint in read:
             fingerprints.add(fingerprint)
             lengths.append(len(table))

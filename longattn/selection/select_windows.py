@@ -15,15 +15,15 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from pydantic import TypeAdapter
 
-from longattn.config import Config, Count, Keep, Select
+from longattn.config import Config, Keep, Select
 from longattn.selection.database import database, literal
 from longattn.selection.exact_sums import Moments, moments
 from longattn.selection.lds import Scale
 from longattn.selection.overlap import distinct_scores
 from longattn.selection.score_table import ScoreTable, batches
 from longattn.selection.selected_files import write_selected
+from longattn.settings.numbers import ByteSize, read_number
 from longattn.storage.files import absolute, write_json
 from longattn.storage.output_folder import OutputFolder
 
@@ -74,7 +74,10 @@ class CategorySelection:
 
 
 def select(
-    path: str, settings: Select | None = None, *, file_bytes: int | str | None = None,
+    path: str,
+    settings: Select | None = None,
+    *,
+    file_bytes: int | str | None = None,
     **overrides: Any,
 ) -> dict[str, CategorySelection]:
     """Select from `<path>/labelled` into `<path>/selected`, by category.
@@ -99,9 +102,9 @@ def select(
         select("out/books", alpha=1.0, keep={"fraction": 0.25})
     """  # fmt: skip
     given = settings.model_dump(exclude_unset=True) if settings else {}
-    settings = Select.parse({**given, **overrides}, "select")
+    settings = Select.check({**given, **overrides}, "select")
     default = Config.model_fields["file_bytes"].default
-    file_bytes = TypeAdapter(Count).validate_python(default if file_bytes is None else file_bytes)
+    file_bytes = read_number(ByteSize, "file_bytes", default if file_bytes is None else file_bytes)
     folder = OutputFolder(absolute(path))
     sizes = folder.labelled_files()
     if not sizes:
@@ -125,9 +128,7 @@ def select(
     return result
 
 
-def choose_windows(
-    table: ScoreTable, settings: Select, path: str
-) -> dict[str, CategorySelection]:
+def choose_windows(table: ScoreTable, settings: Select, path: str) -> dict[str, CategorySelection]:
     """Make a view `kept` of the table `windows`: the rows to keep, with `lds`.
 
     Raises ValueError naming `path` where scores are too far apart for their deviation to be a number.
@@ -332,9 +333,7 @@ def _narrowed(table: ScoreTable, weight: str, spans: dict[int, _Span]) -> dict[i
     return narrowed
 
 
-def _last(
-    table: ScoreTable, weight: str, category: int, span: _Span
-) -> tuple[float, str | None]:
+def _last(table: ScoreTable, weight: str, category: int, span: _Span) -> tuple[float, str | None]:
     """Value and data_id of the last row that fits; no data_id where none between the bounds does."""
     last: tuple[float, str | None] = span.high, None
     if not span.rows:

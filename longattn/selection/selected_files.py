@@ -24,9 +24,7 @@ from longattn.storage.tables import SELECTED, content_name, open_parquet, parque
 WRITERS = 8  # files written at a time
 
 
-def cut_parts(
-    kept: NDArray[np.int64], row_bytes: NDArray[np.int64], file_bytes: int
-) -> list[int]:
+def cut_parts(kept: NDArray[np.int64], row_bytes: NDArray[np.int64], file_bytes: int) -> list[int]:
     """Rows of each file to write, from kept rows and bytes of a row by labelled file."""
     parts: list[int] = []
     before, current = 0, -1

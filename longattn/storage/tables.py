@@ -116,7 +116,10 @@ def readable(url: str) -> Iterator[None]:
 
 def file_metadata(parquet: pq.ParquetFile) -> dict[str, Any]:
     """What `write_table` put into the footer; empty for a file of another writer."""
-    return json.loads((parquet.schema_arrow.metadata or {}).get(METADATA_KEY, b"{}"))
+    metadata: dict[str, Any] = json.loads(
+        (parquet.schema_arrow.metadata or {}).get(METADATA_KEY, b"{}")
+    )
+    return metadata
 
 
 def content_name(*columns: pa.ChunkedArray | pa.Array) -> str:
