@@ -44,7 +44,7 @@ def test_what_a_killed_process_left_is_removed_and_what_a_living_one_holds_is_no
 @pytest.mark.parametrize(
     "query",
     ["INSTALL httpfs", "LOAD httpfs", "SELECT * FROM '{path}'", "COPY (SELECT 1) TO '{path}'",
-     "SET enable_external_access = true", "SET autoinstall_known_extensions = true"],
+     "SET enable_external_access = true"],
 )  # fmt: skip
 def test_no_extension_is_installed_and_no_file_read(tmp_path, query):
     path = tmp_path / "a.csv"

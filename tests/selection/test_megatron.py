@@ -101,7 +101,7 @@ def test_a_second_export_replaces_the_first_on_an_object_store(s3):
 def test_the_readme_s_lines_give_a_hugging_face_dataset(finished, monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path))
-    readme = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
+    readme = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
     (code,) = [
         b for b in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "streaming=True" in b
     ]

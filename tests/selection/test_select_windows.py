@@ -163,7 +163,7 @@ def test_golden_scores_select_what_they_always_did(tmp_path, kind):
     of_kind = {name: settings for name, (of, settings) in golden_cases.cases() if of == kind}
     assert len(of_kind) == 15
     for name, rule in of_kind.items():
-        assert golden_cases.answer(tmp_path, rule) == GOLDEN[name], name
+        assert golden_cases.answer(str(tmp_path), rule) == GOLDEN[name], name
 
 
 def test_more_than_memory_holds_is_spilled_and_selects_the_same(tmp_path, monkeypatch):
@@ -384,7 +384,7 @@ def test_scores_whose_deviation_is_no_number_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        ({"second_pass": 0.1}, "second_pass no longer exists: score with scorer.query_stride: 1"),
+        ({"second_pass": 0.1}, "second_pass: no such setting; score exactly instead"),
         ({"memory": "1K"}, "memory: Input should be greater than or equal to 64000000"),
         ({"keep": {"part": 1}}, "keep.part"),
         ({"rankby": "lds"}, "rankby"),
