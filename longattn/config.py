@@ -163,7 +163,7 @@ class Select(Settings):
     )
     overlap: Literal["allow", "prefer_distinct"] = Field(
         "allow",
-        description="prefer_distinct: windows that share tokens with kept ones count for less (longattn/overlap.py)",
+        description="prefer_distinct: windows that share tokens with kept ones count for less (longattn/selection/overlap.py)",
     )
     keep: Keep = Field(
         Keep(fraction=0.5),
