@@ -139,7 +139,7 @@ def own_encoder(model: str, tokenizer: str) -> Callable[[str], Ids] | None:
         model: a local folder or a hub id.
         tokenizer: fingerprint of the tokenizer that cut the windows.
     """
-    from longattn.windows import load_tokenizer
+    from longattn.windows.tokenizer import load_tokenizer
 
     own = load_tokenizer(model)
     if own.fingerprint == tokenizer:

@@ -163,7 +163,7 @@ def test_a_model_that_is_not_what_its_eager_attention_says_is_refused(
 
 
 def test_a_model_of_another_tokenizer_is_given_its_own_ids() -> None:
-    from longattn.windows import load_tokenizer
+    from longattn.windows.tokenizer import load_tokenizer
 
     own = load_tokenizer("builtin")
     assert own_encoder("builtin", own.fingerprint) is None
