@@ -10,13 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from longattn.models import is_hub_id, model_folder
 from longattn.scoring.linear_attention import ATTENTION, fused_backends
+
+Ids = NDArray[np.integer]
 
 LOGIT_ROWS = 2048
 """Positions whose logits are held at a time: 1 GB in float32 at 128256 tokens."""
@@ -86,6 +90,24 @@ class LanguageModel:
         made = cls(model, loaded.to(place).eval(), place)
         made._compare_with_eager(_TOLERANCE[name])
         return made
+
+    def sent(self, ids_l: Ids) -> Tensor:
+        """Ids of one window on the device, without waiting for it.
+
+        Raises:
+            ValueError: not (length,) integers, or one outside the vocabulary.
+        """
+        ids = np.asarray(ids_l)
+        if ids.ndim != 1 or ids.dtype.kind not in "iu":
+            raise ValueError(f"a window of {ids.dtype}, shape {ids.shape}: allowed: (length,) ints")
+        if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < self.vocabulary:
+            raise ValueError(
+                f"ids from {ids.min()} to {ids.max()}: allowed: 0 to {self.vocabulary - 1}"
+            )
+        sent = torch.from_numpy(ids.astype(np.int64))
+        if self.device.type == "cuda":
+            return sent.pin_memory().to(self.device, non_blocking=True)
+        return sent
 
     @torch.inference_mode()
     def hidden(self, ids_bl: Tensor) -> Tensor:

@@ -81,10 +81,10 @@ def attend(
     scaling = options.get("scaling")
     scaling = query.shape[-1] ** -0.5 if scaling is None else float(scaling)
     window, softcap = options.get("sliding_window"), options.get("softcap")
-    window = window if window and window < query.shape[2] else None
     observe: Observe | None = getattr(module, "longattn_observe", None)
     if observe is not None:
         observe(Attended(query, key, scaling, softcap, window))
+    window = window if window and window < query.shape[2] else None
     if softcap is not None:
         out = _capped(query, key, value, scaling, softcap, window)
     elif window is not None:
@@ -96,16 +96,13 @@ def attend(
     return out.transpose(1, 2).contiguous(), None
 
 
-def capped_probabilities(
-    attended: Attended, start: int, stop: int, head: int
-) -> tuple[Tensor, int]:
-    """Probabilities of rows [start, stop) of one head of window 0, and the key of column 0."""
+def capped_probabilities(attended: Attended, start: int, stop: int, head: int) -> Tensor:
+    """Probabilities of rows [start, stop) of one head of window 0, over the keys before `stop`."""
     q_bhld, k_bgld, scaling, softcap, window = attended
     group = q_bhld.shape[1] // k_bgld.shape[1]
-    low = 0 if window is None else max(0, start - window + 1)
     dtype = torch.promote_types(q_bhld.dtype, torch.float32)
-    s_rk = q_bhld[0, head, start:stop].to(dtype) @ k_bgld[0, head // group, low:stop].to(dtype).T
-    return _masked(s_rk * scaling, start, low, softcap, window).softmax(-1), low
+    s_rl = q_bhld[0, head, start:stop].to(dtype) @ k_bgld[0, head // group, :stop].to(dtype).T
+    return _masked(s_rl * scaling, start, 0, softcap, window).softmax(-1)
 
 
 def _grouped(query: Tensor, key: Tensor) -> bool:

@@ -18,9 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from longattn.scoring.language_model import LanguageModel
+from longattn.scoring.language_model import Ids, LanguageModel
 
-Ids = NDArray[np.integer]
 _CHUNK_TOKENS = 65536  # of the chunks that run as one batch
 
 
@@ -81,14 +80,14 @@ class LossGapScorer:
             ValueError: an id outside the model's vocabulary.
         """
         # Nothing waits for the device until all windows are under way.
-        sums = [self._sums(self._sent(ids_l)) for ids_l in windows]
+        sums = [self._sums(self.model.sent(ids_l)) for ids_l in windows]
         told = torch.stack(sums).cpu().numpy() if sums else np.empty((0, 2))
         return LossGaps(told[:, 0], told[:, 1])
 
     @torch.inference_mode()
     def token_gaps(self, ids_l: Ids) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """gap(i) and p(x_i | all before) of positions i = 2 S .. L - 1 of one window."""
-        gap_r, loss_r = self._gaps(self._sent(ids_l))
+        gap_r, loss_r = self._gaps(self.model.sent(ids_l))
         return gap_r.cpu().numpy(), (-loss_r).exp().cpu().numpy()
 
     def _sums(self, ids_l: Tensor) -> Tensor:
@@ -117,19 +116,6 @@ class LossGapScorer:
         chunk_bl = padded.unfold(0, 2 * short, short)[: len(starts)]
         hidden_bsc = self.model.hidden(chunk_bl)[:, short - 1 : -1]
         return self.model.losses(hidden_bsc.flatten(0, 1), chunk_bl[:, short:].flatten())
-
-    def _sent(self, ids_l: Ids) -> Tensor:
-        ids = np.asarray(ids_l)
-        if ids.ndim != 1 or ids.dtype.kind not in "iu":
-            raise ValueError(f"a window of {ids.dtype}, shape {ids.shape}: allowed: (length,) ints")
-        if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < self.model.vocabulary:
-            raise ValueError(
-                f"ids from {ids.min()} to {ids.max()}: allowed: 0 to {self.model.vocabulary - 1}"
-            )
-        sent = torch.from_numpy(ids.astype(np.int64))
-        if self.model.device.type == "cuda":
-            return sent.pin_memory().to(self.model.device, non_blocking=True)
-        return sent
 
 
 def own_encoder(model: str, tokenizer: str) -> Callable[[str], Ids] | None:
