@@ -87,8 +87,30 @@ class LanguageModel:
             )  # fmt: skip
         except (OSError, KeyError) as error:
             raise ValueError(f"causal model {model!r}: {str(error).splitlines()[0]}") from error
-        made = cls(model, loaded.to(place).eval(), place)
-        made._compare_with_eager(_TOLERANCE[name])
+        return cls.checked(model, loaded.to(place).eval(), fused=place.type == "cuda")
+
+    @classmethod
+    def checked(cls, name: str, model: Any, *, fused: bool) -> LanguageModel:
+        """Wrap a model, its layers fused where they can be, once it agrees with eager attention.
+
+        Args:
+            model: transformers' own, with attn_implementation ATTENTION, on its device.
+
+        Raises:
+            ValueError: its hidden states are not those of transformers' eager attention.
+        """
+        made = cls(name, model, model.device)
+        own = made._eager_hidden()
+        if fused:
+            from longattn.scoring.fused_body import fuse
+
+            fuse(model, lambda: made.hidden(made._checked_ids()))
+        tolerance = _TOLERANCE[str(model.dtype).removeprefix("torch.")]
+        off = float((made.hidden(made._checked_ids()).double() - own).norm() / own.norm())
+        if not off <= tolerance:
+            raise ValueError(
+                f"causal model {name!r} is refused: its hidden states differ by {off:.1e} from those of transformers' eager attention, allowed: {tolerance:g}"
+            )
         return made
 
     def sent(self, ids_l: Ids) -> Tensor:
@@ -142,24 +164,20 @@ class LanguageModel:
             setattr(model, prefix, body)
         return logits  # type: ignore[no-any-return]
 
-    @torch.inference_mode()
-    def _compare_with_eager(self, tolerance: float) -> None:
+    def _checked_ids(self) -> Tensor:
         generator = torch.Generator().manual_seed(0)
         ids_bl = torch.randint(self.vocabulary, (1, _CHECKED_TOKENS), generator=generator)
-        ids_bl = ids_bl.to(self.device)
-        ours = self.hidden(ids_bl).double()
+        return ids_bl.to(self.device)
+
+    @torch.inference_mode()
+    def _eager_hidden(self) -> Tensor:
+        self.model.set_attn_implementation("eager")
         try:
-            self.model.set_attn_implementation("eager")
-            own = self.model.base_model(
-                input_ids=ids_bl, use_cache=False
-            ).last_hidden_state.double()
+            body = self.model.base_model
+            states = body(input_ids=self._checked_ids(), use_cache=False).last_hidden_state
         finally:
             self.model.set_attn_implementation(ATTENTION)
-        off = float((ours - own).norm() / own.norm())
-        if not off <= tolerance:
-            raise ValueError(
-                f"causal model {self.name!r} is refused: its hidden states differ by {off:.1e} from those of transformers' eager attention, allowed: {tolerance:g}"
-            )
+        return states.double()  # type: ignore[no-any-return]
 
 
 class _Given(nn.Module):
@@ -174,6 +192,10 @@ class _Given(nn.Module):
 
 
 def _cross_entropy(logits_rv: Tensor, targets_r: Tensor) -> Tensor:
+    if logits_rv.is_cuda:
+        from longattn.scoring import body_kernel
+
+        return body_kernel.cross_entropy(logits_rv, targets_r)
     logits_rv = logits_rv.to(torch.promote_types(logits_rv.dtype, torch.float32))
     target_r = logits_rv.gather(1, targets_r[:, None])[:, 0]
     return logits_rv.logsumexp(1) - target_r
