@@ -8,6 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -16,7 +17,10 @@ from transformers import AutoModelForCausalLM
 from longattn.scoring import body_kernel
 from longattn.scoring.fused_body import fuse
 from longattn.scoring.language_model import LanguageModel
-from longattn.scoring.linear_attention import ATTENTION
+from longattn.scoring.layers import LayerScorer
+from longattn.scoring.linear_attention import ATTENTION, Attended, observed
+from longattn.scoring.loss_gap import LossGapScorer
+from longattn.scoring.statistics import dense_statistics
 from tests import checkpoints
 
 GPU = torch.cuda.is_available()
@@ -94,9 +98,48 @@ def family(name: str, fields: dict, fused: tuple[int, int, int]) -> float:
         return off(made.hidden(ids), plain.base_model(ids, use_cache=False).last_hidden_state)
 
 
+def scorers() -> dict[str, float]:
+    """Only on a GPU: in float32 against a CPU's float64; in bfloat16, statistics of the same q and k."""
+    rng = np.random.default_rng(0)
+    windows = [rng.integers(3, checkpoints.VOCABULARY, length) for length in (700, 651)]
+    found: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoints.save(Path(folder), "llama", head_dim=64, num_hidden_layers=3)
+        gaps = [
+            LossGapScorer.from_pretrained(folder, tokens=700, short=64, device=d, dtype=t).score(
+                windows
+            )
+            for d, t in (("cuda", "float32"), ("cpu", "float64"))
+        ]
+        found["loss gap, float32"] = float(np.abs(gaps[0].mean / gaps[1].mean - 1).max())
+        layers = [
+            LayerScorer.from_pretrained(folder, tokens=700, device=d, dtype=t).score(
+                windows[:1], 150
+            )
+            for d, t in (("cuda", "float32"), ("cpu", "float64"))
+        ]
+        for name in ("ds", "variance"):
+            one, two = (getattr(scores, name) for scores in layers)
+            found[f"{name} of layers, float32"] = float(np.abs(one / two - 1).max())
+        scorer = LayerScorer.from_pretrained(folder, tokens=700, layers=[2])
+        seen: list[Attended] = []
+        with observed(scorer.model.model.base_model.layers[2].self_attn, seen.append):
+            scorer.model.hidden(scorer.model.sent(windows[0])[None])
+        q, k = seen[0].q_bhld[0], seen[0].k_bgld[0]
+        truth = dense_statistics(q, k, 150, seen[0].scaling)
+        scores = scorer.score(windows[:1], 150)
+        for name, expected in zip(("ds", "variance"), truth, strict=True):
+            found[f"{name} of a layer, bfloat16"] = off(
+                torch.from_numpy(getattr(scores, name)[0, 0]), expected.cpu()
+            )
+    return found
+
+
 def main() -> int:
     failed = 0
     results = kernels() | {f"a model of {name}": family(name, *rest) for name, *rest in FAMILIES}
+    if GPU:
+        results |= scorers()
     for name, error in results.items():
         wrong = not error <= ROUNDING * (5 if "model" in name else 1)
         failed += wrong

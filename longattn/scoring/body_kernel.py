@@ -108,9 +108,7 @@ def _cross_entropy_kernel(logits_ptr, targets_ptr, loss_ptr, vocabulary, BLOCK: 
         v = start + tl.arange(0, BLOCK)
         x = tl.load(logits_ptr + v, mask=v < vocabulary, other=float("-inf")).to(tl.float32)
         raised = tl.maximum(m, x)  # finite from the first block on, where v < vocabulary
-        s = tl.where(
-            raised == float("-inf"), 0.0, s * tl.exp(m - raised) + tl.exp(x - raised)
-        )
+        s = tl.where(raised == float("-inf"), 0.0, s * tl.exp(m - raised) + tl.exp(x - raised))
         m = raised
     top = tl.max(m, axis=0)
     total = tl.sum(s * tl.exp(m - top), axis=0)

@@ -65,7 +65,9 @@ def fuse(model: Any, run: Callable[[], object]) -> dict[str, int]:
 def _recorded(model: Any) -> Iterator[dict[nn.Module, _Call]]:
     calls: dict[nn.Module, _Call] = {}
 
-    def note(module: nn.Module, args: tuple[Any, ...], options: dict[str, Any], output: Any) -> None:
+    def note(
+        module: nn.Module, args: tuple[Any, ...], options: dict[str, Any], output: Any
+    ) -> None:
         calls[module] = _Call(args, options, output)
 
     hooks = [m.register_forward_hook(note, with_kwargs=True) for m in model.modules()]
@@ -118,7 +120,9 @@ def _norms(module: nn.Module, call: _Call) -> Iterator[Forward]:
 
 
 def _mlps(module: nn.Module, call: _Call) -> Iterator[Forward]:
-    parts = [getattr(module, name, None) for name in ("gate_proj", "up_proj", "down_proj")]
+    parts: list[Any] = [
+        getattr(module, name, None) for name in ("gate_proj", "up_proj", "down_proj")
+    ]
     if not all(type(part) is nn.Linear for part in parts):
         return
     gate, up, down = parts
@@ -130,7 +134,7 @@ def _mlps(module: nn.Module, call: _Call) -> Iterator[Forward]:
 def _attentions(module: nn.Module, call: _Call) -> Iterator[Forward]:
     names = ("q_proj", "k_proj", "v_proj", "o_proj")
     linears = [child for _, child in module.named_children() if isinstance(child, nn.Linear)]
-    parts = [getattr(module, name, None) for name in names]
+    parts: list[Any] = [getattr(module, name, None) for name in names]
     if not all(type(part) is nn.Linear for part in parts) or len(linears) != len(names):
         return
     seen: list[Attended] = []
@@ -154,7 +158,7 @@ def _attentions(module: nn.Module, call: _Call) -> Iterator[Forward]:
             raise TypeError(f"a rotation of {cos.shape[-1]} of {dim} dimensions")
         qkv_blw = packed(hidden_states)
         body_kernel.rotate_(qkv_blw, cos, sin, heads + groups)
-        all_bhld = qkv_blw.unflatten(-1, (heads + 2 * groups, dim)).transpose(1, 2)
+        all_bhld = qkv_blw.view(*qkv_blw.shape[:2], heads + 2 * groups, dim).transpose(1, 2)
         q, k, v = all_bhld.split([heads, groups, groups], 1)
         attended, _ = attend(module, q, k, v, rest.get("attention_mask"), **options)
         return out(attended.flatten(2)), None

@@ -90,8 +90,11 @@ def attend(
     elif window is not None:
         out = _sliding(query, key, value, scaling, window)
     else:
+        heads, shared = query.shape[1], query.shape[1] != key.shape[1]
+        if shared and query.dtype == torch.float32 and query.is_cuda:  # no fused kernel shares keys
+            key, value, shared = _repeated(key, heads), _repeated(value, heads), False
         out = F.scaled_dot_product_attention(
-            query, key, value, is_causal=True, scale=scaling, enable_gqa=_grouped(query, key)
+            query, key, value, is_causal=True, scale=scaling, enable_gqa=shared
         )
     return out.transpose(1, 2).contiguous(), None
 
@@ -103,10 +106,6 @@ def capped_probabilities(attended: Attended, start: int, stop: int, head: int) -
     dtype = torch.promote_types(q_bhld.dtype, torch.float32)
     s_rl = q_bhld[0, head, start:stop].to(dtype) @ k_bgld[0, head // group, :stop].to(dtype).T
     return _masked(s_rl * scaling, start, 0, softcap, window).softmax(-1)
-
-
-def _grouped(query: Tensor, key: Tensor) -> bool:
-    return query.shape[1] != key.shape[1]
 
 
 def _masked(s: Tensor, start: int, low: int, softcap: float | None, window: int | None) -> Tensor:
