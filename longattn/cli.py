@@ -1,7 +1,6 @@
 """The `longattn` command.
 
-Exit status: 0 all of it worked, 1 it failed, 2 a bad argument,
-75 stopped by SIGTERM: run again to go on (EX_TEMPFAIL).
+Exit status: 0 all of it worked; others as `longattn.errors` has them.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
@@ -19,6 +19,7 @@ from rich.logging import RichHandler
 from rich.table import Table
 
 from longattn import __version__
+from longattn.errors import Interrupted, exit_status
 
 log = logging.getLogger("longattn")
 app = typer.Typer(
@@ -35,22 +36,38 @@ Overrides = Annotated[
 ]
 
 
+class Executor(StrEnum):
+    """Where a run works."""
+
+    RAY = "ray"
+    LOCAL = "local"
+
+
+ExecutorOption = Annotated[
+    Executor, typer.Option(help="ray: on a cluster, or one started here; local: in this process")
+]
+
+
 @app.command()
-def run(config: ConfigPath, set_: Overrides = None) -> None:
+def run(
+    config: ConfigPath, set_: Overrides = None, executor: ExecutorOption = Executor.RAY
+) -> None:
     """Score what is not labelled yet, then select.
 
     Example: longattn run configs/quickstart.yaml --set select.keep.fraction=0.25
     """
-    _guarded(lambda: _run(config, set_, select_after=True))
+    _guarded(lambda: _run(config, set_, executor, select_after=True))
 
 
 @app.command()
-def score(config: ConfigPath, set_: Overrides = None) -> None:
+def score(
+    config: ConfigPath, set_: Overrides = None, executor: ExecutorOption = Executor.RAY
+) -> None:
     """Score what is not labelled yet; select nothing.
 
     Example: longattn score configs/quickstart.yaml
     """
-    _guarded(lambda: _run(config, set_, select_after=False))
+    _guarded(lambda: _run(config, set_, executor, select_after=False))
 
 
 @app.command()
@@ -297,23 +314,31 @@ def _plan(
         print_plan(result, _console())
 
 
-def _run(path: str, overrides: list[str] | None, *, select_after: bool) -> None:
+def _run(path: str, overrides: list[str] | None, executor: Executor, *, select_after: bool) -> None:
     from longattn.config import Config
 
     config = Config.from_yaml(path, overrides or [])
     log.debug("listing %d sources", len(config.sources))  # before Ray is imported, which takes 4 s
-    from longattn.pipeline.job import run as run_pipeline
+    from longattn.pipeline.job import run as run_job
 
+    if executor == Executor.RAY:
+        _quieten_ray()
+    summary = run_job(config, executor=executor.value, select_after=select_after)
+    _show(summary.to_dict(), config.output)
+
+
+def _quieten_ray() -> None:
+    """Leave out what Ray tells of itself."""
     # That a cluster started here asks for a token, which Ray itself keeps, is no news.
     authentication = logging.getLogger("ray._private.authentication.authentication_token_setup")
     authentication.addFilter(lambda record: "is enabled" not in record.getMessage())
     if not os.environ.get("LONGATTN_TRACEBACK"):
+        import ray.data  # noqa: F401 - its handlers
+
         # Ray Data tells a failure in 110 lines, which its log file has too.
         for handler in logging.getLogger("ray.data").handlers:
             if isinstance(handler, logging.StreamHandler):
                 handler.setLevel(logging.CRITICAL)
-    summary = run_pipeline(config, select_after=select_after)
-    _show(summary.to_dict(), config.output)
 
 
 def _select(path: str, overrides: list[str] | None) -> None:
@@ -324,13 +349,7 @@ def _select(path: str, overrides: list[str] | None) -> None:
 
     config = Config.from_yaml(path, overrides or [])
     with held(config.output):
-        chosen = select_labelled(
-            config.output,
-            **config.select.model_dump(exclude={"keep"}),
-            keep=config.select.keep,
-            file_bytes=config.file_bytes,
-            on=config.workers.select,
-        )
+        chosen = select_labelled(config.output, config.select, file_bytes=config.file_bytes)
     categories = {name: c.to_dict() for name, c in chosen.items()}
     _show({"output": without_secrets(config.output), "categories": categories}, config.output)
 
@@ -372,10 +391,8 @@ def _guarded(work: Callable[[], None]) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         work()
-    except ValueError as error:  # bad settings, sources, checkpoint, folder: each told in one line
-        _fail(error, 2)
-    except (RuntimeError, OSError) as error:
-        _fail(error, getattr(error, "exit_status", 1))
+    except (ValueError, RuntimeError, OSError) as error:
+        _fail(error, exit_status(error))
     except Exception as error:
         if type(error).__module__.partition(".")[0] not in ("botocore", "aiobotocore", "aiohttp"):
             raise
@@ -399,7 +416,7 @@ def _fail(error: BaseException, status: int) -> None:
     print(f"longattn: {without_secrets(' '.join(str(error).split()))}", file=sys.stderr)
     if os.environ.get("LONGATTN_TRACEBACK"):
         raise error
-    if hasattr(error, "exit_status"):  # of SIGTERM: Ray's threads may not survive Python's own end
+    if isinstance(error, Interrupted):  # Ray's threads may not survive Python's own end
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
@@ -415,12 +432,10 @@ def _show(summary: dict[str, Any], output: str) -> None:
     _console().print(table)
     for stage, did in summary.get("stages", {}).items():
         print(f"{stage}: {json.dumps({k: round(v, 2) for k, v in did.items()})}")
-    from longattn.storage.files import filesystem, join
+    from longattn.storage.output_folder import OutputFolder
+    from longattn.text import without_secrets
 
-    fs, folder = filesystem(output)
-    places = ["labelled", "selected", "quarantine", "_longattn/summary.json", "report.html"]
-    there = [join(summary["output"], place) for place in places if fs.exists(join(folder, place))]
-    print("written: " + "  ".join(there))
+    print("written: " + "  ".join(map(without_secrets, OutputFolder(output).shown())))
 
 
 def _table(first: str, *columns: str) -> Table:

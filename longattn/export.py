@@ -49,7 +49,7 @@ def export_megatron(path: str, vocab_size: int, *, part_bytes: int = 4 << 30) ->
     dtype = np.dtype("uint16" if vocab_size < _UINT16_VOCABULARY else "int32").newbyteorder("<")
     prefixes = []
     for folder, urls in groupby(files, key=lambda url: url.rpartition("/")[0]):
-        category = folder.rpartition("category=")[2]
+        category = folder.rpartition("/")[2]
         windows = _windows(list(urls), vocab_size)
         first, part = next(windows, None), 0
         while first is not None:

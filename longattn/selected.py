@@ -140,7 +140,7 @@ def _arranged(table: pa.Table, group: _Group, folder: str) -> tuple[pa.Table, li
     for part in group.parts:
         rows = pa.concat_tables(_runs(table, part))
         name = content_name(rows["data_id"], rows["lds"])
-        names.append(join(folder, f"category={group.category}", name))
+        names.append(join(folder, group.category, name))
     return table, names
 
 

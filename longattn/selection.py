@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 from longattn.config import Keep, Select
 from longattn.cuts import Order, find_cuts, spans
 from longattn.exact import Cut, Floats, Ints, keys
-from longattn.lds import Scale, Standard, Standardize, long_distance_scores, moments
+from longattn.lds import Scale, Standard, long_distance_scores, moments
 from longattn.overlap import distinct_scores, unique_tokens
 from longattn.partitions import Handle, On, Place, placed
 from longattn.scores import (
@@ -37,7 +37,8 @@ from longattn.scores import (
 from longattn.second_pass import fitted, look
 from longattn.selected import write_selected
 from longattn.storage.files import absolute, join, list_files, parallel, write_json
-from longattn.storage.output_folder import FOLDER
+
+FOLDER = "_longattn"
 from longattn.storage.tables import EXACT, open_parquet
 
 RankBy = Literal["lds", "recurrence", "recurrence_rarity", "recurrence_pairs"]
@@ -65,15 +66,11 @@ class CategorySelection:
 
 def select(
     path: str,
+    settings: Select | None = None,
     *,
-    alpha: float = 0.5,
-    standardize: Standardize = "zscore",
-    rank_by: RankBy = "lds",
-    overlap: Overlap = "allow",
-    keep: Keep | dict[str, float | int | str] | None = None,
-    second_pass: float | None = None,
     file_bytes: int = 512 * 2**20,
     on: On = "auto",
+    **overrides: Any,
 ) -> dict[str, CategorySelection]:
     """Select from `<path>/labelled` into `<path>/selected`, by category.
 
@@ -99,11 +96,7 @@ def select(
             are not finite, windows without the column to rank by, or, for `second_pass`, windows
             that want exact scores first.
     """
-    keep = Keep.model_validate({"fraction": 0.5} if keep is None else keep)
-    settings = Select(
-        alpha=alpha, standardize=standardize, rank_by=rank_by, overlap=overlap, keep=keep,
-        second_pass=second_pass,
-    )  # fmt: skip
+    settings = Select.model_validate({**(settings or Select()).model_dump(), **overrides})
     path = absolute(path)
     stored = settings.model_dump(mode="json", exclude_none=True)
     with _gathered(path, settings, on) as (place, scores, sizes):

@@ -32,6 +32,6 @@ def labelled_table(category, ids, ds, variance, window=8, source="f.jsonl"):
 
 
 def write_labelled(output, category, table, metadata=None):
-    url = join(str(output), "labelled", f"category={category}", content_name(table["data_id"]))
+    url = join(str(output), "labelled", category, content_name(table["data_id"]))
     write_table(url, table, metadata or {"fingerprint": "f"})
     return url

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
 import ray
-from ray.data import Dataset
+from ray.data import Dataset, Datasink
+from ray.data.block import Block, BlockAccessor
 
-from longattn.config import SCORER_BATCH, Sample, Source, Workers
+from longattn.config import Sample, Source, Workers
 from longattn.corpus.reading import read_split
 from longattn.corpus.records import Record, Split, pack_task, unpack_task
 from longattn.corpus.sources import check_sources, group_splits, list_splits
-from longattn.pipeline.labelled_sink import LabelledSink, no_report
+from longattn.pipeline.labelled_sink import WriteReport, no_report, write_labelled_windows
 from longattn.pipeline.pools import Pools, actor_pool, plan_pools
-from longattn.pipeline.score_actor import ScoreAgain, ScoreWindows
+from longattn.pipeline.score_actor import ScoreReport, ScoreStage, ScoreWindows
 from longattn.pipeline.window_actor import DocumentWindows
 from longattn.scoring.settings import ScoreSettings
-from longattn.storage.files import join, list_files
+from longattn.storage.output_folder import OutputFolder
 from longattn.storage.tables import LABELLED, open_parquet
 
 MAX_BLOCK = 32 * 2**20
@@ -103,12 +104,24 @@ def score_windows(
     """
     pools = plan_pools(Workers(score=workers, gpus_per_scorer=gpus_per_scorer), dtype)
     settings = ScoreSettings(model, min_distance, rope_theta, add_bos, dtype)
-    return with_scores(windows, settings, batch, pools, no_report)
+    stage = ScoreStage(settings, pools.device, pools.threads, batch)
+    return with_scores(windows, stage, pools, no_report)
 
 
 def write_labelled(scored: Dataset, path: str) -> None:
-    """Write scored windows below `<path>/labelled/category=.../`; each file appears whole."""
+    """Write scored windows below `<path>/labelled/<category>/`; each file appears whole."""
     write_with(scored, LabelledSink(path))
+
+
+class LabelledSink(Datasink[int]):
+    """The sink of a run as Ray Data calls it: each block becomes one file a category."""
+
+    def __init__(self, output: str, report: WriteReport = no_report) -> None:
+        self.output, self.report = output, report
+
+    def write(self, blocks: Iterable[Block], ctx: Any) -> int:
+        tables = [BlockAccessor.for_block(block).to_arrow() for block in blocks]
+        return write_labelled_windows(self.output, tables, self.report)
 
 
 def write_with(scored: Dataset, sink: LabelledSink) -> None:
@@ -126,9 +139,10 @@ def write_with(scored: Dataset, sink: LabelledSink) -> None:
 
 def read_labelled(path: str, columns: Sequence[str] | None = None) -> Dataset:
     """The labelled windows below `<path>/labelled` as a Dataset, only the named columns if given."""
-    files = list(list_files(join(path, "labelled"), ".parquet"))
+    folder = OutputFolder(path)
+    files = list(folder.labelled_files())
     if not files:
-        raise ValueError(f"{join(path, 'labelled')}: no labelled windows there")
+        raise ValueError(f"{folder.labelled}: no labelled windows there")
     names = list(columns or LABELLED.names)
 
     def read(batch: dict[str, Any]) -> Iterator[pa.Table]:
@@ -144,45 +158,20 @@ def read_labelled(path: str, columns: Sequence[str] | None = None) -> Dataset:
 
 
 def with_scores(
-    windows: Dataset,
-    settings: ScoreSettings,
-    batch: int | None,
-    pools: Pools,
-    report: Callable[..., None],
-    tasks: int = 1,
+    windows: Dataset, stage: ScoreStage, pools: Pools, report: ScoreReport, tasks: int = 1
 ) -> Dataset:
     """The scoring stage, with actors as `pools` says; `report` as `Monitor.score_report` gives.
 
-    `tasks` is how many the stage before has: no more actors start at first.
+    A block of windows is scored whole, so that what is written depends on no other block. `tasks` is
+    how many the stage before has: no more actors start at first.
     """
     return windows.map_batches(
         ScoreWindows,
-        fn_constructor_args=(settings, pools.device, pools.threads, report),
-        batch_size=batch or SCORER_BATCH[pools.device],
+        fn_constructor_args=(stage, report),
+        batch_size=None,
         batch_format="pyarrow",
         **scoring_pool(pools, tasks),
     )
-
-
-def score_again_with(
-    wanted: Mapping[str, list[int]], settings: ScoreSettings, batch: int | None, pools: Pools
-) -> int:
-    """Give rows of labelled files their exact scores; returns how many."""
-    rows = [{"url": url, "rows": of_file} for url, of_file in wanted.items()]
-    done = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
-        ScoreAgain,
-        fn_constructor_args=(
-            batch or SCORER_BATCH[pools.device],
-            settings,
-            pools.device,
-            pools.threads,
-            no_report,
-        ),
-        batch_size=1,
-        batch_format="pyarrow",
-        **scoring_pool(pools, len(rows)),
-    )
-    return sum(row["scored"] for row in done.iter_rows())
 
 
 def scoring_pool(pools: Pools, tasks: int) -> dict[str, Any]:

@@ -25,7 +25,8 @@ from longattn.lds import moments
 from longattn.reports.foils import Ids, Windows, foils, generator, long_documents, native_windows
 from longattn.reports.page import render
 from longattn.reports.report import uniform_ds
-from longattn.storage.files import join, write_bytes
+from longattn.storage.files import write_bytes
+from longattn.storage.output_folder import OutputFolder
 from longattn.text import without_secrets
 from longattn.windows.recurrence import Recurrence, far_recurrence
 from longattn.windows.tokenizer import DocumentTokenizer, load_tokenizer
@@ -33,7 +34,7 @@ from longattn.windows.tokenizer import DocumentTokenizer, load_tokenizer
 if TYPE_CHECKING:
     from longattn.reports.causal_model import CausalModel
     from longattn.scoring.scorer import AttentionScorer
-
+from longattn.scoring.window_scorer import with_bos
 
 log = logging.getLogger("longattn")
 
@@ -105,9 +106,7 @@ def attention(
     scorer: AttentionScorer, ids_nl: Ids, k: int, bos: int | None, stride: int = 1
 ) -> Attention:
     """Scores of the windows, with the checkpoint's BOS in front as the pipeline puts it."""
-    if bos is not None:
-        ids_nl = np.concatenate([np.full_like(ids_nl[:, :1], bos), ids_nl[:, :-1]], axis=1)
-    scores = [scorer.score(ids_l, k, stride) for ids_l in ids_nl]
+    scores = [scorer.score(ids_l, k, stride) for ids_l in with_bos(ids_nl, bos)]
     ds_n = np.array([float(s.ds.mean()) for s in scores])
     return Attention(ds_n, np.array([float(s.variance.mean()) for s in scores]))
 
@@ -205,13 +204,14 @@ def write_evaluation(output: str, result: dict[str, Any]) -> list[str]:
         title=f"How well {result['settings']['model']} selects",
         **result,
     )
+    folder = OutputFolder(output)
     files = {
-        "evaluation.json": orjson.dumps(result, option=orjson.OPT_INDENT_2),
-        "evaluation.html": page.encode(),
+        folder.evaluation("json"): orjson.dumps(result, option=orjson.OPT_INDENT_2),
+        folder.evaluation("html"): page.encode(),
     }
-    for name, content in files.items():
-        write_bytes(join(output, name), content)
-    return [join(output, name) for name in files]
+    for url, content in files.items():
+        write_bytes(url, content)
+    return list(files)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
@@ -23,7 +22,9 @@ from longattn.reports.page import packed, render
 from longattn.resume.fingerprint import require_run_record
 from longattn.scoring.checkpoint import open_checkpoint
 from longattn.scoring.scorer import AttentionScorer
-from longattn.storage.files import join, list_files, read_bytes
+from longattn.scoring.window_scorer import with_bos
+from longattn.storage.files import read_bytes
+from longattn.storage.output_folder import OutputFolder
 from longattn.storage.tables import open_parquet
 from longattn.windows.tokenizer import DocumentTokenizer, load_tokenizer
 
@@ -121,22 +122,19 @@ def labelled_window(output: str, data_id: str) -> Window:
 
     Raises ValueError where no run has written there, or no such window.
     """
-    claimed = require_run_record(output)
-    parts, settings = claimed["parts"], yaml.safe_load(claimed["config"] or "{}")
+    record = require_run_record(output)
+    parts = record.parts
     category = data_id.rsplit("-", 2)[0]
-    row = _row(
-        list(list_files(join(output, "labelled", f"category={category}"), ".parquet")), data_id
-    )
+    row = _row(list(OutputFolder(output).labelled_files(category)), data_id)
     if row is None:
         raise ValueError(
             f"{output}: no labelled window {data_id!r}; ids are category-document-index, as the "
             "column data_id of labelled/ and the report have them"
         )
     ids = np.array(row.pop("input_ids"), np.int32)
-    row["weights"] = parts["weights"]
+    row["weights"] = parts.weights
     return Window(
-        data_id, ids, settings.get("scorer", {}).get("model", "builtin"),
-        parts["min_distance"], parts["bos"], parts["rope_theta"], row,
+        data_id, ids, record.model, parts.min_distance, parts.bos, parts.rope_theta, row,
     )  # fmt: skip
 
 
@@ -208,9 +206,7 @@ def inspect_window(
     )
     if head is not None and not 0 <= head < scorer.heads:
         raise ValueError(f"--head {head}: {window.model} has heads 0 to {scorer.heads - 1}")
-    ids = window.ids.astype(np.int64)
-    if window.bos is not None:  # takes position 0, and the last token gives way, as in scoring
-        ids = np.concatenate([[window.bos], ids[:-1]])
+    ids = with_bos(window.ids.astype(np.int64)[None], window.bos)[0]
     ids_l = torch.from_numpy(ids).to(scorer.device)
     positions_l = torch.arange(len(ids), device=scorer.device)
     q_hld, k_gld = scorer.tables.rotated(ids_l, positions_l)

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
@@ -31,9 +30,10 @@ from longattn.corpus.counts import Counts
 from longattn.corpus.reading import read_split
 from longattn.corpus.records import BadRecord, Reason, Split
 from longattn.corpus.sources import check_sources, list_splits, row_group_sizes
+from longattn.resume.fingerprint import read_run_record
 from longattn.resume.remaining import find_remaining
-from longattn.storage.files import filesystem, join, read_json
-from longattn.storage.output_folder import FOLDER
+from longattn.scoring.settings import ScoreSettings
+from longattn.storage.files import filesystem
 from longattn.storage.tables import parquet_writer
 from longattn.text import count, duration, share, short, size, without_secrets
 from longattn.windows.cutting import WindowCutter, sliding_windows, window_table
@@ -153,7 +153,7 @@ def plan(
     if device != "cpu":
         scorers = (smallest, largest) if largest else (smallest, 8 * smallest, 64 * smallest)
     done = ""
-    if read_json(join(config.output, FOLDER, "run.json")) is not None:
+    if read_run_record(config.output) is not None:
         finished = find_remaining(
             config.output, splits, max_record_bytes=config.max_record_bytes
         ).finished
@@ -317,10 +317,6 @@ def _row_bytes(rows: list[dict[str, Any]]) -> float:
     if not rows:
         return 0.0
     table = window_table(rows).drop_columns(["split", "fingerprint"])
-    table = table.set_column(
-        table.column_names.index("category"), "category",
-        pa.array(table["category"].to_pylist()).dictionary_encode(),
-    )  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="longattn-") as folder:
         path = Path(folder, "rows.parquet")
         with parquet_writer(path, table.schema, {}) as writer:
@@ -333,23 +329,21 @@ def _row_bytes(rows: list[dict[str, Any]]) -> float:
 
 def _measured(config: Config, ids: np.ndarray) -> tuple[float, str]:
     """Windows a second of one scorer on this machine, and its device."""
-    from longattn.scoring.scorer import AttentionScorer  # 7 s, for who states no rate
+    from longattn.scoring.window_scorer import WindowScorer  # 7 s, for who states no rate
 
-    scorer = AttentionScorer.from_pretrained(
-        config.scorer.model, dtype=config.scorer.dtype, rope_theta=config.scorer.rope_theta
-    )
+    scorer = WindowScorer(ScoreSettings.of(config))
+    device = scorer.scorer.device.type
     if not len(ids):  # no window at all: how fast does not matter
         ids = np.zeros(config.window.tokens, np.int32)
-    on_gpu = scorer.device.type != "cpu"
-    batch = np.repeat(ids[None], config.scorer.batch or SCORER_BATCH["cuda"] if on_gpu else 1, 0)
-    how = list(config.min_distances), config.scorer.query_stride
-    if on_gpu:
-        scorer.score(batch, *how)  # compiles its kernel
+    size = config.scorer.batch or SCORER_BATCH["cuda"] if device == "cuda" else 1
+    ids_bl = np.repeat(ids[None].astype(np.int64), size, 0)
+    if device == "cuda":
+        scorer.score(ids_bl)  # compiles its kernel
     windows, started = 0, time.perf_counter()
     while not windows or time.perf_counter() - started < MEASURE_SECONDS:
-        scorer.score(batch, *how)
-        windows += len(batch)
-    return windows / (time.perf_counter() - started), scorer.device.type
+        scorer.score(ids_bl)
+        windows += len(ids_bl)
+    return windows / (time.perf_counter() - started), device
 
 
 def _provenance(config: Config, overrides: Sequence[str]) -> list[tuple[str, Any, str]]:

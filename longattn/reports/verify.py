@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import yaml
 from fastparquet import ParquetFile
 from tokenizers import Tokenizer
 
@@ -25,8 +24,8 @@ from longattn.resume.fingerprint import require_run_record
 from longattn.resume.markers import IdSet, read_markers
 from longattn.resume.remaining import labelled_files
 from longattn.selection import kept, ranked
-from longattn.storage.files import filesystem, join, list_files, read_json
-from longattn.storage.output_folder import FOLDER
+from longattn.storage.files import filesystem, read_json
+from longattn.storage.output_folder import OutputFolder, category_of
 from longattn.storage.tables import (
     EXACT,
     EXTRA_SCORE_COLUMNS,
@@ -65,17 +64,20 @@ def verify(output: str) -> Iterator[str]:
 
     Raises ValueError where no run has written.
     """
-    claim = require_run_record(output)
-    model = yaml.safe_load(claim["config"] or "{}").get("scorer", {}).get("model", "builtin")
+    record, places = require_run_record(output), OutputFolder(output)
+    model = record.model
     tokenizer = None
     try:
         tokenizer = Tokenizer.from_file(str(model_folder(model) / "tokenizer.json"))
     except Exception as error:  # noqa: BLE001 - the library raises plain Exception
         yield f"{model}: no tokenizer, so content was not compared: {error}"
     sets = {}
-    for folder, schema in (("labelled", LABELLED), ("selected", SELECTED)):
-        seen = _Seen(tokenizer, claim["parts"]["window"], claim["fingerprint"])
-        for url in list_files(join(output, folder), ".parquet"):
+    for folder, schema, files in (
+        ("labelled", LABELLED, places.labelled_files()),
+        ("selected", SELECTED, places.selected_files()),
+    ):
+        seen = _Seen(tokenizer, record.parts.window, record.fingerprint)
+        for url in files:
             try:
                 yield from _file(url, schema.names, seen)
             except Exception as error:  # noqa: BLE001 - a broken file makes readers raise anything
@@ -90,7 +92,7 @@ def verify(output: str) -> Iterator[str]:
 
 def _file(url: str, names: list[str], seen: _Seen) -> Iterator[str]:
     fs, path = filesystem(url)
-    category = url.rpartition("/category=")[2].partition("/")[0]
+    category = category_of(url)
     with open_parquet(url) as parquet:
         metadata = file_metadata(parquet)
         there = [
@@ -170,7 +172,7 @@ def _ledger(output: str, labelled: pd.DataFrame) -> Iterator[str]:
 
 
 def _summary(output: str, labelled: pd.DataFrame) -> Iterator[str]:
-    summary = read_json(join(output, FOLDER, "summary.json"))
+    summary = read_json(OutputFolder(output).record("summary"))
     if summary is None:
         yield f"{output}: no summary: its run is not finished"
         return
@@ -184,7 +186,7 @@ def _summary(output: str, labelled: pd.DataFrame) -> Iterator[str]:
 
 
 def _selection(output: str, labelled: pd.DataFrame, selected: pd.DataFrame) -> Iterator[str]:
-    stored = read_json(join(output, FOLDER, "selection.json"))
+    stored = read_json(OutputFolder(output).record("selection"))
     if stored is None:
         if len(selected):
             yield f"{output}: selected files, and no selection.json that tells how they came about"
@@ -213,7 +215,7 @@ def _selection(output: str, labelled: pd.DataFrame, selected: pd.DataFrame) -> I
         yield f"{output}: selected windows have other scores than the labelled ones"
     told, found = (
         sorted(url.rpartition("/selected/")[2] for url in urls)  # the folder may have moved
-        for urls in (stored["files"], list_files(join(output, "selected"), ".parquet"))
+        for urls in (stored["files"], OutputFolder(output).selected_files())
     )
     if told != found:
         yield f"{output}: the selected files are not those of selection.json"

@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from longattn.errors import HeldError
-from longattn.storage.files import filesystem, is_local, join, read_bytes, remove, write_json
+from longattn.storage.files import filesystem, is_local, read_bytes, remove, write_json
+from longattn.storage.output_folder import OutputFolder
 from longattn.text import without_secrets
 
 log = logging.getLogger("longattn")
@@ -204,7 +205,7 @@ def held(
     `on_lost` is called in another thread when another run has taken the folder over: this one was
     not seen to live for EXPIRES seconds.
     """
-    return _holding(Hold(join(output, "_longattn", "hold.json"), on_lost))
+    return _holding(Hold(OutputFolder(output).record("hold"), on_lost))
 
 
 @contextmanager

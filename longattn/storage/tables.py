@@ -20,15 +20,12 @@ import pyarrow.parquet as pq
 from longattn.storage.files import filesystem, staged, storage_errors
 from longattn.text import without_secrets
 
-# `category` is dictionary encoded: pandas and pyarrow then agree with the type that they derive
-# from the folder name `category=...`; with a plain string both refuse to open the folder.
-CATEGORY = pa.dictionary(pa.int32(), pa.string())
 WINDOWS = pa.schema(
     [
         ("data_id", pa.string()),
         ("content", pa.string()),
         ("input_ids", pa.list_(pa.int32())),
-        ("category", CATEGORY),
+        ("category", pa.string()),
         ("source", pa.string()),
         ("document_id", pa.string()),
         ("window_index", pa.int32()),
@@ -55,7 +52,7 @@ EXACT = ("ds_exact", "variance_exact")
 SELECTED = LABELLED.append(pa.field("lds", pa.float64()))
 QUARANTINE = pa.schema(
     [
-        ("category", CATEGORY),
+        ("category", pa.string()),
         ("source", pa.string()),
         ("position", pa.int64()),
         ("reason", pa.string()),

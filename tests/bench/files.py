@@ -59,7 +59,7 @@ def split_of(number: int) -> Split:
 
 def write_labelled(folder: str, files: int) -> None:
     """Files of windows of long documents, and the markers of their splits, as a run leaves them."""
-    place = Path(folder, "out", "labelled", "category=book")
+    place = Path(folder, "out", "labelled", "book")
     place.mkdir(parents=True)
     nulls = {f.name: pa.nulls(WINDOWS, f.type) for f in LABELLED}
     for start in range(0, files, FILES_PER_SPLIT):

@@ -53,7 +53,7 @@ print(json.dumps({"seconds": time.perf_counter() - started, "idle": idle, "drive
 
 def write_drawn(folder: str, rows: int) -> None:
     rng = np.random.default_rng(0)
-    category = Path(folder, "labelled", "category=book")
+    category = Path(folder, "labelled", "book")
     category.mkdir(parents=True)
     for start in range(0, rows, FILE_ROWS):
         n = min(FILE_ROWS, rows - start)

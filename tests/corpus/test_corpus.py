@@ -633,7 +633,7 @@ def test_a_large_parquet_column_comes_in_small_reads(tmp_path: Path) -> None:
     (split,) = splits_of(put(tmp_path / "a.parquet", data))
     file = Flaky(data, 1 << 30, None)
     with (
-        patch.object(records, "CHUNK", 50_000),
+        patch.object(parquet_reader, "CHUNK", 50_000),
         patch("fsspec.implementations.local.LocalFileSystem.open", return_value=file),
     ):
         assert texts(list(read_split(split))) == long

@@ -11,12 +11,12 @@ from longattn.pipeline.stopping import stop_on_sigterm
 
 STUCK = """
 import ctypes
-from longattn import stopping
+from longattn.pipeline import stopping
 
 stopping.LAST = 1
 c = ctypes.CDLL(None)
 mutex = ctypes.create_string_buffer(64)
-with stopping.stoppable():
+with stopping.stop_on_sigterm():
     print("ready", flush=True)
     c.pthread_mutex_lock(mutex)
     c.pthread_mutex_lock(mutex)  # never returns, and no handler in Python runs

@@ -146,7 +146,7 @@ def test_spearman_is_that_of_pandas(pairs):
 
 def test_attention_is_what_a_run_stores(finished):
     settings, _ = finished
-    rows = pq.read_table(f"{settings.output}/labelled/category=code").slice(0, 5).to_pylist()
+    rows = pq.read_table(f"{settings.output}/labelled/code").slice(0, 5).to_pylist()
     scorer = AttentionScorer.from_pretrained(settings.scorer.model)
     ids_nl = np.array([row["input_ids"] for row in rows])
     seen = attention(scorer, ids_nl, WINDOW // 4, None)

@@ -98,7 +98,7 @@ def test_documents_that_were_not_tokenized_are_told_by_their_bytes(
 def test_output_bytes_are_those_of_the_files(finished):
     settings, _ = finished
     for name, told in planned(settings).categories.items():
-        files = list_files(f"{settings.output}/labelled/category={name}", ".parquet")
+        files = list_files(f"{settings.output}/labelled/{name}", ".parquet")
         assert 0.5 < told.labelled_bytes / sum(files.values()) < 1.2
 
 

@@ -53,7 +53,7 @@ def test_leftovers_of_killed_writers_are_swept_and_those_of_living_ones_are_not(
 ):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "staging"))
     (tmp_path / "staging").mkdir()
-    done = tmp_path / "out/labelled/category=a/x.parquet"
+    done = tmp_path / "out/labelled/a/x.parquet"
     done.parent.mkdir(parents=True)
     half = done.with_name(f".{done.name}.0123.tmp")
     dead, living = (tmp_path / f"staging/{STAGING}{name}" for name in ("dead", "living"))
@@ -174,7 +174,7 @@ def test_readers_agree(folder):
 
 
 def test_row_groups_are_small_and_the_footer_says_what_is_inside(folder):
-    (url,) = list_files(str(folder / "labelled" / "category=a"), ".parquet")
+    (url,) = list_files(str(folder / "labelled" / "a"), ".parquet")
     with open_parquet(url) as parquet:
         assert [parquet.metadata.row_group(i).num_rows for i in range(2)] == [64, 36]
         assert file_metadata(parquet) == {"fingerprint": "f", "runs": []}
