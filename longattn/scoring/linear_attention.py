@@ -20,7 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AttentionInterface
 
 ATTENTION = "longattn_linear_memory"
-_BLOCK_ENTRIES = 1 << 27  # scores held at a time where they are: 0.5 GB in float32
+BLOCK_ENTRIES = 1 << 27  # scores held at a time where they are: 0.5 GB in float32
 _BACKENDS = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]
 
 
@@ -148,7 +148,7 @@ def _capped(
     q_bhld: Tensor, k_bgld: Tensor, v_bgld: Tensor, scaling: float, softcap: float, window: int | None
 ) -> Tensor:  # fmt: skip
     batch, heads, length, _ = q_bhld.shape
-    rows = max(1, _BLOCK_ENTRIES // (batch * heads * length))
+    rows = max(1, BLOCK_ENTRIES // (batch * heads * length))
     parts = []
     for start in range(0, length, rows):
         stop = min(start + rows, length)

@@ -20,7 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from longattn.scoring import linear_attention
-from longattn.scoring.language_model import LanguageModel, _token_bytes
+from longattn.scoring.language_model import LanguageModel
 from longattn.scoring.layers import LayerScorer
 from longattn.scoring.linear_attention import ATTENTION
 from longattn.scoring.loss_gap import LossGapScorer
@@ -196,9 +196,7 @@ def shape(name: str, top: float) -> None:
                 f"floor {floor:.1f}, plain / ours {plain_ms / whole:.2f}; gap {got.mean[0]}, {got.weighted[0]}"
             )
         linear_attention._BACKENDS[:] = backends
-        tokens = max(length, 2 * short * (length // short - 2))
-        estimate = tokens * _token_bytes(config, torch.bfloat16) + 2 * 2048 * 4 * config.vocab_size
-        print(f"  peak {peak / 2**30:.2f} GiB beside the weights, estimated {estimate / 2**30:.2f}")
+        print(f"  peak {peak / 2**30:.2f} GiB beside the weights")
         hidden = made.hidden(sent[None])[0, :-1]
         loss = milliseconds(lambda: made.losses(hidden, sent[1:]))  # noqa: B023
         print(f"  losses of {length} positions from hidden states: {loss:.1f} ms")

@@ -1,0 +1,76 @@
+"""What compression and repetition cost beside cutting the same windows: python -m tests.bench.measures FILE.jsonl[.zst|.gz] ...
+
+One core. The actor's work is the cutter's: tokenizing, cutting, decoding, far recurrence, and the Arrow
+table. Prints milliseconds a window, medians over rounds of interleaved measurements.
+"""
+
+import gzip
+import io
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import orjson
+import zstandard
+
+from longattn.corpus.counts import Counts
+from longattn.windows import measures
+from longattn.windows.cutting import WindowCutter, window_table
+from longattn.windows.tokenizer import load_tokenizer
+
+BYTES, ROUNDS, LEVELS = 12 << 20, 5, (3, 1, -1)
+
+
+def texts(file: str) -> list[bytes]:
+    """The first documents of a file, of about BYTES in all."""
+    raw = Path(file).open("rb")  # noqa: SIM115
+    stream = gzip.open(raw) if file.endswith("gz") else raw
+    if file.endswith("zst"):
+        stream = io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(raw))
+    found: list[bytes] = []
+    for line in stream:
+        found.append(orjson.loads(line)["content"].encode())
+        if sum(map(len, found)) > BYTES:
+            break
+    return found
+
+
+def timed(times: list[float], call) -> object:
+    started = time.perf_counter()
+    result = call()
+    times.append(1e3 * (time.perf_counter() - started))
+    return result
+
+
+def main(files: list[str]) -> None:
+    tokenizer = load_tokenizer("builtin")
+    for file in files:
+        documents = texts(file)
+        for tokens in (8192, 32768):
+            cutter = WindowCutter(tokenizer, tokens, tokens // 4, {})
+            times: dict[str, list[float]] = {}
+
+            def cut(cutter: WindowCutter = cutter, documents: list[bytes] = documents) -> list:
+                counts, seen = Counts(), set()
+                rows = [row for text in documents for row in cutter.cut(text, "c", "s", counts, seen)]
+                window_table(rows)
+                return rows
+
+            for _ in range(ROUNDS):
+                rows = timed(times.setdefault("actor", []), cut)
+                contents = [row["content"].encode() for row in rows]
+                for level in LEVELS:
+                    measures.LEVEL = level
+                    vars(measures._local).clear()
+                    timed(times.setdefault(f"level {level}", []), lambda: [*map(measures.compression_ratio, contents)])  # noqa: B023, E501
+                timed(times.setdefault("repetition", []), lambda: [measures.repetition(row["input_ids"]) for row in rows])  # noqa: B023, E501
+            told = {name: statistics.median(some) / len(rows) for name, some in times.items()}
+            repeated = sum(measures.repetition(row["input_ids"]) > 0 for row in rows)
+            print(f"{Path(file).name}, {tokens}: {len(rows)} windows, {repeated} with repetition; " + ", ".join(
+                f"{name} {ms:.2f} ms ({ms / told['actor']:.1%})" for name, ms in told.items()
+            ))  # fmt: skip
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
