@@ -53,7 +53,9 @@ def main(files: list[str]) -> None:
 
             def cut(cutter: WindowCutter = cutter, documents: list[bytes] = documents) -> list:
                 counts, seen = Counts(), set()
-                rows = [row for text in documents for row in cutter.cut(text, "c", "s", counts, seen)]
+                rows = [
+                    row for text in documents for row in cutter.cut(text, "c", "s", counts, seen)
+                ]
                 window_table(rows)
                 return rows
 
@@ -63,8 +65,14 @@ def main(files: list[str]) -> None:
                 for level in LEVELS:
                     measures.LEVEL = level
                     vars(measures._local).clear()
-                    timed(times.setdefault(f"level {level}", []), lambda: [*map(measures.compression_ratio, contents)])  # noqa: B023, E501
-                timed(times.setdefault("repetition", []), lambda: [measures.repetition(row["input_ids"]) for row in rows])  # noqa: B023, E501
+                    timed(
+                        times.setdefault(f"level {level}", []),
+                        lambda: [*map(measures.compression_ratio, contents)],
+                    )  # noqa: B023
+                timed(
+                    times.setdefault("repetition", []),
+                    lambda: [measures.repetition(row["input_ids"]) for row in rows],
+                )  # noqa: B023
             told = {name: statistics.median(some) / len(rows) for name, some in times.items()}
             repeated = sum(measures.repetition(row["input_ids"]) > 0 for row in rows)
             print(f"{Path(file).name}, {tokens}: {len(rows)} windows, {repeated} with repetition; " + ", ".join(
