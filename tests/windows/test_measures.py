@@ -45,8 +45,21 @@ def test_known_windows() -> None:
 def test_grams_that_share_a_hash_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     ids = np.r_[np.arange(200), np.arange(50, 120), np.arange(1000, 1100)]
     expected = _plain(ids.tolist())
-    monkeypatch.setattr(measures, "_hashes", lambda ids: (ids[:-31] % 7).astype(np.uint64))
+    starts = np.arange(len(ids) - 31)
+    monkeypatch.setattr(
+        measures, "_candidates", lambda ids: (starts, (starts % 7).astype(np.uint64))
+    )
     assert 0 < expected == repetition(ids)
+
+
+def test_repeated_passages_of_long_windows() -> None:
+    rng = np.random.default_rng(0)
+    for length, vocabulary in ((3000, 4), (9000, 50), (20000, 100000)):
+        ids = rng.integers(0, vocabulary, length)
+        for _ in range(30):
+            size, source, place = rng.integers(20, 90), *rng.integers(0, length - 100, 2)
+            ids[place : place + size] = ids[source : source + size]
+        assert 0 < _plain(ids.tolist()) == repetition(ids)
 
 
 def test_compression_ratio_is_that_of_zstd() -> None:
@@ -55,7 +68,7 @@ def test_compression_ratio_is_that_of_zstd() -> None:
     ratio = compression_ratio(text)
     size = round(len(text) / ratio)
     assert ratio == len(text) / size and ratio > 100
-    compressed = zstandard.ZstdCompressor(level=3, write_content_size=False).compress(text)
+    compressed = zstandard.ZstdCompressor(level=1, write_content_size=False).compress(text)
     assert len(compressed) == size
     assert stored.decompress(compressed, max_output_size=len(text)) == text
     assert compression_ratio(np.random.default_rng(0).bytes(10000)) < 1
