@@ -17,6 +17,7 @@ import zstandard
 from longattn.corpus.counts import Counts
 from longattn.windows import measures
 from longattn.windows.cutting import WindowCutter, window_table
+from longattn.windows.measures import compression_ratio, repetition
 from longattn.windows.tokenizer import load_tokenizer
 
 BYTES, ROUNDS, LEVELS = 12 << 20, 5, (3, 1, -1)
@@ -63,19 +64,16 @@ def main(files: list[str]) -> None:
             for _ in range(ROUNDS):
                 rows = timed(times.setdefault("actor", []), cut)
                 contents = [row["content"].encode() for row in rows]
+                ids = [row["input_ids"] for row in rows]
                 for level in LEVELS:
                     measures.LEVEL = level
                     vars(measures._local).clear()
-                    timed(
-                        times.setdefault(f"level {level}", []),
-                        lambda: [*map(measures.compression_ratio, contents)],
-                    )
-                timed(
-                    times.setdefault("repetition", []),
-                    lambda: [measures.repetition(row["input_ids"]) for row in rows],
-                )
+                    some = times.setdefault(f"level {level}", [])
+                    timed(some, lambda contents=contents: [*map(compression_ratio, contents)])
+                some = times.setdefault("repetition", [])
+                timed(some, lambda ids=ids: [*map(repetition, ids)])
             told = {name: statistics.median(some) / len(rows) for name, some in times.items()}
-            repeated = sum(measures.repetition(row["input_ids"]) > 0 for row in rows)
+            repeated = sum(repetition(row["input_ids"]) > 0 for row in rows)
             print(f"{Path(file).name}, {tokens}: {len(rows)} windows, {repeated} with repetition; " + ", ".join(
                 f"{name} {ms:.2f} ms ({ms / told['actor']:.1%})" for name, ms in told.items()
             ))  # fmt: skip
