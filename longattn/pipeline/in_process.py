@@ -20,6 +20,7 @@ from longattn.corpus.sources import group_splits
 from longattn.errors import HeldError, Interrupted, RunError
 from longattn.pipeline.display import watched
 from longattn.pipeline.execution import BLOCK_BYTES, Outcome, Work, default_dtype
+from longattn.pipeline.failures import failures_reported, reason_of
 from longattn.pipeline.labelled_sink import write_labelled_windows
 from longattn.pipeline.monitor import Monitor, RunMonitor
 from longattn.pipeline.score_actor import ScoreStage, ScoreWindows
@@ -27,6 +28,7 @@ from longattn.pipeline.stopping import Stop
 from longattn.pipeline.window_actor import SplitWindows
 from longattn.resume.claims import DocumentRegistry, InThisProcess, shared_registries
 from longattn.scoring.settings import ScoreSettings
+from longattn.text import without_secrets
 
 log = logging.getLogger("longattn")
 
@@ -75,25 +77,32 @@ class LocalStages:
         except (RunError, HeldError, Interrupted):
             raise
         except Exception as error:
-            raise RunError(f"{type(error).__name__}: {error}") from error
+            failures = monitor.progress().failures
+            raise RunError(str(failures[0]) if failures else reason_of(error)) from error
         return Outcome(monitor.progress(), registry.state())
 
     def _stream(self, work: Work, registry: DocumentRegistry, monitor: Monitor) -> None:
         blocks = self._blocks(work, registry, monitor)
         stage = ScoreStage(work.settings, self.device, batch=self.config.scorer.batch)
-        report = monitor.write_report()
+        report, failed = monitor.write_report(), monitor.failure_report()
+        output = without_secrets(self.config.output)
         with ThreadPoolExecutor(1) as ahead:
             following = ahead.submit(next, blocks, None)
-            scorer = ScoreWindows(stage, monitor.score_report())
+            scorer = ScoreWindows(stage, monitor.score_report(), failed)
             while (block := following.result()) is not None:
                 following = ahead.submit(next, blocks, None)
-                write_labelled_windows(self.config.output, [scorer(block)], report)
+                scored = scorer(block)
+                with failures_reported(failed, "writing", lambda: output):
+                    write_labelled_windows(self.config.output, [scored], report)
 
     def _blocks(
         self, work: Work, registry: DocumentRegistry, monitor: Monitor
     ) -> Iterator[pa.Table]:
         windows = SplitWindows(
-            work.window_stage(BLOCK_BYTES[self.device]), registry, monitor.window_report()
+            work.window_stage(BLOCK_BYTES[self.device]),
+            registry,
+            monitor.window_report(),
+            monitor.failure_report(),
         )
         for splits in group_splits(work.left.splits):
             yield from windows({"task": [pack_task(splits)]})

@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
-from longattn.config import Config
+from longattn.config import Config, ConfigLike
+from longattn.corpus.apart import require_apart
 from longattn.corpus.records import Split
 from longattn.corpus.sources import check_sources, list_splits
 from longattn.errors import RunError
 from longattn.pipeline.execution import Executor, Outcome, Work
+from longattn.pipeline.failures import reason_of
 from longattn.pipeline.stopping import Stop, stop_on_sigterm
 from longattn.pipeline.summary import RunSummary, summarise
 from longattn.resume.fingerprint import (
@@ -30,10 +32,11 @@ from longattn.resume.lock import Hold, held
 from longattn.resume.markers import forget
 from longattn.resume.remaining import Remaining, drop_repeats, find_remaining
 from longattn.scoring.settings import ScoreSettings
-from longattn.selection import CategorySelection, select
+from longattn.selection.select_windows import CategorySelection, select
 from longattn.storage.files import sweep, warn_if_slow, write_json
 from longattn.storage.output_folder import OutputFolder
 from longattn.text import without_secrets
+from longattn.windows.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
     from longattn.scoring.checkpoint import Checkpoint
@@ -45,11 +48,13 @@ SHOWN = 10  # files that are named in the log; of more, how many
 ExecutorName = Literal["ray", "local"]
 
 
-def run(config: Config, *, executor: ExecutorName = "ray", select_after: bool = True) -> RunSummary:
+def run(
+    config: ConfigLike, *, executor: ExecutorName = "ray", select_after: bool = True
+) -> RunSummary:
     """Score what of the corpus is not labelled yet, then select. Same result however often repeated.
 
     Args:
-        config: the settings.
+        config: path, mapping or `Config`.
         executor: `ray` works on the cluster of RAY_ADDRESS, one that runs here, or one started here;
             `local` in this process, on a GPU if there is one. The files are the same.
         select_after: whether to select; `select` does it later as well.
@@ -64,6 +69,7 @@ def run(config: Config, *, executor: ExecutorName = "ray", select_after: bool = 
     """
     if executor not in ("ray", "local"):
         raise ValueError(f"executor {executor!r}: 'ray' or 'local' is allowed")
+    config = Config.of(config)
     job = Job(config, executor)
     job.check()
     with stop_on_sigterm() as stop, held(config.output, stop.end) as hold:
@@ -90,12 +96,14 @@ class Job:
         self.folder = OutputFolder(config.output)
         self.settings = ScoreSettings.of(config)
         self.samples = {source.category: source.sample for source in config.sources}
+        require_apart(config.sources, config.output)
         with warn_if_slow("listing the sources"):
             self.splits = list_splits(config.sources)
 
     def check(self) -> None:
         """Refuse what cannot work before anything is made. Raises ValueError."""
         self.settings.bos(self.checkpoint)
+        load_tokenizer(self.settings.model).warn_if_slow()
         if read_run_record(self.config.output) is None:  # of what is refused, no folder is left
             self._look_into(self.splits)
 
@@ -210,6 +218,6 @@ class Job:
             write_report(output)
         except Exception as error:
             raise RunError(
-                f"the selection is whole, but its report is not: {type(error).__name__}: {error}; "
+                f"the selection is whole, but its report is not: {reason_of(error)}; "
                 f"`longattn report {without_secrets(output)}` writes it again"
             ) from error

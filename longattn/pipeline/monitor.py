@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from longattn.corpus.counts import Counts, ReadTotals
 from longattn.corpus.records import Split
 from longattn.errors import RunError
+from longattn.pipeline.failures import Failure, FailureReport
 from longattn.pipeline.stopping import every
 from longattn.resume.claims import Caller
 
@@ -31,6 +32,7 @@ log = logging.getLogger("longattn")
 LOG_SECONDS = 30.0
 BALANCE_SECONDS = 60.0  # of work before the rates of the stages are logged
 
+MAX_FAILURES = 5  # kept of a run
 LABELS = ("stage", "category")  # stage: window (read, tokenize, cut), score, write
 # What the monitor is told -> the metric that it raises, and what that counts.
 METRICS = {
@@ -78,6 +80,8 @@ class Progress:
     scored: StageWork = field(default_factory=StageWork)
     stopped: str = ""
     """Why the run must stop, or empty."""
+    failures: tuple[Failure, ...] = ()
+    """What went wrong in its stages, the first few."""
 
 
 class Exporter:
@@ -111,6 +115,7 @@ class RunMonitor:
         self.splits: dict[str, Counts] = {}
         self.stored: dict[str, int] = {}  # bytes of the splits that were read to their ends
         self.stopped = ""
+        self.failures: list[Failure] = []
         self.scored = StageWork()
 
     def add_windows(self, split: Split, counts: Counts, ended: bool, waiting: float) -> str:
@@ -155,6 +160,10 @@ class RunMonitor:
     def add_written(self, category: str, windows: int, size: int, seconds: float) -> None:
         self._export("write", category, windows=windows, bytes=size, busy=seconds)
 
+    def add_failure(self, failure: Failure) -> None:
+        if len(self.failures) < MAX_FAILURES:
+            self.failures.append(failure)
+
     def _export(self, stage: str, category: str, **amounts: float) -> None:
         if self.metrics:
             self.metrics.add(stage, category, **amounts)
@@ -171,6 +180,7 @@ class RunMonitor:
             ),
             scored=self.scored,
             stopped=self.stopped,
+            failures=tuple(self.failures),
         )
 
 
@@ -212,6 +222,15 @@ class Monitor:
 
         def report(category: str, windows: int, size: int, seconds: float) -> None:
             run.ask("add_written", category, windows, size, seconds)
+
+        return report
+
+    def failure_report(self) -> FailureReport:
+        """For all stages."""
+        run = self._run
+
+        def report(failure: Failure) -> None:
+            run.ask("add_failure", failure)()
 
         return report
 

@@ -22,7 +22,8 @@ from longattn.corpus.sources import group_splits
 from longattn.errors import HeldError, Interrupted, RunError
 from longattn.pipeline.display import watched
 from longattn.pipeline.execution import Outcome, Work
-from longattn.pipeline.monitor import Monitor, RunMonitor
+from longattn.pipeline.failures import reason_of
+from longattn.pipeline.monitor import Monitor, Progress, RunMonitor
 from longattn.pipeline.pools import Pools, actor_pool, plan_pools
 from longattn.pipeline.score_actor import ScoreStage
 from longattn.pipeline.steps import RETRIES, LabelledSink, dataset_of_tasks, with_scores, write_with
@@ -106,7 +107,9 @@ class RayStages:
         context = self._context()
         with DataContext.current(context):
             scored = self._scored(work, registry, monitor)
-            sink = LabelledSink(self.config.output, monitor.write_report())
+            sink = LabelledSink(
+                self.config.output, monitor.write_report(), monitor.failure_report()
+            )
             try:
                 with (
                     watched(monitor, work.stored_bytes, self.config.output),
@@ -121,8 +124,7 @@ class RayStages:
                     f"no progress for {seconds:.0f} s; waited for {sign()[1]}; run again to go on"
                 ) from error
             except Exception as error:
-                stopped = monitor.progress().stopped
-                raise RunError(stopped or innermost_reason(error)) from error
+                raise RunError(run_failure(monitor.progress(), error)) from error
         return Outcome(monitor.progress(), registry.state())
 
     def _scored(self, work: Work, registry: DocumentRegistry, monitor: Monitor) -> Any:
@@ -132,6 +134,7 @@ class RayStages:
             SplitWindows,
             fn_constructor_args=(
                 work.window_stage(pools.block_bytes), registry, monitor.window_report(),
+                monitor.failure_report(),
             ),
             batch_size=1,
             batch_format="numpy",
@@ -140,7 +143,8 @@ class RayStages:
             **RETRIES,
         )  # fmt: skip
         stage = ScoreStage(work.settings, pools.device, pools.threads, self.config.scorer.batch)
-        return with_scores(windows, stage, pools, monitor.score_report(), len(groups))
+        reports = monitor.score_report(), monitor.failure_report()
+        return with_scores(windows, stage, pools, reports, len(groups))
 
     def _context(self) -> DataContext:
         context = DataContext.get_current().copy()
@@ -159,12 +163,17 @@ def _bounds(pool: tuple[int, int | None]) -> str:
     return f"{pool[0]} to {pool[1] or 'what the cluster has'}"
 
 
-def innermost_reason(error: BaseException) -> str:
-    """The innermost cause of a failure of Ray, in one line."""
+def run_failure(progress: Progress, error: BaseException) -> str:
+    """Why a run failed, in one line: what a stage reported, or else the innermost cause."""
+    if progress.stopped:
+        return progress.stopped
+    for failure in progress.failures:
+        log.debug("%s", failure.stack)
+    if progress.failures:
+        return str(progress.failures[0])
     while error.__cause__ is not None:
         error = error.__cause__
-    lines = [line for line in str(error).strip().splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[-1].strip() if lines else ''}"[:500]
+    return reason_of(error)
 
 
 def describe_wait(at: list[str], cpus: float, gpus: float) -> str:

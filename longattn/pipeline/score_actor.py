@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from longattn.config import SCORER_BATCH
+from longattn.pipeline.failures import FailureReport, failures_reported, no_failure_report
 from longattn.pipeline.labelled_sink import list_array, token_ids
 from longattn.scoring.settings import ScoreSettings
 
@@ -37,12 +38,19 @@ class ScoreStage:
 class ScoreWindows:
     """Ray Data actor: a table of windows -> the table with their scores."""
 
-    def __init__(self, stage: ScoreStage, report: ScoreReport) -> None:
-        from longattn.scoring.window_scorer import WindowScorer  # imports transformers: 4 s
+    def __init__(
+        self,
+        stage: ScoreStage,
+        report: ScoreReport,
+        failed: FailureReport = no_failure_report,
+    ) -> None:
+        self.failed = failed
+        with failures_reported(failed, "scores", lambda: stage.settings.model):
+            from longattn.scoring.window_scorer import WindowScorer  # imports transformers: 4 s
 
-        self.scorer = WindowScorer(
-            stage.settings, stage.device, stage.threads if stage.device == "cpu" else 0
-        )
+            self.scorer = WindowScorer(
+                stage.settings, stage.device, stage.threads if stage.device == "cpu" else 0
+            )
         self.batch, self.report = stage.batch or SCORER_BATCH[stage.device], report
         self.left = time.perf_counter()  # when the last batch ended
 
@@ -51,10 +59,11 @@ class ScoreWindows:
             return block
         if "fingerprint" in block.column_names:
             block = block.drop_columns(["fingerprint"])
-        scored = [
-            self._scored(block.slice(start, self.batch))
-            for start in range(0, len(block), self.batch)
-        ]
+        with failures_reported(self.failed, "scores"):
+            scored = [
+                self._scored(block.slice(start, self.batch))
+                for start in range(0, len(block), self.batch)
+            ]
         return pa.concat_tables(scored).combine_chunks()
 
     def _scored(self, batch: pa.Table) -> pa.Table:

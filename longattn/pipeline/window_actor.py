@@ -19,6 +19,7 @@ from longattn.config import Sample
 from longattn.corpus.counts import Counts
 from longattn.corpus.reading import read_split
 from longattn.corpus.records import BadRecord, Reason, Record, Split, unpack_task
+from longattn.pipeline.failures import FailureReport, failures_reported, no_failure_report
 from longattn.resume.claims import (
     DEATHS,
     DeadlyDocument,
@@ -77,9 +78,15 @@ class SplitWindows:
     """
 
     def __init__(
-        self, stage: WindowStage, registry: DocumentRegistry, report: WindowReport
+        self,
+        stage: WindowStage,
+        registry: DocumentRegistry,
+        report: WindowReport,
+        failed: FailureReport = no_failure_report,
     ) -> None:
-        tokenizer = load_tokenizer(stage.model)
+        self.failed, self.source = failed, ""
+        with failures_reported(failed, "windows"):
+            tokenizer = load_tokenizer(stage.model)
         self.cutter = WindowCutter(tokenizer, stage.window, stage.min_distance, stage.samples)
         self.stage, self.registry = stage, registry
         self._report = report  # raises when too many records of the run are bad
@@ -90,7 +97,8 @@ class SplitWindows:
     def __call__(self, batch: dict[str, Any]) -> Iterator[pa.Table]:
         for task in batch["task"]:
             self.waiting += time.perf_counter() - self.left
-            yield from self._blocks(task)
+            with failures_reported(self.failed, "windows", lambda: self.source):
+                yield from self._blocks(task)
             self.left = time.perf_counter()
 
     def _blocks(self, task: str) -> Iterator[pa.Table]:
@@ -122,6 +130,7 @@ class SplitWindows:
             if begin == "deadly":
                 self.registry.fail(split.id, f"{split.source}: {DEATHS} processes died at it")
                 continue
+            self.source = split.source
             self.reader = self.registry.reader(split.id, attempt)
             progress = SplitProgress(self.reader)
             try:

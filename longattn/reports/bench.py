@@ -77,7 +77,8 @@ def milliseconds(call: Callable[[], object], device: str) -> float:
     if device == "cuda":
         from triton.testing import do_bench
 
-        return do_bench(call, warmup=50, rep=300, return_mode="median")
+        seconds: float = do_bench(call, warmup=50, rep=300, return_mode="median")
+        return seconds
     times: list[float] = []
     while len(times) < 3 or (sum(times) < 2 and len(times) < 20):
         started = time.perf_counter()

@@ -96,7 +96,8 @@ class Inspection:
     @property
     def ds_h(self) -> Floats:
         """DS of each head."""
-        return self.far_hqk.sum((1, 2)) / self.edges[-1]
+        ds_h: Floats = self.far_hqk.sum((1, 2)) / self.edges[-1]
+        return ds_h
 
     @property
     def times_qk(self) -> Floats:
@@ -106,12 +107,14 @@ class Inspection:
     @property
     def far_given_q(self) -> Floats:
         """Share of each passage's attention that goes far."""
-        return _of_head(self.far_hqk, self.head).sum(1) / np.diff(self.edges)
+        share_q: Floats = _of_head(self.far_hqk, self.head).sum(1) / np.diff(self.edges)
+        return share_q
 
     @property
     def far_received_k(self) -> Floats:
         """Far attention that each passage receives, a token of it."""
-        return _of_head(self.far_hqk, self.head).sum(0) / np.diff(self.edges)
+        received_k: Floats = _of_head(self.far_hqk, self.head).sum(0) / np.diff(self.edges)
+        return received_k
 
 
 # --- what to inspect -----------------------------------------------------------------------------
@@ -176,7 +179,8 @@ def _row(urls: list[str], data_id: str) -> dict[str, Any] | None:
                 size = parquet.metadata.row_group(group).num_rows
                 if place < size:
                     table = parquet.read_row_group(group, columns=columns).slice(place, 1)
-                    return table.to_pylist()[0]
+                    row: dict[str, Any] = table.to_pylist()[0]
+                    return row
                 place -= size
     return None
 
@@ -278,7 +282,8 @@ def _uniform(length: int, min_distance: int, edges: list[int]) -> Floats:
 
 
 def _of_head(values_hqk: Floats, head: int | None) -> Floats:
-    return values_hqk.mean(0) if head is None else values_hqk[head]
+    values_hqk_mean: Floats = values_hqk.mean(0) if head is None else values_hqk[head]
+    return values_hqk_mean
 
 
 def _times(values_qk: Floats, uniform_qk: Floats) -> Floats:

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
 
@@ -33,6 +32,7 @@ from longattn.corpus.sources import check_sources, list_splits, row_group_sizes
 from longattn.resume.fingerprint import read_run_record
 from longattn.resume.remaining import find_remaining
 from longattn.scoring.settings import ScoreSettings
+from longattn.settings.reference import settings_in_force
 from longattn.storage.files import filesystem
 from longattn.storage.tables import parquet_writer
 from longattn.text import count, duration, share, short, size, without_secrets
@@ -349,26 +349,15 @@ def _measured(config: Config, ids: np.ndarray) -> tuple[float, str]:
 def _provenance(config: Config, overrides: Sequence[str]) -> list[tuple[str, Any, str]]:
     """Every setting in force but the sources, with where it comes from."""
     given = [override.partition("=")[0] for override in overrides]
-
-    def walk(settings: BaseModel, prefix: str, inherited: str) -> Iterator[tuple[str, Any, str]]:
-        for name in type(settings).model_fields:
-            path, value = f"{prefix}{name}", getattr(settings, name)
-            origin = inherited if name in settings.model_fields_set else "default"
-            if any(path == other or path.startswith(f"{other}.") for other in given):
-                origin = "--set"
-            if isinstance(value, BaseModel):
-                yield from walk(value, f"{path}.", origin)
-            elif path == "output":
-                yield path, without_secrets(value), origin
-            elif path != "sources" and not (prefix == "select.keep." and value is None):
-                yield path, list(value) if isinstance(value, tuple) else value, origin
-
-    return list(walk(config, "", "file"))
+    return [
+        (path, without_secrets(value) if path == "output" else value, origin)
+        for path, value, origin in settings_in_force(config, given)
+        if not path.startswith("sources.")
+        and not (path.startswith("select.keep.") and value is None)
+    ]
 
 
 def _warnings(config: Config, files: dict[str, list[Split]], result: Plan) -> Iterator[str]:
-    if config.select.second_pass is not None:
-        yield "the time of the second pass, which depends on the scores, is not counted"
     for name, told in result.categories.items():
         if not told.windows:
             yield f"{name}: no document gives a window of {config.window.tokens} tokens"

@@ -18,9 +18,9 @@ import yaml
 from numpy.typing import NDArray
 
 from longattn.config import Select
-from longattn.lds import long_distance_scores
 from longattn.reports.page import packed, render
 from longattn.resume.fingerprint import require_run_record
+from longattn.selection.lds import long_distance_scores
 from longattn.storage.files import READERS, list_files, parallel, read_json, write_bytes
 from longattn.storage.output_folder import OutputFolder, category_of
 from longattn.storage.tables import open_parquet
@@ -192,7 +192,10 @@ def _content(url: str, row: int) -> str:
         for group in range(parquet.num_row_groups):
             size = parquet.metadata.row_group(group).num_rows
             if row < size:
-                return parquet.read_row_group(group, columns=["content"])["content"][row].as_py()
+                text: str = parquet.read_row_group(group, columns=["content"])["content"][
+                    row
+                ].as_py()
+                return text
             row -= size
     raise ValueError(f"{url}: it has no row {row}")
 

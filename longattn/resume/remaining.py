@@ -235,4 +235,5 @@ def drop_repeats(twice: Mapping[str, Sequence[int]]) -> None:
 
 def _ids(file: Labelled) -> list[str]:
     with open_parquet(file.url) as parquet:
-        return parquet.read(columns=["data_id"])["data_id"].to_pylist()
+        ids: list[str] = parquet.read(columns=["data_id"])["data_id"].to_pylist()
+        return ids

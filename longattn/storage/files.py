@@ -171,7 +171,8 @@ def read_bytes(url: str) -> bytes | None:
     fs, path = filesystem(url)
     try:
         with storage_errors(url):
-            return fs.cat_file(path)
+            data: bytes = fs.cat_file(path)
+            return data
     except FileNotFoundError:
         return None
 

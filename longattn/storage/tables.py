@@ -45,10 +45,8 @@ LABELLED = pa.schema(
         ("variance_heads", pa.list_(pa.float32())),
     ]
 )
-# Labelled files may have more: scores at further distances; exact ones where `ds` and `variance` are
-# of a stride of rows, null until a second pass gives them.
-EXTRA_SCORE_COLUMNS = re.compile(r"(ds|variance)_(k\d+|exact)")
-EXACT = ("ds_exact", "variance_exact")
+EXTRA_SCORE_COLUMNS = re.compile(r"(ds|variance)_k\d+")
+"""Labelled files may have more: scores at further distances."""
 SELECTED = LABELLED.append(pa.field("lds", pa.float64()))
 QUARANTINE = pa.schema(
     [
@@ -118,7 +116,10 @@ def readable(url: str) -> Iterator[None]:
 
 def file_metadata(parquet: pq.ParquetFile) -> dict[str, Any]:
     """What `write_table` put into the footer; empty for a file of another writer."""
-    return json.loads((parquet.schema_arrow.metadata or {}).get(METADATA_KEY, b"{}"))
+    metadata: dict[str, Any] = json.loads(
+        (parquet.schema_arrow.metadata or {}).get(METADATA_KEY, b"{}")
+    )
+    return metadata
 
 
 def content_name(*columns: pa.ChunkedArray | pa.Array) -> str:

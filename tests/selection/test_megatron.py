@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from longattn.export import export_megatron
+from longattn.selection.megatron import export_megatron
 from longattn.storage.files import filesystem, list_files
 from longattn.storage.tables import SELECTED, write_table
 from tests.labelled import labelled_table

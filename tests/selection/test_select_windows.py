@@ -16,9 +16,9 @@ import longattn as la
 from longattn import cuts as longattn_cuts
 from longattn import scores as longattn_scores
 from longattn.config import Keep
-from longattn.lds import moments
-from longattn.overlap import distinct_scores
-from longattn.selection import CategorySelection, kept
+from longattn.selection.lds import moments
+from longattn.selection.overlap import distinct_scores
+from longattn.selection.select_windows import CategorySelection, kept
 from longattn.storage.tables import LABELLED, SELECTED, write_table
 from tests.labelled import labelled_table, write_labelled
 

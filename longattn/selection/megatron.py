@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from longattn.storage.files import join, list_files, remove, staged
+from longattn.storage.output_folder import OutputFolder
 from longattn.storage.tables import open_parquet
 
-FOLDER = "megatron"
 _HEADER = b"MMIDIDX\x00\x00"
 _VERSION = 1
 _DTYPE_CODES = {"uint16": 8, "int32": 4}  # of megatron-core's DType
@@ -43,17 +43,18 @@ def export_megatron(path: str, vocab_size: int, *, part_bytes: int = 4 << 30) ->
     Raises:
         ValueError: nothing was selected, or an id outside the vocabulary.
     """
-    files = sorted(list_files(join(path, "selected"), ".parquet"))
+    folder = OutputFolder(path)
+    files = sorted(folder.selected_files())
     if not files:
-        raise ValueError(f"{join(path, 'selected')}: no selected windows to export")
+        raise ValueError(f"{folder.selected}: no selected windows to export")
     dtype = np.dtype("uint16" if vocab_size < _UINT16_VOCABULARY else "int32").newbyteorder("<")
     prefixes = []
-    for folder, urls in groupby(files, key=lambda url: url.rpartition("/")[0]):
-        category = folder.rpartition("/")[2]
+    for of_category, urls in groupby(files, key=lambda url: url.rpartition("/")[0]):
+        category = of_category.rpartition("/")[2]
         windows = _windows(list(urls), vocab_size)
         first, part = next(windows, None), 0
         while first is not None:
-            prefix = join(path, FOLDER, f"{category}-{part:05d}")
+            prefix = join(folder.megatron, f"{category}-{part:05d}")
             prefixes.append(prefix)
             with staged(prefix + ".bin") as local, local.open("wb") as file:
                 lengths, first = _write(file, first, windows, dtype, part_bytes)
@@ -62,7 +63,7 @@ def export_megatron(path: str, vocab_size: int, *, part_bytes: int = 4 << 30) ->
             part += 1
     wanted = {prefix + suffix for prefix in prefixes for suffix in (".bin", ".idx")}
     for suffix in (".idx", ".bin"):
-        for url in list_files(join(path, FOLDER), suffix).keys() - wanted:
+        for url in list_files(folder.megatron, suffix).keys() - wanted:
             remove(url)
     return prefixes
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
-from longattn.exact import Floats, Totals, exact_sum
-
+Floats = NDArray[np.float64]
 Standardize = Literal["zscore", "minmax"]
 
 
@@ -42,13 +42,15 @@ def long_distance_scores(
     if standardize not in ("zscore", "minmax"):
         raise ValueError(f"standardize {standardize!r}: zscore or minmax is allowed")
     of_ds, of_du = (Scale.of_column(x, standardize) for x in (ds, du))
-    return Standard(of_ds, of_du, alpha).lds(ds, -du)
+    return of_ds(ds) + alpha * of_du(du)
 
 
 def moments(x: Floats) -> tuple[float, float]:
     """Mean and population deviation, each sum exactly rounded, so independent of order."""
-    totals = Totals.of(x)
-    return totals.mean, totals.deviation(exact_sum((x - totals.mean) ** 2))
+    if not len(x):
+        return math.nan, math.nan
+    mean = math.fsum(x.tolist()) / len(x)
+    return mean, math.sqrt(math.fsum(((x - mean) ** 2).tolist()) / len(x))
 
 
 @dataclass(frozen=True)
@@ -59,28 +61,20 @@ class Scale:
     unit: float
 
     @classmethod
-    def of(cls, totals: Totals, deviation: float, standardize: Standardize) -> Scale:
-        if totals.low >= totals.high:  # a rounded mean would give a deviation above zero
+    def of(
+        cls, mean: float, deviation: float, extremes: tuple[float, float], standardize: Standardize
+    ) -> Scale:
+        low, high = extremes
+        if low >= high:  # a rounded mean would give a deviation above zero
             return cls(0, 0)
         if standardize == "zscore":
-            return cls(totals.mean, deviation)
-        return cls(totals.low, totals.high - totals.low)
+            return cls(mean, deviation)
+        return cls(low, high - low)
 
     @classmethod
     def of_column(cls, x: Floats, standardize: Standardize) -> Scale:
-        return cls.of(Totals.of(x), moments(x)[1], standardize)
+        extremes = float(x.min(initial=np.inf)), float(x.max(initial=-np.inf))
+        return cls.of(*moments(x), extremes, standardize)
 
     def __call__(self, x: Floats) -> Floats:
         return (x - self.origin) / self.unit if self.unit else np.zeros_like(x)
-
-
-@dataclass(frozen=True)
-class Standard:
-    """What LDS of a category is made with."""
-
-    ds: Scale
-    du: Scale
-    alpha: float
-
-    def lds(self, ds: Floats, variance: Floats) -> Floats:
-        return self.ds(ds) + self.alpha * self.du(-variance)

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 import longattn as la
 from longattn import selected
-from longattn.selected import cut_parts
+from longattn.selection.selected_files import cut_parts
 from tests.labelled import labelled_table, write_labelled
 
 

@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from longattn.overlap import distinct_scores, unique_tokens
+from longattn.selection.overlap import distinct_scores, unique_tokens
 from longattn.windows.cutting import sliding_windows
 
 # Few values and places, so that ties, chains and windows inside others come up.
