@@ -69,7 +69,8 @@ def random_scorer(shape: str, device: str, dtype: str) -> AttentionScorer:
         for h in (heads, kv_heads)
     )
     model = SimpleNamespace(rotary_emb=LlamaRotaryEmbedding(config=config).to(device))
-    return AttentionScorer(Tables(q_vhd, k_vgd, dim**-0.5, model, apply_rotary_pos_emb))
+    centre_gd = torch.zeros(kv_heads, dim, device=device)
+    return AttentionScorer(Tables(q_vhd, k_vgd, centre_gd, dim**-0.5, model, apply_rotary_pos_emb))
 
 
 def milliseconds(call: Callable[[], object], device: str) -> float:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from operator import index
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,6 +20,9 @@ from torch import Tensor
 from longattn.scoring import statistics
 from longattn.scoring.checkpoint import EMBEDDING, Checkpoint, open_checkpoint
 from longattn.scoring.tables import Tables, build_tables, first_layer, project, run_first_layer
+
+if TYPE_CHECKING:
+    from longattn.scoring.triton_kernel import Turns
 
 _DTYPES = {"cpu": ("float32", "float64"), "cuda": ("bfloat16", "float16", "float32")}
 # Relative differences from transformers' own attention that loading accepts: of what the tables
@@ -54,13 +58,12 @@ class AttentionScorer:
         self.vocab_size, self.heads, head_dim = tables.q_vhd.shape
         self.device = tables.q_vhd.device
         self.dtype = tables.q_vhd.dtype
-        if self.device.type == "cuda" and head_dim * self.dtype.itemsize % 16:
+        if self.device.type == "cuda" and head_dim % 8:
             raise ValueError(
-                f"head_dim {head_dim} in {self.dtype}: allowed on a GPU: multiples of {16 // self.dtype.itemsize}; "
-                "a CPU takes any"
+                f"head_dim {head_dim}: allowed on a GPU: multiples of 8; a CPU takes any"
             )
         self._half = tables.rotates_halves()
-        self._turns: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
+        self._turns: tuple["Turns", "Turns"] | None = None
         # Decided here, from fixed ids, for all windows: the bits of a window have no history.
         self._reference = self.device.type == "cuda" and self._leaves_range()
 
@@ -222,37 +225,40 @@ class AttentionScorer:
     def _rotated(
         self, ids_bl: Tensor, positions_l: Tensor | None, first_b: Tensor, rows: int, stride: int
     ) -> tuple[Tensor, Tensor]:
-        """On a GPU: queries of the scored rows, times scaling * log2(e), and all keys."""
+        """On a GPU: queries of the scored rows, times scaling * log2(e), and all keys, for the kernel."""
         from longattn.scoring import triton_kernel
 
         length, factor = ids_bl.shape[1], self.tables.scaling * math.log2(math.e)
         if self._half:
             if positions_l is not None:
-                turns = self._cos_sin(positions_l.to(self.device), factor)
+                of_q, of_k = self._turned(positions_l.to(self.device), factor)
             else:
-                if self._turns is None or len(self._turns[0]) != length:
+                if self._turns is None or len(self._turns[0].cos_ld) != length:
                     places = torch.arange(length, device=self.device)
-                    self._turns = self._cos_sin(places, factor)
-                turns = self._turns
+                    self._turns = self._turned(places, factor)
+                of_q, of_k = self._turns
             gather = triton_kernel.gather_rotate
-            q = gather(self.tables.q_vhd, ids_bl, *turns[:2], first_b, rows, stride)
-            return q, gather(
-                self.tables.k_vgd, ids_bl, *turns[2:], torch.zeros_like(first_b), length
-            )
+            q = gather(self.tables.q_vhd, ids_bl, of_q, first_b, rows, stride)
+            return q, gather(self.tables.k_vgd, ids_bl, of_k, torch.zeros_like(first_b), length)
         places = torch.arange(length, device=self.device) if positions_l is None else positions_l
         row_br = (first_b[:, None] + stride * torch.arange(rows, device=self.device)).clamp_max(
             length - 1
         )
         parts = []
         for ids_l, row_r in zip(ids_bl.long(), row_br, strict=True):
-            q_hld, k_gld = self.tables.rotated(ids_l, places.to(self.device))
-            parts.append(((q_hld[:, row_r].float() * factor).to(self.dtype), k_gld))
+            q_hld, k_gld = self.tables.rotated_exactly(ids_l, places.to(self.device))
+            parts.append((q_hld[:, row_r] * factor, k_gld))
         q, k = (torch.stack(values) for values in zip(*parts, strict=True))
-        return q, k
+        if self.dtype == torch.float32:
+            return triton_kernel.split(q), triton_kernel.split(k)
+        return q.to(self.dtype), k.to(self.dtype)
 
-    def _cos_sin(self, positions_l: Tensor, factor: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _turned(self, positions_l: Tensor, factor: float) -> tuple["Turns", "Turns"]:
+        from longattn.scoring.triton_kernel import Turns
+
         cos, sin = self.tables.cos_sin(positions_l)
-        return cos * factor, sin * factor, cos, sin
+        shift_gd = self.tables.shift_gd(cos, sin)
+        return Turns(cos * factor, sin * factor), Turns(cos, sin, self.tables.centre_gd, shift_gd)
 
     def _sent(self, tensor: Tensor) -> Tensor:
         """On the device, without waiting for it."""
@@ -303,7 +309,7 @@ def _compare_with_transformers(
     (p_bhll,) = run_first_layer(model, embedding_lc, rows_l[None], "eager", positions_l[None])
     truth = statistics.probability_statistics(p_bhll[0], k)
 
-    exact = project(model, embedding_lc, torch.float64)
+    exact = project(model, embedding_lc)
     definition = statistics.dense_statistics(*exact.rotated(rows_l, positions_l), k, exact.scaling)
     _require_close(definition, truth, _TOLERANCE, f"the first layer of {checkpoint.path}")
     s1_bhk, s2_bhk = scorer._sums(ids_l[None].to(torch.int32), positions_l, [k], [0], 1)
