@@ -148,7 +148,9 @@ def _consume(
     zero = gl.zeros((rows, BN), gl.float32, layout)
     columns = gl.arange(0, BN, layout=gl.SliceLayout(0, layout))
     q = q_buf.index(part)
-    q_low = q_buf.index(part + PARTS * SPLIT)
+    q_low = q
+    if SPLIT:
+        q_low = q_buf.index(part + PARTS)
     j = 0
     q_phase = 0
     for i in range(gl.program_id(0), items, gl.num_programs(0)):
