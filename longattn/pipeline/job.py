@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from ray.data.context import DataContext
 
 from longattn.cluster import connected
-from longattn.config import Config
+from longattn.config import Config, Scorer
 from longattn.corpus.records import Split
 from longattn.corpus.sources import check_sources, list_splits
 from longattn.errors import HeldError, Interrupted, RunError
@@ -109,9 +109,12 @@ def _run(
     if left.splits:
         with connected():
             pools = plan_pools(config.workers, scorer.dtype)
-            fingerprint = claim(scorer.dtype or pools.dtype)
+            precision = _precision(checkpoint, scorer, pools.device)
+            settings = replace(settings, dtype=precision["dtype"])
+            fingerprint = claim(precision["dtype"])
             generation = left.generation + hold.owner["takeovers"]
             scored, state = execute(config, settings, pools, left, generation, stop)
+            state["precision"] = precision
         with warn_if_slow("reading the ledger"):
             labelled = _remaining(config, splits)
         if labelled.splits:
@@ -162,6 +165,18 @@ def _run(
     if selection:
         _report(config.output)
     return summary
+
+
+def _precision(checkpoint: Checkpoint, scorer: Scorer, device: str) -> dict[str, Any]:
+    """The dtype of the products and, where it was chosen, how far it is off float32 on real text."""
+    if scorer.dtype or device == "cpu":
+        return {"dtype": scorer.dtype or "float32"}
+    from longattn.scoring.precision import choose_dtype
+
+    with warn_if_slow("choosing the dtype of the products"):
+        errors = choose_dtype(checkpoint, scorer.rope_theta)
+    log.info("products in %s (of float32, %d tokens of real text)", errors, errors.tokens)
+    return asdict(errors)
 
 
 def _check(splits: list[Split]) -> None:

@@ -74,11 +74,6 @@ class Pools:
         """
         return 8 if self.device == "cuda" else 1
 
-    @property
-    def dtype(self) -> str:
-        """Of the products where the settings name none."""
-        return "bfloat16" if self.device == "cuda" else "float32"
-
 
 def plan_pools(workers: Workers, dtype: str | None) -> Pools:
     """Fit the pools to the cluster: scorers on GPUs where it has or can get some, else on its CPUs.

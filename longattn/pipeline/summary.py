@@ -21,6 +21,7 @@ class RunSummary:
     fingerprint: str
     categories: dict[str, dict[str, Any]]
     stages: dict[str, dict[str, float]]
+    precision: dict[str, Any]
     splits: dict[str, int]
     faults: dict[str, int]
     seconds: float
@@ -70,6 +71,7 @@ def summarise(
             "score": _rate(scored),
             "select": {"seconds": select_seconds},
         },
+        precision=state.get("precision", {}),
         splits={"all": len(splits), "read": len(left.splits), "done before": left.finished},
         faults={"actor restarts": state["restarts"], "splits tried again": state["retries"]},
         seconds=seconds,
