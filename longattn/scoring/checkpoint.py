@@ -175,7 +175,9 @@ def _last_id(tokenizer_file: Path) -> tuple[int, str]:
             ids = [(i, token) for i, (token, _) in enumerate(vocabulary)]
         else:
             ids = [(i, token) for token, i in vocabulary.items()]
-        return max(ids + [(token["id"], token["content"]) for token in told.get("added_tokens") or []])
+        return max(
+            ids + [(token["id"], token["content"]) for token in told.get("added_tokens") or []]
+        )
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{tokenizer_file}: not a tokenizer of the tokenizers library") from error
 

@@ -32,13 +32,14 @@ GPU_DTYPES = ("float16", "bfloat16", "float32")  # in the order of preference
 MEASURED_TOKENS = 8192  # of a window that is measured; shorter ones err more, longer ones less
 _CHARACTERS = 8  # a token, at most: text enough for a window
 _STRIDE = 16  # rows of which one is computed when a dtype is chosen
-_MARGIN = 0.5  # share of the bounds allowed then, for the kernel adds and exponentiates in its own order
+_MARGIN = (
+    0.5  # share of the bounds allowed then, for the kernel adds and exponentiates in its own order
+)
 _DENSE_ROWS = 1024
 _COMPARED = 128  # tokens that are compared with transformers' own attention
 _FARTHEST = 65536
 # Relative differences from transformers' own attention that loading accepts: of what the tables
-# compute, in float64 (1e-7 is seen, transformers' softmax being in float32), and then of a scorer in
-# its own dtype, where few tokens far apart leave fewer digits.
+# compute, in float64, and then of a scorer in its own dtype, where few tokens far apart leave fewer digits.
 _TOLERANCE = 1e-5
 _DTYPE_TOLERANCE = {"float64": 1e-5, "float32": 1e-3, "float16": 5e-2, "bfloat16": 5e-2}
 
@@ -234,9 +235,7 @@ def compare_with_transformers(
         q_hld, k_gld = exact.rotated(rows_bl[b], positions_l)
         definition = statistics.dense_statistics(q_hld, k_gld, k, exact.scaling)
         _require_close(definition, truth, _TOLERANCE, f"the first layer of {checkpoint.path}")
-        ours = statistics.statistics_from_sums(
-            s1_bhk[b, :, 0].cpu(), s2_bhk[b, :, 0].cpu(), length
-        )
+        ours = statistics.statistics_from_sums(s1_bhk[b, :, 0].cpu(), s2_bhk[b, :, 0].cpu(), length)
         _require_close(ours, truth, _DTYPE_TOLERANCE[name], f"{checkpoint.path} in {name}")
 
 

@@ -69,7 +69,7 @@ class AttentionScorer:
                 f"head_dim {head_dim}: allowed on a GPU: multiples of 8; a CPU takes any"
             )
         self._half = tables.rotates_halves()
-        self._turns: tuple["Turns", "Turns"] | None = None
+        self._turns: tuple[Turns, Turns] | None = None
         # Decided here, from fixed ids, for all windows: the bits of a window have no history.
         self._reference = self.device.type == "cuda" and self._leaves_range(sample_l)
 
@@ -270,7 +270,7 @@ class AttentionScorer:
             return triton_kernel.split(q), triton_kernel.split(k)
         return q.to(self.dtype), k.to(self.dtype)
 
-    def _turned(self, positions_l: Tensor, factor: float) -> tuple["Turns", "Turns"]:
+    def _turned(self, positions_l: Tensor, factor: float) -> "tuple[Turns, Turns]":
         from longattn.scoring.triton_kernel import Turns
 
         cos, sin = self.tables.cos_sin(positions_l)

@@ -13,7 +13,8 @@ key of the vocabulary, and from rotated keys the mean of it over the positions i
 
 import copy
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -252,12 +253,13 @@ def run_first_layer(
     hook = attention.register_forward_hook(keep_probabilities)
     try:
         # A mask is given, for without one transformers reads a gap in the positions as a new text.
-        model(
-            input_ids=ids_bl,
-            attention_mask=torch.ones_like(ids_bl),
-            position_ids=position_ids,
-            use_cache=False,
-        )
+        with _exact_softmax():
+            model(
+                input_ids=ids_bl,
+                attention_mask=torch.ones_like(ids_bl),
+                position_ids=position_ids,
+                use_cache=False,
+            )
     except _Kept as kept:
         return kept.values
     except (RuntimeError, NotImplementedError, AttributeError, TypeError, KeyError) as error:
@@ -268,6 +270,25 @@ def run_first_layer(
         hook.remove()
         model.embed_tokens.weight = nn.Parameter(torch.empty(0), requires_grad=False)
     raise ValueError(f"{type(model).__name__} does not call its first attention")
+
+
+@contextmanager
+def _exact_softmax() -> Iterator[None]:
+    """Eager attention asks for a softmax in float32, also of float64 scores; here it gets float64.
+
+    Key biases in the hundreds make scores of many thousands, of which float32 leaves three decimals.
+    """
+    softmax = nn.functional.softmax
+
+    def exact(x: Tensor, *args: Any, dtype: torch.dtype | None = None, **options: Any) -> Tensor:
+        exactly = None if dtype is None else torch.promote_types(dtype, x.dtype)
+        return softmax(x, *args, dtype=exactly, **options)
+
+    nn.functional.softmax = exact
+    try:
+        yield
+    finally:
+        nn.functional.softmax = softmax
 
 
 def _keep_qk(
