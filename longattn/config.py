@@ -120,8 +120,8 @@ class Scorer(Settings):
     )
     dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
         None,
-        description="number format of the products; null: bfloat16 on a GPU, float32 on a CPU. float16 errs a tenth as much "
-        "as bfloat16 at the same speed; a model that leaves its range is refused",
+        description="number format of the products; null: float32 on a CPU, on a GPU the first of float16, bfloat16 and "
+        "float32 (three float16 products) that keeps the scores of real text (DS within 1e-3, variance 1e-2)",
     )
     batch: Count | None = Field(
         None,

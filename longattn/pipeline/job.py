@@ -8,9 +8,9 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from longattn.config import Config, ConfigLike
 from longattn.corpus.apart import require_apart
@@ -96,6 +96,7 @@ class Job:
         self.started = time.perf_counter()
         self.folder = OutputFolder(config.output)
         self.settings = ScoreSettings.of(config)
+        self.precision: dict[str, Any] = {}
         self.samples = {source.category: source.sample for source in config.sources}
         require_apart(config.sources, config.output)
         self.listing = list_sources(config.sources)
@@ -122,7 +123,9 @@ class Job:
             self.config, done.fingerprint, self.splits, (done.before, done.labelled),
             done.outcome, selection,
         ).timed(select=time.perf_counter() - started, total=time.perf_counter() - self.started)  # fmt: skip
-        summary = replace(summary, extra={**summary.extra, "left_out": self.listing.left_out})
+        summary = replace(
+            summary, extra={"left_out": self.listing.left_out, "precision": self.precision}
+        )
         write_json(self.folder.record("summary"), summary.to_dict())
         if selection:
             self._report()
@@ -141,9 +144,11 @@ class Job:
         if left.splits:
             generation = left.generation + hold.owner["takeovers"]
             with self._executor()(self.config, self.settings) as stages:
-                fingerprint = self._own(self.config.scorer.dtype or stages.dtype, grown)
+                self._choose_dtype(stages.device)
+                fingerprint = self._own(self.precision["dtype"], grown)
                 typed = replace(left, splits=self._typed(left.splits))
-                work = Work(self.config, self.settings, typed, generation)
+                settings = replace(self.settings, dtype=self.precision["dtype"])
+                work = Work(self.config, settings, typed, generation)
                 outcome = stages.execute(work, stop)
             with warn_if_slow("reading the ledger"):
                 labelled = self._remaining()
@@ -187,6 +192,19 @@ class Job:
         from longattn.pipeline.on_ray import on_ray
 
         return on_ray
+
+    def _choose_dtype(self, device: str) -> None:
+        """Settle the dtype of the products; where it is chosen, how far it is off float32."""
+        scorer = self.config.scorer
+        if scorer.dtype or device == "cpu":
+            self.precision = {"dtype": scorer.dtype or "float32"}
+            return
+        from longattn.scoring.precision import choose_dtype
+
+        with warn_if_slow("choosing the dtype of the products"):
+            errors = choose_dtype(self.checkpoint, scorer.rope_theta)
+        log.info("products in %s (of float32, %d tokens of real text)", errors, errors.tokens)
+        self.precision = asdict(errors)
 
     def _own(self, dtype: str, grown: set[str]) -> str:
         """Make the folder this run's; returns the fingerprint of its scores."""
