@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from longattn.selection.database import without_progress
 from longattn.selection.threads import CORES, in_threads
 from longattn.storage.files import READERS, filesystem, is_local
 from longattn.storage.tables import file_metadata, open_parquet, readable
@@ -124,6 +125,7 @@ def batches(
 ) -> Iterator[pa.Table]:
     """The rows of a query, so many at a time; the connection may do other things meanwhile."""
     with connection.cursor() as own:
+        without_progress(own)
         for batch in own.sql(query).to_arrow_reader(rows):
             yield pa.table(batch)
 

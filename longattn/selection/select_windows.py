@@ -68,6 +68,7 @@ class CategorySelection:
     du_mean: float
     du_std: float
     lds_threshold: float | None  # lowest LDS of the windows kept; None when none is
+    threshold: float | None  # the same of what the windows are ranked by
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -146,14 +147,15 @@ def choose_windows(table: ScoreTable, settings: Select, path: str) -> dict[str, 
         category: values
         for category, *values in _fetch(
             table,
-            "SELECT category, count(*), sum(stop - start), min(lds) FROM kept GROUP BY category",
+            "SELECT category, count(*), sum(stop - start), min(lds), min(value) FROM kept "
+            "GROUP BY category",
         )
     }
     unique = dict(_fetch(table, _UNIQUE_TOKENS))
     result = {}
     for name in sorted(table.categories):
         category = table.categories.index(name)
-        kept, tokens, lowest = told.get(category, (0, 0, None))
+        kept, tokens, lds, value = told.get(category, (0, 0, None, None))
         result[name] = CategorySelection(
             windows=rows[category],
             duplicate_rows=table.copies.get(category, 0),
@@ -164,7 +166,8 @@ def choose_windows(table: ScoreTable, settings: Select, path: str) -> dict[str, 
             ds_std=of_ds[category].deviation,
             du_mean=of_du[category].mean,
             du_std=of_du[category].deviation,
-            lds_threshold=lowest,
+            lds_threshold=lds,
+            threshold=value,
         )
     return result
 
