@@ -29,6 +29,7 @@ def test_a_process_that_is_stuck_in_c_ends_with_the_status_that_says_resume_me()
         [sys.executable, "-c", STUCK], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout.readline() == "ready\n"
+        time.sleep(2)  # in the second lock by now
         process.terminate()
         assert process.wait(60) == 75
         assert process.stderr.read() == "longattn: stopped by SIGTERM; run again to go on\n"
