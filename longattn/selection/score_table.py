@@ -20,7 +20,7 @@ from longattn.selection.threads import CORES, in_threads
 from longattn.storage.files import READERS, filesystem, is_local
 from longattn.storage.tables import file_metadata, open_parquet, readable
 
-COUNTED = 1 << 22  # id hashes counted at a time: some 200 MB
+COUNTED = 1 << 22  # id hashes looked at together
 INSERTED = 1 << 17  # rows handed to the database at a time: a row group of it
 NAMES = ("data_id", "category", "document_id", "token_start", "token_stop", "ds", "variance")
 _CREATE = """
@@ -94,14 +94,21 @@ class ScoreTable:
         connection = self.connection
         connection.execute("CREATE OR REPLACE TABLE repeated (id_hash UBIGINT)")
         (rows,) = connection.execute("SELECT count(*) FROM windows").fetchone() or (0,)
+        found = 0
         parts = rows // COUNTED + 1
         for low, high in pairwise(2**64 * part // parts for part in range(parts + 1)):
-            connection.execute(
-                f"INSERT INTO repeated SELECT id_hash FROM windows WHERE id_hash BETWEEN {low} "
-                f"AND {high - 1} GROUP BY id_hash HAVING count(*) > 1"
+            some = f"SELECT id_hash FROM windows WHERE id_hash BETWEEN {low} AND {high - 1}"
+            hashes = np.concatenate(
+                [np.empty(0, np.uint64), *(of["id_hash"].to_numpy() for of in batches(connection, some))]
             )
-        (found,) = connection.execute("SELECT count(*) FROM repeated").fetchone() or (0,)
-        return int(found)
+            hashes.sort()  # a tenth of the time that the database takes to group by them
+            again = np.unique(hashes[1:][hashes[1:] == hashes[:-1]])
+            found += len(again)
+            if len(again):
+                connection.register("rows", pa.table({"id_hash": again}))
+                connection.execute("INSERT INTO repeated FROM rows")
+                connection.unregister("rows")
+        return found
 
     def insert_labelled(self, path: str, sizes: Mapping[str, int], rank_by: str) -> LabelledFiles:
         """Read the narrow columns of labelled files, and `rank_by`, into the table.
