@@ -7,21 +7,22 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import sys
-from collections.abc import Callable
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.logging import RichHandler
-from rich.table import Table
 
 from longattn import __version__
-from longattn.errors import Interrupted, exit_status
-from longattn.log_file import log_stack, log_to_file
+from longattn.command import ConfigPath, LogFile, OutputPath, Overrides, guarded
 from longattn.settings.numbers import ByteSize, Count, WindowLength, read_number
+from longattn.terminal import (
+    console,
+    quieten_ray,
+    show_categories,
+    show_stages,
+    table,
+)
 
 log = logging.getLogger("longattn")
 app = typer.Typer(
@@ -31,16 +32,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-ConfigPath = Annotated[
-    str, typer.Argument(metavar="CONFIG", help="YAML file, local or s3://, or the OUTPUT of a run")
-]
-OutputPath = Annotated[
-    str, typer.Argument(metavar="OUTPUT", help="folder of a run, local or s3://, or its CONFIG")
-]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="FIELD=VALUE", help="override a field, as in select.alpha=1"),
-]
 
 
 class Executor(StrEnum):
@@ -52,27 +43,6 @@ class Executor(StrEnum):
 
 ExecutorOption = Annotated[
     Executor, typer.Option(help="ray: on a cluster, or one started here; local: in this process")
-]
-
-
-def _log_file(path: str | None) -> str | None:
-    if path is not None:
-        _log_to_stderr()
-        try:
-            log_to_file(path)
-        except OSError as error:
-            raise typer.BadParameter(f"{path}: {error.strerror}") from None
-    return path
-
-
-LogFile = Annotated[
-    str | None,
-    typer.Option(
-        "--log-file",
-        metavar="FILE",
-        help="log there too, with the stack of a failure",
-        callback=_log_file,
-    ),
 ]
 
 
@@ -92,7 +62,7 @@ def init(
         write_first_config(Config, file)
         print(f"written: {file}; run it: longattn run {file}")
 
-    _guarded(work)
+    guarded(work)
 
 
 @app.command("config")
@@ -114,7 +84,19 @@ def show_config(
     """
     if schema + reference + (config is not None) != 1:
         raise typer.BadParameter("one of CONFIG, --schema, --reference is required")
-    _guarded(lambda: _show_config(config, set_ or [], schema))
+
+    def work() -> None:
+        from longattn.config import Config
+        from longattn.settings.reference import editor_schema, print_settings, settings_page
+
+        if config is not None:
+            print_settings(Config.of(config, set_ or []), set_ or [], console(160))
+        elif schema:
+            print(json.dumps(editor_schema(Config), indent=1))
+        else:
+            print(settings_page(Config), end="")
+
+    guarded(work)
 
 
 @app.command()
@@ -128,7 +110,7 @@ def run(
 
     Example: longattn run configs/quickstart.yaml --set select.keep.fraction=0.25
     """
-    _guarded(lambda: _run(config, set_, executor, select_after=True))
+    guarded(lambda: _run(config, set_, executor, select_after=True))
 
 
 @app.command()
@@ -142,7 +124,7 @@ def score(
 
     Example: longattn score configs/quickstart.yaml
     """
-    _guarded(lambda: _run(config, set_, executor, select_after=False))
+    guarded(lambda: _run(config, set_, executor, select_after=False))
 
 
 @app.command()
@@ -151,7 +133,7 @@ def select(config: ConfigPath, set_: Overrides = None, log_file: LogFile = None)
 
     Example: longattn select configs/quickstart.yaml --set select.alpha=1 --set select.keep.tokens=1.5B
     """
-    _guarded(lambda: _select(config, set_))
+    guarded(lambda: _select(config, set_))
 
 
 @app.command()
@@ -175,7 +157,7 @@ def plan(
 
     Example: longattn plan configs/quickstart.yaml --windows-per-second 100
     """
-    _guarded(lambda: _plan(config, set_, windows_per_second, read, json_))
+    guarded(lambda: _plan(config, set_, windows_per_second, read, json_))
 
 
 @app.command()
@@ -191,7 +173,7 @@ def report(output: OutputPath, log_file: LogFile = None) -> None:
 
         print(f"written: {without_secrets(write_report(output))}")
 
-    _guarded(work)
+    guarded(work)
 
 
 @app.command()
@@ -243,12 +225,12 @@ def inspect(
         else:
             chosen = labelled_window(output_of(output or ""), data_id or "")
         found = inspect_window(chosen, head=head)
-        print_inspection(found, _console())
+        print_inspection(found, console(160))
         url = html or f"{chosen.title.rstrip('/').rpartition('/')[2]}.html"
         write_bytes(url, inspection_page(found).encode())
         print(f"written: {url}")
 
-    _guarded(work)
+    guarded(work)
 
 
 @app.command()
@@ -273,7 +255,7 @@ def evaluate(
 
     Example: longattn evaluate configs/quickstart.yaml --windows 10 --set window.tokens=8192
     """
-    _guarded(lambda: _evaluate(config, set_, windows, causal_model, held_out, seed))
+    guarded(lambda: _evaluate(config, set_, windows, causal_model, held_out, seed))
 
 
 @app.command()
@@ -293,7 +275,7 @@ def export(config: ConfigPath, set_: Overrides = None, log_file: LogFile = None)
         for prefix in write_megatron(Config.of(config, set_ or [])):
             print(without_secrets(prefix))
 
-    _guarded(work)
+    guarded(work)
 
 
 @app.command()
@@ -324,7 +306,7 @@ def bench(
         result = run_bench(model, lengths, read_number(Count, "--tokens", tokens))
         print(json.dumps(result, indent=1) if json_ else shown(result))
 
-    _guarded(work)
+    guarded(work)
 
 
 @app.command()
@@ -347,7 +329,7 @@ def verify(output: OutputPath, log_file: LogFile = None) -> None:
             raise RuntimeError(f"{without_secrets(folder)}: {found} findings")
         print(f"{without_secrets(folder)}: all holds")
 
-    _guarded(work)
+    guarded(work)
 
 
 def _version(value: bool) -> None:
@@ -381,23 +363,7 @@ def _plan(
     if as_json:
         print(json.dumps(result.to_dict(), indent=1))
     else:
-        print_plan(result, _console())
-
-
-def _show_config(path: str | None, overrides: list[str], schema: bool) -> None:
-    from longattn.config import Config
-    from longattn.settings.reference import editor_schema, settings_in_force, settings_page
-    from longattn.text import without_secrets
-
-    if path is None:
-        text = json.dumps(editor_schema(Config), indent=1) if schema else settings_page(Config)
-        print(text.rstrip())
-        return
-    table = Table("setting", "value", "from", box=None, pad_edge=False)
-    given = [override.partition("=")[0] for override in overrides]
-    for field, value, origin in settings_in_force(Config.of(path, overrides), given):
-        table.add_row(field, without_secrets(json.dumps(value, ensure_ascii=False)), origin)
-    _console().print(table, markup=False, highlight=False)
+        print_plan(result, console())
 
 
 def _run(path: str, overrides: list[str] | None, executor: Executor, *, select_after: bool) -> None:
@@ -408,36 +374,35 @@ def _run(path: str, overrides: list[str] | None, executor: Executor, *, select_a
     from longattn.pipeline.job import run as run_job
 
     if executor == Executor.RAY:
-        _quieten_ray()
+        quieten_ray()
     summary = run_job(config, executor=executor.value, select_after=select_after)
-    _show(summary.to_dict(), config.output)
+    told = summary.to_dict()
+    show_categories(told["categories"], config.select.rank_by)
+    show_stages(told)
+    _show_written(config.output)
 
 
-def _quieten_ray() -> None:
-    """Leave out what Ray tells of itself."""
-    # That a cluster started here asks for a token, which Ray itself keeps, is no news.
-    authentication = logging.getLogger("ray._private.authentication.authentication_token_setup")
-    authentication.addFilter(lambda record: "is enabled" not in record.getMessage())
-    if not os.environ.get("LONGATTN_TRACEBACK"):
-        import ray.data  # noqa: F401 - its handlers
+def _show_written(output: str) -> None:
+    from longattn.storage.output_folder import OutputFolder
+    from longattn.text import without_secrets
 
-        # Ray Data tells a failure in 110 lines, which its log file has too.
-        for handler in logging.getLogger("ray.data").handlers:
-            if isinstance(handler, logging.StreamHandler):
-                handler.setLevel(logging.CRITICAL)
+    print("written: " + "  ".join(map(without_secrets, OutputFolder(output).shown())))
 
 
 def _select(path: str, overrides: list[str] | None) -> None:
     from longattn.config import Config
+    from longattn.pipeline.remarks import remarks
     from longattn.resume.lock import held
     from longattn.selection.select_windows import select as select_labelled
-    from longattn.text import without_secrets
 
     config = Config.of(path, overrides or [])
     with held(config.output):
         chosen = select_labelled(config.output, config.select, file_bytes=config.file_bytes)
     categories = {name: c.to_dict() for name, c in chosen.items()}
-    _show({"output": without_secrets(config.output), "categories": categories}, config.output)
+    for remark in remarks(config, categories):
+        log.warning(remark)
+    show_categories(categories, config.select.rank_by)
+    _show_written(config.output)
 
 
 def _evaluate(
@@ -459,95 +424,14 @@ def _evaluate(
     )
     for name, told in result["categories"].items():
         kinds = list(told["auc"]["LDS"])
-        table = _table(f"{name}: AUC, native against", *kinds)
+        rows = table(f"{name}: AUC, native against", *kinds)
         for scorer, cells in told["auc"].items():
-            table.add_row(
+            rows.add_row(
                 scorer, *("{auc:.2f} ({low:.2f}-{high:.2f})".format_map(cells[k]) for k in kinds)
             )
-        _console().print(table)
+        console(160).print(rows)
     for url in write_evaluation(config.output, result):
         print(f"written: {without_secrets(url)}")
-
-
-def _guarded(work: Callable[[], None]) -> None:
-    """Run a command; turn what it raises into one line and an exit status."""
-    _log_to_stderr()
-    # Who watches is told each step at once; a log holds what is refused in one line.
-    log.setLevel(logging.DEBUG if sys.stderr.isatty() else logging.INFO)
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    try:
-        work()
-    except (ValueError, RuntimeError, OSError) as error:
-        _fail(error, exit_status(error))
-    except Exception as error:
-        log_stack(error)
-        if type(error).__module__.partition(".")[0] not in ("botocore", "aiobotocore", "aiohttp"):
-            raise
-        _fail(error, 1)  # of a client of stores, which have errors of their own
-
-
-def _log_to_stderr() -> None:
-    """Log lines: above a live display in a terminal, else plain."""
-    if sys.stderr.isatty():
-        handler = RichHandler(
-            console=Console(stderr=True), show_path=False, show_level=False, log_time_format="%X"
-        )
-        logging.basicConfig(format="%(message)s", handlers=[handler])
-    else:
-        logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
-
-
-def _fail(error: BaseException, status: int) -> None:
-    from longattn.text import without_secrets
-
-    log_stack(error)
-    print(f"longattn: {without_secrets(' '.join(str(error).split()))}", file=sys.stderr)
-    if os.environ.get("LONGATTN_TRACEBACK"):
-        raise error
-    if isinstance(error, Interrupted):  # Ray's threads may not survive Python's own end
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
-    raise typer.Exit(status)
-
-
-def _show(summary: dict[str, Any], output: str) -> None:
-    """The result as a table, and what of it lies in `output`."""
-    table = _table("category", *_COLUMNS)
-    for name, category in sorted(summary["categories"].items()):
-        category["bad"] = sum(category.get("quarantine", {}).values())
-        table.add_row(name, *(_cell(category.get(key)) for key in _COLUMNS.values()))
-    _console().print(table)
-    for stage, did in summary.get("stages", {}).items():
-        print(f"{stage}: {json.dumps({k: round(v, 2) for k, v in did.items()})}")
-    from longattn.storage.output_folder import OutputFolder
-    from longattn.text import without_secrets
-
-    print("written: " + "  ".join(map(without_secrets, OutputFolder(output).shown())))
-
-
-def _table(first: str, *columns: str) -> Table:
-    table = Table(first, *columns, box=None, pad_edge=False)
-    for column in table.columns[1:]:
-        column.justify = "right"
-    return table
-
-
-def _console() -> Console:
-    return Console(width=None if sys.stdout.isatty() else 160)
-
-
-_COLUMNS = {
-    "documents": "documents", "too short": "too_short", "bad": "bad", "windows": "windows",
-    "kept": "kept", "kept tokens": "kept_tokens", "unique": "unique_tokens", "DS mean": "ds_mean", "DS dev": "ds_std",
-    "DU mean": "du_mean", "LDS from": "lds_threshold",
-}  # fmt: skip
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.4g}" if isinstance(value, float) else f"{value:,}"
 
 
 def main() -> None:

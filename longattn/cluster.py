@@ -8,8 +8,11 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import ray
+
+from longattn.errors import ConfigError
 
 log = logging.getLogger("longattn")
 
@@ -37,9 +40,22 @@ def connected() -> Iterator[None]:
             if main and callable(before):
                 before(signal.SIGTERM, None)
             raise
+        except OSError as error:
+            raise _without_home(error) from error
         finally:
             if main and callable(before):
                 signal.signal(signal.SIGTERM, before)
         yield
     finally:
         ray.shutdown()
+
+
+def _without_home(error: OSError) -> OSError | ConfigError:
+    """The error; where Ray cannot keep its token below HOME, what to set."""
+    home = str(Path.home())
+    if not str(error.filename or "").startswith(f"{home}/.ray"):
+        return error
+    return ConfigError(
+        f"HOME {home}: Ray keeps a token there and cannot write it ({error.strerror}): set HOME to a "
+        "folder that can be written, or RAY_AUTH_MODE=disabled"
+    )

@@ -83,7 +83,7 @@ def finish(run, seconds=300):
 def _drive(values, address, log, environment, hook, block):
     import ray
 
-    from longattn import cli, config
+    from longattn import command, config
     from longattn.corpus.sources import group_splits
     from longattn.pipeline import execution, job, on_ray
 
@@ -104,8 +104,8 @@ def _drive(values, address, log, environment, hook, block):
     if hook:
         pydoc.locate(hook)()
     try:
-        cli._guarded(lambda: print(job.run(settings).to_dict()))
-    except cli.typer.Exit as status:
+        command.guarded(lambda: print(job.run(settings).to_dict()))
+    except command.typer.Exit as status:
         sys.exit(status.exit_code)
 
 

@@ -10,7 +10,7 @@ import longattn
 ROOT = Path(longattn.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 FLOORS = ["storage", "corpus", "windows", "scoring", "resume", "selection", "reports", "pipeline"]
-BELOW = ["errors", "text", "models", "config", "samples", "builtin", "__version__"]
+BELOW = ["errors", "text", "models", "settings", "config", "samples", "builtin", "__version__"]
 FORBIDDEN = {
     "corpus": ("resume", "scoring", "selection", "reports", "pipeline", "ray"),
     "windows": ("resume", "scoring", "selection", "reports", "pipeline", "ray"),
@@ -29,7 +29,13 @@ FORBIDDEN = {
     "selection": ("reports", "pipeline", "ray"),
     "reports": ("pipeline", "ray"),
 }
-ON_RAY = {"cluster.py", "pipeline/on_ray.py", "pipeline/steps.py", "pipeline/pools.py"}
+ON_RAY = {
+    "cluster.py",
+    "pipeline/inputs.py",
+    "pipeline/on_ray.py",
+    "pipeline/steps.py",
+    "pipeline/pools.py",
+}
 
 
 def name_of(path: Path) -> str:

@@ -9,9 +9,10 @@ import threading
 import pyarrow as pa
 import pytest
 import ray
+import typer
 
 import longattn as la
-from longattn import cli
+from longattn import command
 from longattn.errors import ConfigError
 from longattn.storage.files import filesystem
 from longattn.storage.tables import open_parquet
@@ -90,8 +91,8 @@ def test_errors_tell_no_secret(guarded, checkpoint, capfd, tmp_path):
     settings = config("", tmp_path, checkpoint)
     source = settings.sources[0].model_copy(update={"path": wrong})
     settings = settings.model_copy(update={"sources": (source,)})
-    with pytest.raises(cli.typer.Exit):
-        cli._guarded(lambda: la.run(settings, executor="local"))
+    with pytest.raises(typer.Exit):
+        command.guarded(lambda: la.run(settings, executor="local"))
     said = capfd.readouterr().err
     assert said.count("\n") == 1 and "http://***@127.0.0.1" in said
     assert PASSWORD not in said and "other" not in said

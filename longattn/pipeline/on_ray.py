@@ -79,8 +79,8 @@ class RayStages:
         self.config, self.pools = config, pools
 
     @property
-    def dtype(self) -> str:
-        return self.pools.dtype
+    def device(self) -> str:
+        return self.pools.device
 
     def execute(self, work: Work, stop: Stop) -> Outcome:
         """The streaming execution; raises RunError, or Interrupted after a signal."""

@@ -32,6 +32,7 @@ from longattn.storage.tables import (
     EXTRA_SCORE_COLUMNS,
     LABELLED,
     SELECTED,
+    carried_fields,
     file_metadata,
     open_parquet,
 )
@@ -117,8 +118,11 @@ def _file(url: str, names: list[str], files: _Files) -> Iterator[str]:
     category = category_of(url)
     with open_parquet(url) as parquet:
         metadata = file_metadata(parquet)
+        carried = [field.name for field in carried_fields([parquet.schema_arrow])]
         there = [
-            name for name in parquet.schema_arrow.names if not EXTRA_SCORE_COLUMNS.fullmatch(name)
+            name
+            for name in parquet.schema_arrow.names
+            if not EXTRA_SCORE_COLUMNS.fullmatch(name) and name not in carried
         ]
         if there != names:
             yield f"{url}: columns {there}, not {names}"

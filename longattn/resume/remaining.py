@@ -145,7 +145,7 @@ def find_remaining(
         labelled, documents, twice = _known(files, done & current)
     seen = ReadTotals(sum(split.size for split in splits))
     for name in done & current:
-        seen.add(markers[name].counts)
+        seen.add(markers[name].counts, markers[name].path)
     stale: dict[str, int] = defaultdict(int)
     for name in paths.keys() - current:
         stale[paths[name]] += under[name].count

@@ -99,7 +99,10 @@ class ScoreTable:
         for low, high in pairwise(2**64 * part // parts for part in range(parts + 1)):
             some = f"SELECT id_hash FROM windows WHERE id_hash BETWEEN {low} AND {high - 1}"
             hashes = np.concatenate(
-                [np.empty(0, np.uint64), *(of["id_hash"].to_numpy() for of in batches(connection, some))]
+                [
+                    np.empty(0, np.uint64),
+                    *(of["id_hash"].to_numpy() for of in batches(connection, some)),
+                ]
             )
             hashes.sort()  # a tenth of the time that the database takes to group by them
             again = np.unique(hashes[1:][hashes[1:] == hashes[:-1]])

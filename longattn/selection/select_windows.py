@@ -11,12 +11,13 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from longattn.config import Config, Keep, Select
+from longattn.config import Config, ConfigLike, Keep, Select, is_config_file, output_of
 from longattn.selection.database import database, literal
 from longattn.selection.exact_sums import Moments, moments
 from longattn.selection.lds import Scale
@@ -24,7 +25,7 @@ from longattn.selection.overlap import distinct_scores
 from longattn.selection.score_table import ScoreTable, batches
 from longattn.selection.selected_files import write_selected
 from longattn.settings.numbers import ByteSize, read_number
-from longattn.storage.files import absolute, write_json
+from longattn.storage.files import write_json
 from longattn.storage.output_folder import OutputFolder
 
 BUCKETS = 4096  # that values are counted in, to find a threshold
@@ -68,13 +69,14 @@ class CategorySelection:
     du_mean: float
     du_std: float
     lds_threshold: float | None  # lowest LDS of the windows kept; None when none is
+    threshold: float | None  # the same of what the windows are ranked by
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
 def select(
-    path: str,
+    path: ConfigLike,
     settings: Select | None = None,
     *,
     file_bytes: int | str | None = None,
@@ -86,8 +88,8 @@ def select(
     selected files. Exact, and the same set whatever the layout of the labelled files.
 
     Args:
-        path: the output folder of a run.
-        settings: `select:` of a config; its defaults where none are given.
+        path: the output folder of a run, or its config.
+        settings: `select:` of a config; where none is given, that of `path`, or the defaults.
         file_bytes: aimed size of a selected file, as in a config.
         overrides: fields of `settings` by name, as `keep={"tokens": "1.5B"}`.
 
@@ -101,11 +103,15 @@ def select(
     Example:
         select("out/books", alpha=1.0, keep={"fraction": 0.25})
     """  # fmt: skip
+    if not isinstance(path, (str, Path)) or is_config_file(path):
+        config = Config.of(path)
+        path, settings = config.output, settings or config.select
+        file_bytes = config.file_bytes if file_bytes is None else file_bytes
     given = settings.model_dump(exclude_unset=True) if settings else {}
     settings = Select.check({**given, **overrides}, "select")
     default = Config.model_fields["file_bytes"].default
     file_bytes = read_number(ByteSize, "file_bytes", default if file_bytes is None else file_bytes)
-    folder = OutputFolder(absolute(path))
+    folder = OutputFolder(output_of(path))
     sizes = folder.labelled_files()
     if not sizes:
         raise ValueError(f"{folder.labelled}: no labelled windows to select from")
@@ -144,14 +150,15 @@ def choose_windows(table: ScoreTable, settings: Select, path: str) -> dict[str, 
         category: values
         for category, *values in _fetch(
             table,
-            "SELECT category, count(*), sum(stop - start), min(lds) FROM kept GROUP BY category",
+            "SELECT category, count(*), sum(stop - start), min(lds), min(value) FROM kept "
+            "GROUP BY category",
         )
     }
     unique = dict(_fetch(table, _UNIQUE_TOKENS))
     result = {}
     for name in sorted(table.categories):
         category = table.categories.index(name)
-        kept, tokens, lowest = told.get(category, (0, 0, None))
+        kept, tokens, lds, value = told.get(category, (0, 0, None, None))
         result[name] = CategorySelection(
             windows=of_ds[category].rows,
             duplicate_rows=table.copies.get(category, 0),
@@ -162,7 +169,8 @@ def choose_windows(table: ScoreTable, settings: Select, path: str) -> dict[str, 
             ds_std=of_ds[category].deviation,
             du_mean=of_du[category].mean,
             du_std=of_du[category].deviation,
-            lds_threshold=lowest,
+            lds_threshold=lds,
+            threshold=value,
         )
     return result
 

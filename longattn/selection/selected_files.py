@@ -19,7 +19,15 @@ from numpy.typing import NDArray
 from longattn.selection.score_table import LabelledFiles, ScoreTable, batches
 from longattn.selection.threads import in_threads
 from longattn.storage.files import join, list_files, remove, staged
-from longattn.storage.tables import SELECTED, content_name, open_parquet, parquet_writer, readable
+from longattn.storage.tables import (
+    SELECTED,
+    carried_fields,
+    content_name,
+    open_parquet,
+    parquet_writer,
+    readable,
+    with_schema,
+)
 
 WRITERS = 8  # files written at a time
 
@@ -101,7 +109,8 @@ def _write(
     if target in there:
         return target
     file_of, row_of, lds_of = (kept[name].to_numpy() for name in ("file", "row", "lds"))
-    with staged(target) as local, parquet_writer(local, SELECTED, metadata) as writer:
+    schema = _schema([urls[file] for file in np.unique(file_of)])
+    with staged(target) as local, parquet_writer(local, schema, metadata) as writer:
         for file in np.unique(file_of).tolist():
             rows, lds = row_of[file_of == file], lds_of[file_of == file]
             with open_parquet(urls[file]) as parquet:
@@ -114,6 +123,15 @@ def _write(
                             read = parquet.read_row_group(group)
                         read = read.take(pa.array(rows[inside] - start))
                         read = read.append_column("lds", pa.array(lds[inside]))
-                        writer.write_table(read.select(SELECTED.names).cast(writer.schema))
+                        writer.write_table(with_schema(read, writer.schema))
                     start = stop
     return target
+
+
+def _schema(urls: Sequence[str]) -> pa.Schema:
+    """Of a selected file: our columns, and those of the user's that some of its labelled files have."""
+    schemas = []
+    for url in urls:
+        with open_parquet(url) as parquet:
+            schemas.append(parquet.schema_arrow)
+    return pa.schema([*SELECTED, *carried_fields(schemas)])

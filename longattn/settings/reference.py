@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
 from longattn.errors import ConfigError
 from longattn.samples import SAMPLES
 from longattn.settings.fields import SettingField, setting_fields
 from longattn.settings.numbers import BYTES_TAKEN
+from longattn.text import without_secrets
 
 WIDTH = 96
 OFTEN_SET = {
@@ -144,6 +149,16 @@ def settings_in_force(
                 yield from settings_in_force(item, given, f"{path}.{i}.", origin)
         else:
             yield path, list(value) if isinstance(value, tuple) else value, origin
+
+
+def print_settings(settings: BaseModel, overrides: Sequence[str], console: Console) -> None:
+    """The settings in force as a table, secrets in URLs masked."""
+    table = Table("setting", "value", "from", box=None, pad_edge=False)
+    given = [override.partition("=")[0] for override in overrides]
+    for path, value, origin in settings_in_force(settings, given):
+        shown = without_secrets(json.dumps(value, ensure_ascii=False))
+        table.add_row(path, escape(shown), origin)
+    console.print(table, highlight=False)
 
 
 def _explained(field: SettingField, indent: str) -> list[str]:

@@ -7,6 +7,7 @@ megatron/                        the kept windows for Megatron-LM, where exporte
 report.html, evaluation.html     pages for people
 _longattn/run.json               whose scores the folder holds, and the settings
 _longattn/samples.json           which share of its windows each category was cut to
+_longattn/columns.json           types of the user's columns that the windows carry
 _longattn/splits/*.json          markers: what each split gave, once it was read to its end
 _longattn/hold.json              the run that is at work here
 _longattn/rates.json             samples of the last run's progress, for the report
@@ -58,7 +59,7 @@ class OutputFolder:
         return join(self.url, f"evaluation.{suffix}")
 
     def record(self, name: str) -> str:
-        """`run`, `samples`, `hold`, `rates`, `summary` or `selection`."""
+        """`run`, `samples`, `columns`, `hold`, `rates`, `summary` or `selection`."""
         return join(self.url, "_longattn", f"{name}.json")
 
     def labelled_files(self, category: str | None = None) -> dict[str, int]:

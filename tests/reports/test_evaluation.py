@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 from typer.testing import CliRunner
 
+from longattn.auc import auc
 from longattn.builtin.train import held_out
 from longattn.cli import app
 from longattn.reports import evaluation
 from longattn.reports.causal_model import CausalModel
-from longattn.reports.evaluation import attention, auc, evaluate, spearman, write_evaluation
+from longattn.reports.evaluation import attention, evaluate, spearman, write_evaluation
 from longattn.reports.foils import foils, generator, long_documents, native_windows
 from longattn.scoring.scorer import AttentionScorer
 from longattn.windows.recurrence import far_recurrence

@@ -10,8 +10,9 @@ from typer.testing import CliRunner
 
 from longattn.cli import app
 from longattn.config import Config, Source
+from longattn.corpus.parts import sample_part
 from longattn.corpus.sources import list_splits
-from longattn.reports.plan import _part, plan
+from longattn.reports.plan import plan
 from longattn.storage.files import list_files
 from tests.conftest import BUILTIN, config
 
@@ -74,7 +75,7 @@ def test_a_part_of_parquet_has_the_budget_wherever_it_begins(tmp_path):
     budget = path.stat().st_size // 4
     begins = set()
     for file in files:
-        with _part(file, budget) as (split, stored):
+        with sample_part(file, budget) as (split, stored):
             begins.add(split.start)
             assert budget <= stored < 1.5 * budget
     assert len(begins) > 5

@@ -16,7 +16,7 @@ from longattn.reports.report import report_page, uniform_ds, write_report
 from longattn.resume.fingerprint import own_folder
 from longattn.storage.files import write_json
 from longattn.text import digits, duration, share, short, size
-from tests.labelled import labelled_table, write_labelled
+from tests.labelled import labelled_table, score_parts, write_labelled
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\u202e</pre></script>"
 
@@ -57,8 +57,7 @@ def selected(output, n=60, text=None, categories=("a", "b"), keep=None) -> str:
             column = table.column_names.index("content")
             table = table.set_column(column, "content", [[text] * n])
         write_labelled(output, category, table)
-    parts = {"window": 8, "min_distance": 2, "definition": 1}
-    own_folder(str(output), parts, None)
+    own_folder(str(output), score_parts(), None)
     la.select(str(output), keep=keep or {"fraction": 0.25})
     return str(output)
 

@@ -26,7 +26,7 @@ from longattn.resume.remaining import (
 )
 from longattn.scoring.settings import ScoreParts
 from longattn.windows.ids import hash_key
-from tests.labelled import labelled_table, write_labelled
+from tests.labelled import labelled_table, score_parts, write_labelled
 
 
 def split(path="a.jsonl", start=0, version="1"):
@@ -49,14 +49,6 @@ def finish(output, part, ids, path=None):
     return write_labelled(output, "book", table, {"fingerprint": "f", "runs": runs})
 
 
-def parts(**changes):
-    values = {
-        "definition": 1, "weights": "w", "tokenizer": "t", "window": 8, "min_distances": (2,),
-        "rope_theta": None, "bos": None, "dtype": "float32",
-    }  # fmt: skip
-    return ScoreParts(**{**values, **changes})
-
-
 @pytest.mark.parametrize(
     "change",
     [
@@ -66,29 +58,29 @@ def parts(**changes):
     ],
 )  # fmt: skip
 def test_fingerprints_follow_every_part(change):
-    assert parts().fingerprint != parts(**change).fingerprint
-    assert ScoreParts.from_dict(parts(**change).to_dict()) == parts(**change)
+    assert score_parts().fingerprint != score_parts(**change).fingerprint
+    assert ScoreParts.from_dict(score_parts(**change).to_dict()) == score_parts(**change)
 
 
 def test_a_folder_is_claimed_once_and_refused_to_others(tmp_path):
     config = Config.parse({"sources": [{"category": "a", "path": "x"}], "output": str(tmp_path)})
-    first = own_folder(str(tmp_path), parts(), config)
-    assert own_folder(str(tmp_path), parts(), config) == first
+    first = own_folder(str(tmp_path), score_parts(), config)
+    assert own_folder(str(tmp_path), score_parts(), config) == first
     with pytest.raises(
         FolderError, match=r"window: there 8, here 9; choose|window: there 8, here 9\)"
     ):
-        own_folder(str(tmp_path), parts(window=9), config)
-    assert read_run_record(str(tmp_path)) == RunRecord(parts(), config)
+        own_folder(str(tmp_path), score_parts(window=9), config)
+    assert read_run_record(str(tmp_path)) == RunRecord(score_parts(), config)
 
 
 def test_a_folder_of_another_layout_is_refused_in_a_line(tmp_path):
-    own_folder(str(tmp_path), parts(), None)
+    own_folder(str(tmp_path), score_parts(), None)
     path = tmp_path / "_longattn/run.json"
     stored = json.loads(path.read_text())
     del stored["format"]  # as version 0.1 wrote it
     path.write_text(json.dumps(stored))
     with pytest.raises(FolderError, match=r"has the layout 1 of another version .* choose another"):
-        own_folder(str(tmp_path), parts(), None)
+        own_folder(str(tmp_path), score_parts(), None)
 
 
 def test_tasks_pack_and_unpack():

@@ -29,7 +29,9 @@ def connection():
 def test_moments_are_those_of_exactly_rounded_sums_in_any_order(connection, rows, random):
     if random:
         random.shuffle(rows)
-    connection.register("drawn", pa.table({"category": [c for c, _ in rows], "x": [x for _, x in rows]}))
+    connection.register(
+        "drawn", pa.table({"category": [c for c, _ in rows], "x": [x for _, x in rows]})
+    )
     found, halves = moments(connection, "drawn", ["x", "x / 2"])
     for category in {c for c, _ in rows}:
         x = np.array([value for of, value in rows if of == category])

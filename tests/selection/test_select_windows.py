@@ -22,6 +22,7 @@ from tests.labelled import labelled_table, write_labelled
 from tests.s3 import CountingProxy, environment
 from tests.selection import golden_cases
 
+
 def selected(path):
     return pq.read_table(str(path / "selected")).sort_by("data_id")
 

@@ -54,7 +54,7 @@ def test_each_setting_that_is_gone_names_what_there_is_instead():
     gone = {path: word for path, word in refusals.REPLACED.items() if path not in there}
     for path, word in gone.items():
         section, _, name = path.rpartition(".")
-        assert told({section: {name: 1}} if section else {name: 1}).endswith(f": {word}")
+        assert told({section: {name: 1}} if section else {name: 1}).endswith(f"; {word}")
     for path, word in refusals.REPLACED.items():  # nothing that is named is gone itself
         assert not [other for other in gone if other != path and other in word]
 

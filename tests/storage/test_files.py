@@ -10,9 +10,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import typer
 from s3fs import S3FileSystem
 
-from longattn import cli
+from longattn.command import guarded
 from longattn.config import Source
 from longattn.corpus.sources import list_splits
 from longattn.storage import files as storage
@@ -92,8 +93,8 @@ def test_a_store_that_fails_for_good_ends_in_one_line(s3, monkeypatch, capfd, ki
     proxy.kind = lambda: kind
     S3FileSystem.clear_instance_cache()
     source = Source(category="book", path="s3://bucket/broken/*.jsonl")
-    with environment(AWS_ENDPOINT_URL=proxy.endpoint), pytest.raises(cli.typer.Exit) as status:
-        cli._guarded(lambda: list_splits([source]))
+    with environment(AWS_ENDPOINT_URL=proxy.endpoint), pytest.raises(typer.Exit) as status:
+        guarded(lambda: list_splits([source]))
     proxy.close()
     S3FileSystem.clear_instance_cache()
     said = capfd.readouterr().err

@@ -1,0 +1,57 @@
+import pytest
+
+from longattn.config import Config
+from longattn.pipeline.remarks import remarks
+
+MINIMAL = {
+    "sources": [{"category": "book", "path": "/x"}],
+    "output": "/o",
+    "window": {"tokens": 512},
+}
+
+
+def told(keep, **category):
+    config = Config.parse({**MINIMAL, "select": {"keep": keep}})
+    return remarks(config, {"book": category})
+
+
+def test_a_count_above_what_exists_is_told_and_one_that_fits_is_not():
+    line = (
+        "book: all 57 windows are kept: select.keep.count 1,000 is for each category, and more than "
+        "it has"
+    )
+    assert told({"count": 1000}, windows=57, kept=57, kept_tokens=57 * 512) == [line]
+    assert told({"count": 57}, windows=57, kept=57, kept_tokens=57 * 512) == []
+    assert told({"count": 9}, windows=57, kept=9, kept_tokens=9 * 512) == []
+
+
+def test_a_budget_of_tokens_above_what_exists_is_told():
+    (line,) = told({"tokens": "1M"}, windows=60, duplicate_rows=3, kept=57, kept_tokens=57 * 512)
+    assert "select.keep.tokens 1,000,000 is for each category, and it has 29,184" in line
+    exact = 57 * 512
+    for budget in (exact, exact + 511):  # no window more would fit
+        assert told({"tokens": budget}, windows=57, kept=57, kept_tokens=exact) == []
+    assert told({"tokens": exact + 512}, windows=57, kept=57, kept_tokens=exact) != []
+    assert told({"fraction": 1}, windows=57, kept=57, kept_tokens=exact) == []
+
+
+def test_a_window_longer_than_every_document_is_told():
+    (line,) = told({"count": 3}, documents=12, too_short=12, windows=0)
+    assert line == (
+        "book: no window, because each of its 12 documents is shorter than window.tokens 512"
+    )
+    assert told({"count": 3}, documents=12, too_short=11, windows=0) == []
+    assert told({"count": 3}, documents=0, too_short=0, windows=0) == []
+    assert told({"count": 3}, documents=12, too_short=2, windows=5) == []  # nothing selected yet
+
+
+@pytest.mark.parametrize(
+    ("keep", "words"),
+    [
+        ({"fraction": 0.25}, "0.25 of the windows of each category"),
+        ({"tokens": "1.5B"}, "1.5 B tokens of each category"),
+        ({"count": "100K"}, "100,000 windows of each category"),
+    ],
+)
+def test_what_is_kept_is_said_to_be_of_each_category(keep, words):
+    assert str(Config.parse({**MINIMAL, "select": {"keep": keep}}).select.keep) == words
