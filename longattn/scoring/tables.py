@@ -280,11 +280,10 @@ def _exact_softmax() -> Iterator[None]:
     """
     softmax = nn.functional.softmax
 
-    def exact(x: Tensor, *args: Any, dtype: torch.dtype | None = None, **options: Any) -> Tensor:
-        exactly = None if dtype is None else torch.promote_types(dtype, x.dtype)
-        return softmax(x, *args, dtype=exactly, **options)
+    def exact(x: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
+        return softmax(x, dim, dtype=None if dtype is None else torch.promote_types(dtype, x.dtype))
 
-    nn.functional.softmax = exact
+    nn.functional.softmax = exact  # type: ignore[assignment]
     try:
         yield
     finally:
