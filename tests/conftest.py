@@ -1,4 +1,4 @@
-"""Fixtures: a real Ray cluster, a real S3 server over HTTP, a small checkpoint with random weights."""
+"""Fixtures: a finished run, a real Ray cluster, a real S3 server over HTTP, a small checkpoint."""
 
 import gzip
 import json
@@ -95,10 +95,10 @@ def corpus(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def finished(corpus, tmp_path_factory, checkpoint, ray_cluster):
+def finished(corpus, tmp_path_factory, checkpoint):
     """A whole run, for tests that only look at it."""
     settings = config(corpus, tmp_path_factory.mktemp("finished"), checkpoint)
-    return settings, la.run(settings)
+    return settings, la.run(settings, executor="local")
 
 
 def _first_document(name: str) -> str:

@@ -53,8 +53,8 @@ class Figures:
 
 def random_scorer(shape: str, device: str, dtype: str) -> AttentionScorer:
     """A scorer of a known shape whose tables are drawn: scores of deviation 2.6, as trained ones have."""
+    from transformers import LlamaConfig
     from transformers.models.llama.modeling_llama import (
-        LlamaConfig,
         LlamaRotaryEmbedding,
         apply_rotary_pos_emb,
     )
@@ -78,7 +78,8 @@ def milliseconds(call: Callable[[], object], device: str) -> float:
     if device == "cuda":
         from triton.testing import do_bench
 
-        return do_bench(call, warmup=50, rep=300, return_mode="median")
+        seconds: float = do_bench(call, warmup=50, rep=300, return_mode="median")
+        return seconds
     times: list[float] = []
     while len(times) < 3 or (sum(times) < 2 and len(times) < 20):
         started = time.perf_counter()

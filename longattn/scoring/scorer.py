@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from operator import index
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -64,6 +64,7 @@ class AttentionScorer:
         self.vocab_size, self.heads, head_dim = tables.q_vhd.shape
         self.device = tables.q_vhd.device
         self.dtype = tables.q_vhd.dtype
+        self.model: str | None = None  # whose tokenizer reads a text
         if self.device.type == "cuda" and head_dim % 8:
             raise ValueError(
                 f"head_dim {head_dim}: allowed on a GPU: multiples of 8; a CPU takes any"
@@ -123,12 +124,53 @@ class AttentionScorer:
                 precision.require_accurate(scorer.errors, checkpoint)
             level = logging.INFO if scorer.errors.within() else logging.WARNING
             log.log(level, "%s in %s (of float32, real text)", checkpoint.path, scorer.errors)
+        scorer.model = path_or_id
         return scorer
+
+    def score_text(
+        self,
+        text: str | Sequence[str],
+        min_distance: int | Sequence[int] | None = None,
+        query_stride: int = 1,
+    ) -> Scores:
+        """Statistics of texts, each scored as one window, whatever its length.
+
+        As in a run, the BOS token of a tokenizer that puts one takes position 0, and the last token
+        gives way. Time grows with the square of the length: `sliding_windows` cuts long documents.
+
+        Args:
+            text: a text, or several.
+            min_distance: as in `score`; a quarter of each text's tokens by default.
+            query_stride: as in `score`.
+
+        Returns:
+            Scores with (texts, heads) tensors, or (texts, heads, distances) for a list.
+
+        Raises:
+            ValueError: no text, one under 2 tokens, a scorer without a tokenizer, or as `score`.
+        """
+        texts = [text] if isinstance(text, str) else text
+        listed = isinstance(texts, Sequence) and len(texts) > 0
+        if not listed or not all(isinstance(one, str) for one in texts):
+            raise ValueError(f"text: one or more of str are required; given {text!r:.80}")
+        if self.model is None:
+            raise ValueError(
+                "this scorer has no tokenizer: AttentionScorer.from_pretrained gives one"
+            )
+        from longattn.scoring.window_scorer import with_bos
+        from longattn.windows.tokenizer import load_tokenizer
+
+        tokenizer = load_tokenizer(self.model)
+        parts = []
+        for one in texts:
+            ids_bl = with_bos(tokenizer.encode(one.encode()).ids[None], tokenizer.bos_token_id)
+            parts.append(self.score(ids_bl, min_distance, query_stride))
+        return Scores(torch.cat([p.ds for p in parts]), torch.cat([p.variance for p in parts]))
 
     @torch.inference_mode()
     def score(
         self,
-        input_ids: Tensor | np.ndarray | list,
+        input_ids: Tensor | np.ndarray | list[Any],
         min_distance: int | Sequence[int] | None = None,
         query_stride: int = 1,
     ) -> Scores:

@@ -5,7 +5,7 @@ import pytest
 from longattn.config import Workers
 from longattn.errors import RunError
 from longattn.pipeline import pools
-from longattn.pipeline.pools import GPU_BLOCK, Pools, plan_pools
+from longattn.pipeline.pools import Pools, plan_pools
 from longattn.pipeline.steps import scoring_pool
 
 
@@ -40,4 +40,4 @@ def test_a_gpu_node_without_cuda_scores_only_where_its_dtype_was_chosen(ray_clus
     monkeypatch.setattr(pools, "_await_gpu", lambda gpus, seconds: "cuda")
     planned = plan_pools(Workers(gpus_per_scorer=1), None)
     assert (planned.score_cpus, planned.window_cpus) == (0, 1)
-    assert planned.block_bytes == GPU_BLOCK
+    assert planned.device == "cuda" and planned.block_bytes == 32 << 20
