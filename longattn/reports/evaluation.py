@@ -104,7 +104,12 @@ def variants(config: Config, scorer: AttentionScorer, bos: int | None) -> dict[s
 
     made = {f"k {d}": scored(scorer, d) for d in (k // 2, 2 * k) if 1 <= d < window}
     for name, change in changes.items():
-        made[name] = scored(type(scorer).from_pretrained(config.scorer.model, **{**base, **change}))
+        try:
+            other = type(scorer).from_pretrained(config.scorer.model, **{**base, **change})
+        except ValueError as error:  # a dtype that the model leaves the range or digits of
+            log.warning("%s is left out: %s", name, error)
+        else:
+            made[name] = scored(other)
     strides = [stride for stride in (4, 16) if stride <= window - k]
     made |= {f"query_stride {stride}": scored(scorer, stride=stride) for stride in strides}
     return made | {"two half windows": halves}
