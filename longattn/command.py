@@ -92,7 +92,7 @@ def _fail(error: BaseException, status: int) -> None:
 
 class _Formatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        return without_secrets(super().format(record))
+        return "\n".join(map(without_secrets, super().format(record).split("\n")))
 
 
 def _log_to_file(path: str) -> None:
