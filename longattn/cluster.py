@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
@@ -11,8 +12,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from longattn.errors import ConfigError
+from longattn.storage.files import filesystem, is_local
+from longattn.storage.output_folder import OutputFolder
 
 log = logging.getLogger("longattn")
 
@@ -59,3 +63,42 @@ def _without_home(error: OSError) -> OSError | ConfigError:
         f"HOME {home}: Ray keeps a token there and cannot write it ({error.strerror}): set HOME to a "
         "folder that can be written, or RAY_AUTH_MODE=disabled"
     )
+
+
+def require_shared_folder(output: str) -> None:
+    """Refuse a local output that a node of the cluster does not see.
+
+    Each node is asked with one small task whether it reads the hold of this run there. Nodes that
+    come later are not asked.
+
+    Raises ConfigError naming the first node that does not.
+    """
+    url = OutputFolder(output).record("hold")
+    fs, path = filesystem(url)
+    if not is_local(fs):
+        return
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    here = ray.get_runtime_context().get_node_id()
+    look = ray.remote(num_cpus=0, max_retries=0)(_token_at)
+    asked = {
+        node["NodeManagerAddress"]: look.options(
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        ).remote(path)
+        for node in nodes
+        if node["NodeID"] != here
+    }
+    mine = _token_at(path)
+    for address, answer in asked.items():
+        if ray.get(answer) != mine:
+            raise ConfigError(
+                f"output {output} is on this machine's disk, and node {address} does not see it: "
+                "choose s3:// or another store, or a folder that all nodes mount"
+            )
+
+
+def _token_at(path: str) -> str | None:
+    try:
+        token: str = json.loads(Path(path).read_bytes())["token"]
+        return token
+    except (OSError, ValueError, KeyError):
+        return None

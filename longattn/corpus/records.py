@@ -242,7 +242,7 @@ def read_listed(file: Any, split: Split, start: int, wanted: int) -> bytes:
     """
     with storage_errors(split.path):
         file.seek(start)
-        data = file.read(wanted)
+        data: bytes = file.read(wanted)
     if isinstance(file, LocalFileOpener):
         check_unchanged(split, *local_identity(file.fileno()))
     return data

@@ -53,8 +53,8 @@ class Figures:
 
 def random_scorer(shape: str, device: str, dtype: str) -> AttentionScorer:
     """A scorer of a known shape whose tables are drawn: scores of deviation 2.6, as trained ones have."""
+    from transformers import LlamaConfig
     from transformers.models.llama.modeling_llama import (
-        LlamaConfig,
         LlamaRotaryEmbedding,
         apply_rotary_pos_emb,
     )

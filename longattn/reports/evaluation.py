@@ -20,11 +20,11 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from longattn.auc import auc
 from longattn.config import Config
 from longattn.reports.foils import Ids, Windows, foils, generator, long_documents, native_windows
 from longattn.reports.page import render
 from longattn.reports.report import uniform_ds
+from longattn.selection.auc import auc
 from longattn.selection.lds import moments
 from longattn.storage.files import write_bytes
 from longattn.storage.output_folder import OutputFolder

@@ -175,9 +175,10 @@ def _last_id(tokenizer_file: Path) -> tuple[int, str]:
             ids = [(i, token) for i, (token, _) in enumerate(vocabulary)]
         else:
             ids = [(i, token) for token, i in vocabulary.items()]
-        return max(
+        largest: tuple[int, str] = max(
             ids + [(token["id"], token["content"]) for token in told.get("added_tokens") or []]
         )
+        return largest
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{tokenizer_file}: not a tokenizer of the tokenizers library") from error
 
@@ -200,7 +201,8 @@ def _read_config(folder: Path) -> "PretrainedConfig":
     from transformers import AutoConfig  # 4 s of imports, which "no such folder" need not wait for
 
     try:
-        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        config: PretrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        return config
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{folder / 'config.json'}: transformers cannot read it: {_first_line(error)}"
@@ -236,7 +238,7 @@ def _cannot_score(config: "PretrainedConfig") -> str | None:
 def _read_index(index: Path) -> dict[str, str]:
     """Tensor name -> file name, of a checkpoint in several files."""
     try:
-        stored = json.loads(index.read_text())["weight_map"]
+        stored: dict[str, str] = json.loads(index.read_text())["weight_map"]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{index}: not an index of safetensors files") from error
     for file in stored.values():

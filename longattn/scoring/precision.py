@@ -190,7 +190,8 @@ def _dense_statistics(exact: Tables, rows_l: Tensor, k: int) -> tuple[Tensor, Te
             p_rl.masked_fill_(column > row - k, 0.0)
             sums_2h[0, head] += p_rl.sum(dtype=torch.float64)
             sums_2h[1, head] += p_rl.square_().sum(dtype=torch.float64)
-    return statistics.statistics_from_sums(*sums_2h.cpu(), length)
+    s1_h, s2_h = sums_2h.cpu()
+    return statistics.statistics_from_sums(s1_h, s2_h, length)
 
 
 def _errors(

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from operator import index
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -170,7 +170,7 @@ class AttentionScorer:
     @torch.inference_mode()
     def score(
         self,
-        input_ids: Tensor | np.ndarray | list,
+        input_ids: Tensor | np.ndarray | list[Any],
         min_distance: int | Sequence[int] | None = None,
         query_stride: int = 1,
     ) -> Scores:

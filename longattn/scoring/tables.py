@@ -228,7 +228,7 @@ def run_first_layer(
     ids_bl: Tensor,
     implementation: str,
     position_ids: Tensor | None = None,
-) -> tuple:
+) -> tuple[Any, ...]:
     """Run the model up to its first attention; returns (q, k, scaling), or (probabilities,) if eager.
 
     Args:
@@ -247,7 +247,9 @@ def run_first_layer(
     model.config._attn_implementation = implementation
     attention = model.layers[0].self_attn
 
-    def keep_probabilities(module: nn.Module, args: tuple, output: tuple) -> None:
+    def keep_probabilities(
+        module: nn.Module, args: tuple[Any, ...], output: tuple[Any, ...]
+    ) -> None:
         raise _Kept(output[1])
 
     hook = attention.register_forward_hook(keep_probabilities)
@@ -282,9 +284,9 @@ def _exact_softmax() -> Iterator[None]:
 
     def exact(x: Tensor, *args: Any, dtype: torch.dtype | None = None, **options: Any) -> Tensor:
         exactly = None if dtype is None else torch.promote_types(dtype, x.dtype)
-        return softmax(x, *args, dtype=exactly, **options)
+        return softmax(x, *args, dtype=exactly, **options)  # type: ignore[misc]
 
-    nn.functional.softmax = exact
+    nn.functional.softmax = exact  # type: ignore[assignment]
     try:
         yield
     finally:
@@ -341,7 +343,8 @@ class _SomeValues(nn.Module):
 
 def _weight(model: Any) -> nn.Parameter:
     """A weight that was loaded: its device and dtype are the model's."""
-    return next(model.layers[0].self_attn.parameters())
+    weight: nn.Parameter = next(model.layers[0].self_attn.parameters())
+    return weight
 
 
 def _one_layer_config(config: PretrainedConfig, rope_theta: float | None) -> PretrainedConfig:
