@@ -296,7 +296,7 @@ def bench(
 ) -> None:
     """Measure this machine: kernel, whole call, tokenizer, sink; predict what a corpus takes.
 
-    Example: longattn bench --model 8b --tokens 36G
+    Example: longattn bench --model 8b --tokens 36B
     """
 
     def work() -> None:
