@@ -194,7 +194,7 @@ def inspect(
     ] = "32K",
     head: Annotated[int | None, typer.Option(min=0, help="one head, not their mean")] = None,
     html: Annotated[
-        str | None, typer.Option(metavar="FILE", help="the page; DATA_ID.html by default")
+        str | None, typer.Option(metavar="FILE", help="the page; by default OUTPUT/inspections/DATA_ID.html, or FILE.html")
     ] = None,
     log_file: LogFile = None,
 ) -> None:
@@ -219,16 +219,20 @@ def inspect(
             text_window,
         )
         from longattn.storage.files import write_bytes
+        from longattn.storage.output_folder import OutputFolder
+        from longattn.text import without_secrets
 
         if text is not None:
             chosen = text_window(text, model, read_number(WindowLength, "--window", window))
+            url = html or f"{chosen.title.rstrip('/').rpartition('/')[2]}.html"
         else:
-            chosen = labelled_window(output_of(output or ""), data_id or "")
+            folder = output_of(output or "")
+            chosen = labelled_window(folder, data_id or "")
+            url = html or OutputFolder(folder).inspection(chosen.title)
         found = inspect_window(chosen, head=head)
         print_inspection(found, console(160))
-        url = html or f"{chosen.title.rstrip('/').rpartition('/')[2]}.html"
         write_bytes(url, inspection_page(found).encode())
-        print(f"written: {url}")
+        print(f"written: {without_secrets(url)}")
 
     guarded(work)
 
@@ -414,6 +418,7 @@ def _evaluate(
     seed: int,
 ) -> None:
     from longattn.config import Config
+    from longattn.reports.evaluation import FEW_DOCUMENTS, LABELS
     from longattn.reports.evaluation import evaluate as measure
     from longattn.reports.evaluation import write_evaluation
     from longattn.text import without_secrets
@@ -427,9 +432,11 @@ def _evaluate(
         rows = table(f"{name}: AUC, native against", *kinds)
         for scorer, cells in told["auc"].items():
             rows.add_row(
-                scorer, *("{auc:.2f} ({low:.2f}-{high:.2f})".format_map(cells[k]) for k in kinds)
+                LABELS.get(scorer, scorer), *("{auc:.2f} ({low:.2f}-{high:.2f})".format_map(cells[k]) for k in kinds)
             )
         console(160).print(rows)
+        if told["documents"] < FEW_DOCUMENTS:
+            print(f"intervals from {told['documents']} documents are too narrow")
     for url in write_evaluation(config.output, result):
         print(f"written: {without_secrets(url)}")
 

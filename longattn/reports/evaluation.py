@@ -43,6 +43,8 @@ Floats = NDArray[np.float64]
 Score = Callable[[Ids], "Attention"]
 
 ALPHAS = (0.0, 0.25, 1.0, 2.0)
+FEW_DOCUMENTS = 20  # of fewer, a bootstrap over documents gives intervals that are too narrow
+LABELS = {"DU": "low variance"}  # of scorers, for people; the paper's DU is -variance
 
 
 # --- statistics ----------------------------------------------------------------------------------
@@ -138,7 +140,7 @@ def evaluate(
 
     Returns:
         Plain values, ready for JSON: `settings`; `uniform_ds`, the DS of uniform attention; and by
-        category `documents`, `windows`, `native` (mean and deviation of each score), `auc` (scorer
+        category `documents` (that the native windows are of), `windows`, `native` (mean and deviation of each score), `auc` (scorer
         -> foil -> auc, low, high), `spearman` (scorer -> scorer -> correlation over native
         windows), `stability` (variant -> `spearman` and `kept`, the share of the better half that
         stays there).
@@ -175,7 +177,13 @@ def write_evaluation(output: str, result: dict[str, Any]) -> list[str]:
     page = render(
         "evaluation.html",
         script="evaluation.js",
-        data=result["categories"],
+        data={
+            "categories": result["categories"],
+            "labels": LABELS,
+            "few": FEW_DOCUMENTS,
+        },
+        labels=LABELS,
+        few=FEW_DOCUMENTS,
         title=f"How well {result['settings']['model']} selects",
         **result,
     )
@@ -253,7 +261,7 @@ class _Measure:
         told = {scorer: by_kind["native"] for scorer, by_kind in scores.items()}
         ranked = [scorer for scorer in scores if scorer != "random"]
         return {
-            "documents": len(documents),
+            "documents": len(np.unique(native.group_n)),
             "windows": self.n,
             "native": {
                 scorer: dict(zip(("mean", "deviation"), moments(values), strict=True))
