@@ -194,7 +194,11 @@ def inspect(
     ] = "32K",
     head: Annotated[int | None, typer.Option(min=0, help="one head, not their mean")] = None,
     html: Annotated[
-        str | None, typer.Option(metavar="FILE", help="the page; by default OUTPUT/inspections/DATA_ID.html, or FILE.html")
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="the page; by default OUTPUT/inspections/DATA_ID.html, or FILE.html",
+        ),
     ] = None,
     log_file: LogFile = None,
 ) -> None:
@@ -418,9 +422,8 @@ def _evaluate(
     seed: int,
 ) -> None:
     from longattn.config import Config
-    from longattn.reports.evaluation import FEW_DOCUMENTS, LABELS
+    from longattn.reports.evaluation import FEW_DOCUMENTS, LABELS, write_evaluation
     from longattn.reports.evaluation import evaluate as measure
-    from longattn.reports.evaluation import write_evaluation
     from longattn.text import without_secrets
 
     config = Config.of(path, overrides or [])
@@ -432,7 +435,8 @@ def _evaluate(
         rows = table(f"{name}: AUC, native against", *kinds)
         for scorer, cells in told["auc"].items():
             rows.add_row(
-                LABELS.get(scorer, scorer), *("{auc:.2f} ({low:.2f}-{high:.2f})".format_map(cells[k]) for k in kinds)
+                LABELS.get(scorer, scorer),
+                *("{auc:.2f} ({low:.2f}-{high:.2f})".format_map(cells[k]) for k in kinds),
             )
         console(160).print(rows)
         if told["documents"] < FEW_DOCUMENTS:

@@ -89,9 +89,7 @@ def standing_out(far_qk: Floats, uniform_qk: Floats) -> list[Place]:
         far_qk: far attention of the tokens of passage q to those of passage k.
         uniform_qk: the same of attention spread evenly over the past.
     """
-    times_qk = np.divide(
-        far_qk, uniform_qk, out=np.full_like(far_qk, np.nan), where=uniform_qk > 0
-    )
+    times_qk = np.divide(far_qk, uniform_qk, out=np.full_like(far_qk, np.nan), where=uniform_qk > 0)
     usual_qk = usual_times(times_qk)
     with np.errstate(invalid="ignore"):
         stands_out = (times_qk >= OVER_UNIFORM) & (times_qk >= OVER_USUAL * usual_qk)
