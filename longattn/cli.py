@@ -20,8 +20,8 @@ from longattn.terminal import (
     console,
     quieten_ray,
     show_categories,
+    show_evaluation,
     show_stages,
-    table,
 )
 
 log = logging.getLogger("longattn")
@@ -304,7 +304,7 @@ def bench(
 ) -> None:
     """Measure this machine: kernel, whole call, tokenizer, sink; predict what a corpus takes.
 
-    Example: longattn bench --model 8b --tokens 36G
+    Example: longattn bench --model 8b --tokens 36B
     """
 
     def work() -> None:
@@ -408,7 +408,7 @@ def _select(path: str, overrides: list[str] | None) -> None:
         chosen = select_labelled(config.output, config.select, file_bytes=config.file_bytes)
     categories = {name: c.to_dict() for name, c in chosen.items()}
     for remark in remarks(config, categories):
-        log.warning(remark)
+        log.warning("%s", remark)
     show_categories(categories, config.select.rank_by)
     _show_written(config.output)
 
@@ -430,17 +430,7 @@ def _evaluate(
     result = measure(
         config, windows=windows, causal_model=causal_model, held_out=held_out, seed=seed
     )
-    for name, told in result["categories"].items():
-        kinds = list(told["auc"]["LDS"])
-        rows = table(f"{name}: AUC, native against", *kinds)
-        for scorer, cells in told["auc"].items():
-            rows.add_row(
-                LABELS.get(scorer, scorer),
-                *("{auc:.2f} ({low:.2f}-{high:.2f})".format_map(cells[k]) for k in kinds),
-            )
-        console(160).print(rows)
-        if told["documents"] < FEW_DOCUMENTS:
-            print(f"intervals from {told['documents']} documents are too narrow")
+    show_evaluation(result, LABELS, FEW_DOCUMENTS)
     for url in write_evaluation(config.output, result):
         print(f"written: {without_secrets(url)}")
 

@@ -20,11 +20,11 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-from longattn.auc import auc
 from longattn.config import Config
 from longattn.reports.foils import Ids, Windows, foils, generator, long_documents, native_windows
 from longattn.reports.page import render
 from longattn.reports.report import uniform_ds
+from longattn.selection.auc import auc
 from longattn.selection.lds import moments
 from longattn.storage.files import write_bytes
 from longattn.storage.output_folder import OutputFolder
@@ -106,7 +106,12 @@ def variants(config: Config, scorer: AttentionScorer, bos: int | None) -> dict[s
 
     made = {f"k {d}": scored(scorer, d) for d in (k // 2, 2 * k) if 1 <= d < window}
     for name, change in changes.items():
-        made[name] = scored(type(scorer).from_pretrained(config.scorer.model, **{**base, **change}))
+        try:
+            other = type(scorer).from_pretrained(config.scorer.model, **{**base, **change})
+        except ValueError as error:  # a dtype that the model leaves the range or digits of
+            log.warning("%s is left out: %s", name, error)
+        else:
+            made[name] = scored(other)
     strides = [stride for stride in (4, 16) if stride <= window - k]
     made |= {f"query_stride {stride}": scored(scorer, stride=stride) for stride in strides}
     return made | {"two half windows": halves}

@@ -41,9 +41,9 @@ SELECT *, {value} AS value FROM (
 )
 """
 _KEPT = """
-CREATE OR REPLACE VIEW kept AS
-SELECT ranked.* FROM ranked JOIN cuts USING (category)
-WHERE value > cut_value OR (value = cut_value AND data_id <= cut_id)
+CREATE OR REPLACE TABLE kept AS
+SELECT category, data_id, document, document_check, start, stop, lds, value, file, row
+FROM ranked JOIN (VALUES {bounds}) AS bounds(category, bound) USING (category) WHERE value >= bound
 """
 _UNIQUE_TOKENS = """
 SELECT category, sum(greatest(0, stop - greatest(start, reached))) FROM (
@@ -135,19 +135,17 @@ def select(
 
 
 def choose_windows(table: ScoreTable, settings: Select, path: str) -> dict[str, CategorySelection]:
-    """Make a view `kept` of the table `windows`: the rows to keep, with `lds`.
+    """Make a table `kept` of the rows of `windows` to keep, with `lds`.
 
     Raises ValueError naming `path` where scores are too far apart for their deviation to be a number.
     """
     table.drop_copies()
     try:
-        of_ds = moments(table.connection, "windows", "ds")
-        of_du = moments(table.connection, "windows", "-variance")
+        of_ds, of_du = moments(table.connection, "windows", ["ds", "-variance"])
         _rank(table, settings, of_ds, of_du)
     except OverflowError as error:
         raise ValueError(f"{path}: scores cannot be standardised: {error}") from None
-    rows = dict(_fetch(table, "SELECT category, count(*) FROM windows GROUP BY category"))
-    _cut(table, settings.keep, rows)
+    _cut(table, settings.keep, {category: of.rows for category, of in of_ds.items()})
     told = {
         category: values
         for category, *values in _fetch(
@@ -162,7 +160,7 @@ def choose_windows(table: ScoreTable, settings: Select, path: str) -> dict[str, 
         category = table.categories.index(name)
         kept, tokens, lds, value = told.get(category, (0, 0, None, None))
         result[name] = CategorySelection(
-            windows=rows[category],
+            windows=of_ds[category].rows,
             duplicate_rows=table.copies.get(category, 0),
             kept=kept,
             kept_tokens=int(tokens),
@@ -204,11 +202,8 @@ def _rank(
     value = "lds" if settings.rank_by == "lds" else "rank"
     connection.execute(_RANKED.format(alpha=alpha, value=value))
     if settings.overlap == "prefer_distinct":
-        deviations = {
-            category: of.deviation
-            for category, of in moments(connection, "ranked", "value").items()
-        }
-        _replace_rank(table, deviations)
+        (of_value,) = moments(connection, "ranked", ["value"])
+        _replace_rank(table, {category: of.deviation for category, of in of_value.items()})
         connection.execute(_RANKED.format(alpha=alpha, value="rank"))
 
 
@@ -277,7 +272,7 @@ class _Span:
 
 
 def _cut(table: ScoreTable, keep: Keep, rows: dict[int, int]) -> None:
-    """Make a view `kept`: the best rows by (value descending, data_id) that the budget pays for."""
+    """Make a table `kept`: the best rows by (value descending, data_id) that the budget pays for."""
     weight = "stop - start" if keep.tokens is not None else "1"
     spans = {
         category: _Span(low, high, rows[category], _budget(keep, rows[category]))
@@ -288,23 +283,15 @@ def _cut(table: ScoreTable, keep: Keep, rows: dict[int, int]) -> None:
     while wide := {category: span for category, span in spans.items() if span.wide}:
         for category, span in _narrowed(table, weight, wide).items():
             spans[category] = span
-    cuts = pa.table(
-        {
-            "category": pa.array(list(spans), pa.int32()),
-            **_columns([_last(table, weight, *item) for item in spans.items()]),
-        }
-    )
-    table.connection.register("found", cuts)
-    table.connection.execute("CREATE OR REPLACE TABLE cuts AS FROM found")
-    table.connection.unregister("found")
-    table.connection.execute(_KEPT)
-
-
-def _columns(cuts: list[tuple[float, str | None]]) -> dict[str, pa.Array]:
-    return {
-        "cut_value": pa.array([value for value, _ in cuts], pa.float64()),
-        "cut_id": pa.array([name for _, name in cuts], pa.string()),
-    }
+    bounds = ", ".join(f"({of}, {literal(span.low)})" for of, span in spans.items())
+    table.connection.execute(_KEPT.format(bounds=bounds))  # the one time that all ids are read
+    for category, span in spans.items():
+        value, data_id = _last(table, weight, category, span)
+        table.connection.execute(
+            "DELETE FROM kept WHERE category = ? AND value <= ? "
+            "AND (value < ? OR ? IS NULL OR data_id > ?)",
+            [category, value, value, data_id, data_id],
+        )
 
 
 def _budget(keep: Keep, rows: int) -> int:
@@ -348,7 +335,7 @@ def _last(table: ScoreTable, weight: str, category: int, span: _Span) -> tuple[f
         return last
     ordered = batches(
         table.connection,
-        f"SELECT value, data_id, {weight} AS weight FROM ranked WHERE category = {category} "
+        f"SELECT value, data_id, {weight} AS weight FROM kept WHERE category = {category} "
         f"AND value BETWEEN {literal(span.low)} AND {literal(span.high)} "
         "ORDER BY value DESC, data_id",
     )

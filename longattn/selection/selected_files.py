@@ -57,7 +57,7 @@ def write_selected(
     folder: str,
     metadata: Mapping[str, Any],
 ) -> list[str]:
-    """Make `folder` hold the rows of the view `kept` alone; files that are there already stay.
+    """Make `folder` hold the rows of the table `kept` alone; files that are there already stay.
 
     New files are written before old ones go, so a failure on the way loses none. Returns the URLs.
     """

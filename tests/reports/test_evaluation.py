@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 from typer.testing import CliRunner
 
-from longattn.auc import auc
 from longattn.builtin.train import held_out
 from longattn.cli import app
 from longattn.reports import evaluation
@@ -21,6 +20,7 @@ from longattn.reports.causal_model import CausalModel
 from longattn.reports.evaluation import attention, evaluate, spearman, write_evaluation
 from longattn.reports.foils import foils, generator, long_documents, native_windows
 from longattn.scoring.scorer import AttentionScorer
+from longattn.selection.auc import auc
 from longattn.windows.recurrence import far_recurrence
 from longattn.windows.tokenizer import load_tokenizer
 from tests.conftest import BUILTIN, WINDOW, config

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from longattn.auc import auc
-from longattn.heads import (
+from longattn.selection.auc import auc
+from longattn.selection.heads import (
     Half,
     HeadScores,
     choose_head,

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from longattn.auc import Floats, auc
+from longattn.selection.auc import Floats, auc
 
 Ints = NDArray[np.int64]
 
