@@ -11,7 +11,6 @@ from typer.testing import CliRunner
 import longattn as la
 from longattn.cli import app
 from longattn.reports.inspection import (
-    _segments,
     inspect_window,
     inspection_page,
     labelled_window,
@@ -19,6 +18,7 @@ from longattn.reports.inspection import (
     printable,
     text_window,
 )
+from longattn.reports.passages import _segments
 from longattn.reports.report import uniform_ds
 from tests.reports.test_report import HOSTILE, Page
 
