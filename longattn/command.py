@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from longattn.errors import ConfigError, Interrupted, exit_status
-from longattn.text import without_secrets
+from longattn.text import lines_without_secrets, without_secrets
 
 log = logging.getLogger("longattn")
 
@@ -92,7 +92,7 @@ def _fail(error: BaseException, status: int) -> None:
 
 class _Formatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        return without_secrets(super().format(record))
+        return lines_without_secrets(super().format(record))
 
 
 def _log_to_file(path: str) -> None:

@@ -31,6 +31,11 @@ def without_secrets(text: str) -> str:
     return re.sub(r"(https?://[^\s?#'\")]*)\?[^\s#'\")]+", r"\1?***", text)
 
 
+def lines_without_secrets(text: str) -> str:
+    """The same of a text of several lines, which stay lines."""
+    return "\n".join(map(without_secrets, text.splitlines()))
+
+
 def count(value: float | None) -> str:
     """`1234567` -> `1,234,567`; a dash for None."""
     return "–" if value is None else f"{value:,.0f}"

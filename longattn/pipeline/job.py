@@ -128,8 +128,11 @@ class Job:
             summary, extra={"left_out": self.listing.left_out, "precision": self.precision}
         )
         write_json(self.folder.record("summary"), summary.to_dict())
-        for remark in remarks(self.config, summary.to_dict()["categories"]):
-            log.warning(remark)
+        told = remarks(self.config, {n: c.to_dict() for n, c in summary.categories.items()})
+        if not any(category.windows for category in summary.categories.values()):
+            raise RunError(f"no window in the whole corpus: {'; '.join(told)}")
+        for remark in told:
+            log.warning("%s", remark)
         if selection:
             self._report()
         return summary

@@ -42,10 +42,11 @@ def test_what_is_read_whole_is_what_the_run_gives(finished):
         got = result.categories[name]
         assert (got.read, got.error) == (1, 0)
         assert (got.documents, got.windows, got.tokens) == (
-            told["documents"], told["windows"], told["tokens"],
+            told.counts.documents, told.windows, told.counts.tokens,
         )  # fmt: skip
-        assert got.long == told["documents"] - told["too_short"] - told["duplicates"]
-        assert (got.kept, got.kept_tokens) == (told["kept"], told["kept_tokens"])
+        assert got.long == told.counts.documents - told.counts.too_short - told.counts.duplicates
+        chosen = told.selection.to_dict()
+        assert (got.kept, got.kept_tokens) == (chosen["kept"], chosen["kept_tokens"])
     assert result.device_hours == pytest.approx(result.windows / 36_000)
     splits = summary.splits["all"]
     assert result.done.startswith(f"{splits} of {splits} splits are labelled already")

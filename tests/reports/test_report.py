@@ -14,7 +14,6 @@ from longattn.reports import report
 from longattn.reports.page import render
 from longattn.reports.report import report_page, uniform_ds, write_report
 from longattn.resume.fingerprint import own_folder
-from longattn.storage.files import write_json
 from longattn.text import digits, duration, share, short, size
 from tests.labelled import labelled_table, score_parts, write_labelled
 
@@ -133,7 +132,7 @@ def test_over_the_limit_whole_files_are_left_out_and_it_is_said(tmp_path, monkey
         write_labelled(output, "a", table)
     la.select(output, keep={"fraction": 0.5})
     monkeypatch.setattr(report, "MAX_ROWS", 60)
-    monkeypatch.setattr("longattn.storage.files.READERS", 1)
+    monkeypatch.setattr(report, "READERS", 1)
     text = Page(report_page(output)).text
     assert re.search(r"of 80 of 200\s+windows", text)
 
@@ -145,7 +144,7 @@ def test_tokens_that_two_kept_windows_share_are_counted_once(tmp_path):
         index = table.column_names.index(name)
         table = table.set_column(index, table.schema.field(name), [column])
     write_labelled(tmp_path, "a", table)
-    own_folder(str(tmp_path), {"window": 8, "min_distance": 2}, None)
+    own_folder(str(tmp_path), score_parts(), None)
     la.select(str(tmp_path), keep={"fraction": 1})
     assert re.search(r"a\s*2\s*3\s*1\s*24\s*21\s*87.5 %", Page(report_page(str(tmp_path))).text)
 
@@ -173,7 +172,7 @@ def test_the_command_writes_it_and_refuses_a_folder_of_no_run(tmp_path):
     assert done.exit_code == 0 and f"{output}/report.html" in done.stdout
     refused = CliRunner().invoke(app, ["report", str(tmp_path / "none")])
     assert refused.exit_code == 2
-    write_json(f"{tmp_path}/half/_longattn/run.json", {"fingerprint": "f", "parts": {}, "config": None})  # fmt: skip
+    own_folder(f"{tmp_path}/half", score_parts(), None)
     refused = CliRunner().invoke(app, ["report", str(tmp_path / "half")])
     assert refused.exit_code == 2 and "nothing was selected here yet" in refused.output
 

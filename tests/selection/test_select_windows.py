@@ -1,6 +1,7 @@
 import json
 import math
 import re
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -110,7 +111,7 @@ def figures(rows, chosen):
             len(own), len(of_all) - len(own), len(kept),
             sum(each["token_stop"] - each["token_start"] for each in kept), len(held),
             *population(ds), *population(du),
-            min((chosen[each["data_id"]] for each in kept), default=None),
+            min((chosen[each["data_id"]] for each in kept), default=None), None,
         )  # fmt: skip
     return told
 
@@ -150,9 +151,16 @@ def test_any_layout_of_files_selects_what_the_reference_selects(
         for each in pq.ParquetFile(file).read().to_pylist()
     ]
     assert {each["data_id"]: each["lds"] for each in found} == want and len(found) == len(want)
+    first_row = {each["data_id"]: each for each in reversed(rows)}
     first = {each["data_id"]: each["content"] for each in reversed(rows)}
     assert all(each["content"] == first[each["data_id"]] for each in found)
-    assert told == figures(rows, want)
+    assert {name: replace(of, threshold=None) for name, of in told.items()} == figures(rows, want)
+    for name, of in told.items():
+        kept = [first_row[each] for each in want if first_row[each]["category"] == name]
+        if rules["rank_by"] == "lds" and rules["overlap"] == "allow":
+            assert of.threshold == of.lds_threshold
+        elif rules["overlap"] == "allow":
+            assert of.threshold == min((each[rules["rank_by"]] for each in kept), default=None)
 
 
 GOLDEN = json.loads((Path(__file__).parent / "golden.json").read_text())
