@@ -7,34 +7,36 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from longattn.composition import (
+    from longattn.config import Config
+    from longattn.errors import ConfigError, RunError
+    from longattn.lds import long_distance_scores
+    from longattn.pipeline.job import run
+    from longattn.pipeline.steps import (
         read_documents,
         read_labelled,
         score_windows,
         window_documents,
         write_labelled,
     )
-    from longattn.config import Config, ConfigError
-    from longattn.lds import long_distance_scores
-    from longattn.monitor import RunError
-    from longattn.pipeline import RunSummary, run
+    from longattn.pipeline.summary import RunSummary
     from longattn.scoring.scorer import AttentionScorer, Scores
     from longattn.selection import select
-    from longattn.windows import sliding_windows
+    from longattn.windows.cutting import sliding_windows
 
 __version__ = "0.1.0"
 
 _ROOMS = {
-    "config": ("Config", "ConfigError"),
-    "composition": (
+    "config": ("Config",),
+    "errors": ("ConfigError", "RunError"),
+    "pipeline.steps": (
         "read_documents", "read_labelled", "score_windows", "window_documents", "write_labelled",
     ),
-    "pipeline": ("RunSummary", "run"),
-    "monitor": ("RunError",),
+    "pipeline.job": ("run",),
+    "pipeline.summary": ("RunSummary",),
     "scoring.scorer": ("AttentionScorer", "Scores"),
     "lds": ("long_distance_scores",),
     "selection": ("select",),
-    "windows": ("sliding_windows",),
+    "windows.cutting": ("sliding_windows",),
 }  # fmt: skip
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 

@@ -97,7 +97,7 @@ def report(
     """
 
     def work() -> None:
-        from longattn.report import write_report
+        from longattn.reports.report import write_report
 
         print(f"written: {write_report(output)}")
 
@@ -134,14 +134,14 @@ def inspect(
         raise typer.BadParameter("OUTPUT and DATA_ID, or --text FILE, is wanted")
 
     def work() -> None:
-        from longattn.inspection import (
+        from longattn.reports.inspection import (
             inspect_window,
             inspection_page,
             labelled_window,
             print_inspection,
             text_window,
         )
-        from longattn.storage import write_bytes
+        from longattn.storage.files import write_bytes
 
         if text is not None:
             chosen = text_window(text, model, window)
@@ -190,14 +190,15 @@ def export(config: ConfigPath, set_: Overrides = None) -> None:
     """
 
     def work() -> None:
-        from longattn.config import Config, redact
+        from longattn.config import Config
         from longattn.export import export_megatron
-        from longattn.windows import load_tokenizer
+        from longattn.text import without_secrets
+        from longattn.windows.tokenizer import load_tokenizer
 
         settings = Config.from_yaml(config, set_ or [])
         vocabulary = load_tokenizer(settings.scorer.model).vocab_size
         for prefix in export_megatron(settings.output, vocabulary):
-            print(redact(prefix))
+            print(without_secrets(prefix))
 
     _guarded(work)
 
@@ -220,8 +221,8 @@ def bench(
     def work() -> None:
         from pydantic import TypeAdapter, ValidationError
 
-        from longattn.bench import run_bench, shown
         from longattn.config import Count
+        from longattn.reports.bench import run_bench, shown
 
         try:
             count = TypeAdapter(Count).validate_python(tokens)
@@ -247,16 +248,16 @@ def verify(
     """
 
     def work() -> None:
-        from longattn.config import redact
-        from longattn.verify import verify as findings
+        from longattn.reports.verify import verify as findings
+        from longattn.text import without_secrets
 
         found = 0
         for finding in findings(output):
             found += 1
             print(finding)
         if found:
-            raise RuntimeError(f"{redact(output)}: {found} findings")
-        print(f"{redact(output)}: all holds")
+            raise RuntimeError(f"{without_secrets(output)}: {found} findings")
+        print(f"{without_secrets(output)}: all holds")
 
     _guarded(work)
 
@@ -283,8 +284,8 @@ def _plan(
     path: str, overrides: list[str] | None, rate: float | None, read: str, as_json: bool
 ) -> None:
     from longattn.config import Config, parse_count
-    from longattn.plan import plan as plan_run
-    from longattn.plan import print_plan
+    from longattn.reports.plan import plan as plan_run
+    from longattn.reports.plan import print_plan
 
     config = Config.from_yaml(path, overrides or [])
     result = plan_run(
@@ -301,7 +302,7 @@ def _run(path: str, overrides: list[str] | None, *, select_after: bool) -> None:
 
     config = Config.from_yaml(path, overrides or [])
     log.debug("listing %d sources", len(config.sources))  # before Ray is imported, which takes 4 s
-    from longattn.pipeline import run as run_pipeline
+    from longattn.pipeline.job import run as run_pipeline
 
     # That a cluster started here asks for a token, which Ray itself keeps, is no news.
     authentication = logging.getLogger("ray._private.authentication.authentication_token_setup")
@@ -316,9 +317,10 @@ def _run(path: str, overrides: list[str] | None, *, select_after: bool) -> None:
 
 
 def _select(path: str, overrides: list[str] | None) -> None:
-    from longattn.config import Config, redact
-    from longattn.lock import held
+    from longattn.config import Config
+    from longattn.resume.lock import held
     from longattn.selection import select as select_labelled
+    from longattn.text import without_secrets
 
     config = Config.from_yaml(path, overrides or [])
     with held(config.output):
@@ -330,7 +332,7 @@ def _select(path: str, overrides: list[str] | None) -> None:
             on=config.workers.select,
         )
     categories = {name: c.to_dict() for name, c in chosen.items()}
-    _show({"output": redact(config.output), "categories": categories}, config.output)
+    _show({"output": without_secrets(config.output), "categories": categories}, config.output)
 
 
 def _evaluate(
@@ -341,9 +343,10 @@ def _evaluate(
     held_out: float | None,
     seed: int,
 ) -> None:
-    from longattn.config import Config, redact
-    from longattn.evaluation import evaluate as measure
-    from longattn.evaluation import write_evaluation
+    from longattn.config import Config
+    from longattn.reports.evaluation import evaluate as measure
+    from longattn.reports.evaluation import write_evaluation
+    from longattn.text import without_secrets
 
     config = Config.from_yaml(path, overrides or [])
     result = measure(
@@ -358,7 +361,7 @@ def _evaluate(
             )
         _console().print(table)
     for url in write_evaluation(config.output, result):
-        print(f"written: {redact(url)}")
+        print(f"written: {without_secrets(url)}")
 
 
 def _guarded(work: Callable[[], None]) -> None:
@@ -391,9 +394,9 @@ def _log_to_stderr() -> None:
 
 
 def _fail(error: BaseException, status: int) -> None:
-    from longattn.config import redact
+    from longattn.text import without_secrets
 
-    print(f"longattn: {redact(' '.join(str(error).split()))}", file=sys.stderr)
+    print(f"longattn: {without_secrets(' '.join(str(error).split()))}", file=sys.stderr)
     if os.environ.get("LONGATTN_TRACEBACK"):
         raise error
     if hasattr(error, "exit_status"):  # of SIGTERM: Ray's threads may not survive Python's own end
@@ -412,7 +415,7 @@ def _show(summary: dict[str, Any], output: str) -> None:
     _console().print(table)
     for stage, did in summary.get("stages", {}).items():
         print(f"{stage}: {json.dumps({k: round(v, 2) for k, v in did.items()})}")
-    from longattn.storage import filesystem, join
+    from longattn.storage.files import filesystem, join
 
     fs, folder = filesystem(output)
     places = ["labelled", "selected", "quarantine", "_longattn/summary.json", "report.html"]

@@ -20,12 +20,11 @@ from pydantic import (
     model_validator,
 )
 
+from longattn.errors import ConfigError
+from longattn.text import without_secrets
+
 SCORER_BATCH = {"cuda": 32, "cpu": 8}
 """Windows a scorer is handed at a time by default: a GPU pauses between two batches."""
-
-
-class ConfigError(ValueError):
-    """A bad setting, told in one line: the field, the value given, what is allowed."""
 
 
 def _count(value: Any) -> Any:
@@ -140,7 +139,7 @@ class Select(Settings):
     alpha: float = Field(0.5, ge=0, allow_inf_nan=False, description="weight of DU in LDS (Eq. 8)")
     standardize: Literal["zscore", "minmax"] = "zscore"
     rank_by: Literal["lds", "recurrence", "recurrence_rarity", "recurrence_pairs"] = Field(
-        "lds", description="the paper's LDS, or a far recurrence (longattn/recurrence.py)"
+        "lds", description="the paper's LDS, or a far recurrence (longattn/windows/recurrence.py)"
     )
     overlap: Literal["allow", "prefer_distinct"] = Field(
         "allow",
@@ -269,9 +268,9 @@ class Config(Settings):
     def to_yaml(self) -> str:
         """The settings as YAML, with user names and passwords in URLs masked."""
         values = self.model_dump(mode="json", exclude_none=True)
-        values["output"] = redact(values["output"])
+        values["output"] = without_secrets(values["output"])
         for source in values["sources"]:
-            source["path"] = redact(source["path"])
+            source["path"] = without_secrets(source["path"])
         return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
@@ -313,12 +312,3 @@ def _override(values: dict[str, Any], override: str) -> None:
         if isinstance(node, dict) and node.get(key) is None:
             node[key] = {}
         node = node[key]
-
-
-def redact(text: str) -> str:
-    """A text with `https://***@host/x?***` for each `https://user:secret@host/x?key=y` in it.
-
-    Of other schemes a `?` is part of the path, and stays.
-    """
-    text = re.sub(r"([A-Za-z][A-Za-z0-9+.-]*://)[^\s/?#]*@", r"\1***@", text)
-    return re.sub(r"(https?://[^\s?#'\")]*)\?[^\s#'\")]+", r"\1?***", text)

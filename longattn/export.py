@@ -16,7 +16,8 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from longattn.storage import join, list_files, open_parquet, remove, staged
+from longattn.storage.files import join, list_files, remove, staged
+from longattn.storage.tables import open_parquet
 
 FOLDER = "megatron"
 _HEADER = b"MMIDIDX\x00\x00"

@@ -54,7 +54,7 @@ def placed(on: On, rows: int) -> Iterator[Place]:
     if on == "auto":
         on = "ray" if rows * ROW_BYTES > memory() / 2 else "local"
     if on == "ray":
-        from longattn.pools import connected  # who selects here needs no Ray
+        from longattn.cluster import connected  # who selects here needs no Ray
 
         log.info("selecting from about %d windows on Ray", rows)
         with connected():

@@ -21,9 +21,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from longattn.exact import Floats, Totals, exact_sum, spread
-from longattn.ledger import parallel, read_footer
 from longattn.partitions import Handle, Place
-from longattn.storage import EXACT, file_metadata, open_parquet, readable
+from longattn.resume.remaining import read_footer
+from longattn.storage.files import parallel
+from longattn.storage.tables import EXACT, file_metadata, open_parquet, readable
 
 PARTITION = 500_000  # windows aimed at in a partition: about 50 MB
 MOST = 256  # partitions; more windows make them larger

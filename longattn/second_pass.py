@@ -34,7 +34,7 @@ from longattn.exact import Bools, Cut, Floats, Ints, keys, spread
 from longattn.lds import Scale, Standard, moments
 from longattn.partitions import Handle, Place
 from longattn.scores import Scores, by_category, ds_du, merged, moments_by_category
-from longattn.storage import EXACT
+from longattn.storage.tables import EXACT
 
 DRAWN = 1024  # windows of a category at least, and
 SHARE = 64  # one of so many, and

@@ -19,17 +19,8 @@ from numpy.typing import NDArray
 
 from longattn.partitions import Handle, Place
 from longattn.scores import by_category
-from longattn.storage import (
-    SELECTED,
-    content_name,
-    join,
-    list_files,
-    open_parquet,
-    parquet_writer,
-    readable,
-    remove,
-    staged,
-)
+from longattn.storage.files import join, list_files, remove, staged
+from longattn.storage.tables import SELECTED, content_name, open_parquet, parquet_writer, readable
 
 GROUPS = 256  # at most, of files that are written one after another
 PIECE = 2048  # kept rows aimed at in what one partition gives to a group: Ray keeps smaller in the driver

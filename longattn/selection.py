@@ -23,7 +23,6 @@ from longattn.config import Keep, Select
 from longattn.cuts import Order, find_cuts, spans
 from longattn.exact import Cut, Floats, Ints, keys
 from longattn.lds import Scale, Standard, Standardize, long_distance_scores, moments
-from longattn.ledger import FOLDER, parallel
 from longattn.overlap import distinct_scores, unique_tokens
 from longattn.partitions import Handle, On, Place, placed
 from longattn.scores import (
@@ -37,7 +36,9 @@ from longattn.scores import (
 )
 from longattn.second_pass import fitted, look
 from longattn.selected import write_selected
-from longattn.storage import EXACT, absolute, join, list_files, open_parquet, write_json
+from longattn.storage.files import absolute, join, list_files, parallel, write_json
+from longattn.storage.output_folder import FOLDER
+from longattn.storage.tables import EXACT, open_parquet
 
 RankBy = Literal["lds", "recurrence", "recurrence_rarity", "recurrence_pairs"]
 Overlap = Literal["allow", "prefer_distinct"]

@@ -21,7 +21,7 @@ from tests.conftest import WINDOW
 
 ROOT = str(Path(__file__).parents[1])
 FORK = multiprocessing.get_context("forkserver")
-FORK.set_forkserver_preload(["longattn.pipeline", "longattn.scoring.scorer", "tests.faults"])
+FORK.set_forkserver_preload(["longattn.pipeline.job", "longattn.scoring.scorer", "tests.faults"])
 
 
 @contextmanager
@@ -83,7 +83,9 @@ def finish(run, seconds=300):
 def _drive(values, address, log, environment, hook, block):
     import ray
 
-    from longattn import cli, config, corpus, pipeline, pools
+    from longattn import cli, config
+    from longattn.corpus.sources import group_splits
+    from longattn.pipeline import job, on_ray, pools
 
     os.setsid()
     with Path(log).open("ab", buffering=0) as file:
@@ -92,7 +94,7 @@ def _drive(values, address, log, environment, hook, block):
     os.environ.update(environment, RAY_AUTH_MODE="disabled", RAY_ADDRESS=address)
     # Blocks of a few windows and tasks of one file, as a large corpus has many.
     pools.CPU_BLOCK = block
-    pipeline.group_splits = functools.partial(corpus.group_splits, target_bytes=1)
+    on_ray.group_splits = functools.partial(group_splits, target_bytes=1)
     variables = {"PYTHONPATH": ROOT, **environment}
     ray.init(
         address=address, logging_level="WARNING", log_to_driver=False,
@@ -102,7 +104,7 @@ def _drive(values, address, log, environment, hook, block):
     if hook:
         pydoc.locate(hook)()
     try:
-        cli._guarded(lambda: print(pipeline.run(settings).to_dict()))
+        cli._guarded(lambda: print(job.run(settings).to_dict()))
     except cli.typer.Exit as status:
         sys.exit(status.exit_code)
 

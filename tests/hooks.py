@@ -8,7 +8,7 @@ import psutil
 
 def deadly_documents():
     """Set up in every worker: a document with a certain word kills the process that tokenizes it."""
-    from longattn.tokenization import DocumentTokenizer
+    from longattn.windows.tokenizer import DocumentTokenizer
 
     encode = DocumentTokenizer.encode
 
@@ -28,26 +28,28 @@ def deadly_documents():
 
 def deadly_lines():
     """Set up in every worker: a line with certain words kills the process that reads it."""
-    from longattn import claims, records
+    from longattn.corpus import jsonl, reading
+    from longattn.pipeline import window_actor
+    from longattn.resume import claims
 
-    claims.DEATHS = 2
-    parsed = records._parsed
+    claims.DEATHS = window_actor.DEATHS = 2
+    parsed = jsonl.parsed_line
 
     def guarded(line, position, column):
         if b"KILLS ITS READER" in line:
             os.kill(os.getpid(), signal.SIGKILL)
         return parsed(line, position, column)
 
-    records._parsed = guarded
+    reading.parsed_line = guarded
 
 
 def impatient_clients():
     """Set up in every process of a run: a store that does not answer, or fails, is asked again soon."""
     from botocore.retries.standard import ExponentialBackoff
 
-    from longattn import storage
+    from longattn.storage import files
 
-    storage.READ_TIMEOUT = 1.0
+    files.READ_TIMEOUT = 1.0
     ExponentialBackoff.delay_amount = lambda self, context: 0.1
 
 
@@ -55,9 +57,9 @@ def patient_clients():
     """Set up in every process of a run: a store that is away for minutes is asked until it is back."""
     from botocore.retries.standard import ExponentialBackoff
 
-    from longattn import storage
+    from longattn.storage import files
 
-    storage.TRIES = 200
+    files.TRIES = 200
     ExponentialBackoff.delay_amount = lambda self, context: 1.0
 
 
@@ -69,7 +71,7 @@ def a_node_that_gets_stuck():
 
     import ray
 
-    from longattn.tokenization import DocumentTokenizer
+    from longattn.windows.tokenizer import DocumentTokenizer
 
     encode = DocumentTokenizer.encode
 
@@ -88,8 +90,8 @@ def scorers_that_stand_still():
 
     from ray.data import DataContext
 
-    from longattn import stages, stopping
+    from longattn.pipeline import score_actor, stopping
 
     DataContext.get_current().execution_no_progress_timeout_s = 15
     stopping.STALLED = 6.0
-    stages.ScoreWindows.__call__ = lambda self, batch: time.sleep(3600)
+    score_actor.ScoreWindows.__call__ = lambda self, batch: time.sleep(3600)

@@ -4,7 +4,8 @@ import zlib
 
 import pyarrow as pa
 
-from longattn.storage import LABELLED, content_name, join, write_table
+from longattn.storage.files import join
+from longattn.storage.tables import LABELLED, content_name, write_table
 
 
 def labelled_table(category, ids, ds, variance, window=8, source="f.jsonl"):

@@ -16,7 +16,7 @@ from ray._private.runtime_env.packaging import create_package
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 from longattn.config import Config
-from longattn.metrics import METRICS
+from longattn.pipeline.metrics import METRICS
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "configs" / "cluster"

@@ -3,7 +3,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from longattn.config import Config, ConfigError, redact
+from longattn.config import Config
+from longattn.errors import ConfigError
+from longattn.text import without_secrets
 
 MINIMAL = {"sources": [{"category": "book", "path": "x.jsonl"}], "output": "out"}
 
@@ -106,9 +108,9 @@ def test_the_saved_settings_read_back_and_hold_no_secret(tmp_path):
 
 
 def test_redact_leaves_plain_urls_alone():
-    assert redact("s3://bucket/a b?c") == "s3://bucket/a b?c"
-    assert redact("/local/a@b") == "/local/a@b"
-    assert redact("https://u:p@host/x?token=1") == "https://***@host/x?***"
+    assert without_secrets("s3://bucket/a b?c") == "s3://bucket/a b?c"
+    assert without_secrets("/local/a@b") == "/local/a@b"
+    assert without_secrets("https://u:p@host/x?token=1") == "https://***@host/x?***"
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from longattn.export import export_megatron
-from longattn.storage import SELECTED, filesystem, list_files, write_table
+from longattn.storage.files import filesystem, list_files
+from longattn.storage.tables import SELECTED, write_table
 from tests.labelled import labelled_table
 
 # A process of its own: importing megatron.core changes more than a test should.

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from longattn.overlap import distinct_scores, unique_tokens
-from longattn.windows import sliding_windows
+from longattn.windows.cutting import sliding_windows
 
 # Few values and places, so that ties, chains and windows inside others come up.
 spans = st.tuples(st.integers(0, 3), st.integers(0, 12), st.integers(1, 6), st.integers(-4, 4))

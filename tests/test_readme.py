@@ -15,7 +15,8 @@ from pyiceberg.catalog.sql import SqlCatalog
 
 import longattn as la
 from longattn.samples import SAMPLES
-from longattn.windows import document_id, load_tokenizer
+from longattn.windows.ids import document_id
+from longattn.windows.tokenizer import load_tokenizer
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 EXAMPLES = dict(re.findall(r"<!-- example: ([^>]+) -->\n```python\n(.*?)```", README, re.DOTALL))

@@ -3,7 +3,7 @@ import pyarrow as pa
 from longattn import scores
 from longattn.partitions import placed
 from longattn.scores import by_category, estimated_rows, gather
-from longattn.storage import list_files
+from longattn.storage.files import list_files
 from tests.labelled import labelled_table, write_labelled
 
 

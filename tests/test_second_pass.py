@@ -12,13 +12,16 @@ from hypothesis import strategies as st
 from ray.data import DataContext
 
 import longattn as la
-from longattn import pipeline, second_pass
+from longattn import second_pass
 from longattn.lds import Scale
+from longattn.pipeline import job as pipeline
+from longattn.pipeline.job import _score_again
+from longattn.reports.verify import verify
+from longattn.scoring.settings import ScoreSettings
 from longattn.second_pass import BINS, Fit, distances, reach
-from longattn.stages import ScoreSettings
-from longattn.storage import EXACT, write_json
-from longattn.verify import verify
-from longattn.windows import load_tokenizer
+from longattn.storage.files import write_json
+from longattn.storage.tables import EXACT
+from longattn.windows.tokenizer import load_tokenizer
 from tests.conftest import _first_document, config
 from tests.labelled import labelled_table, write_labelled
 
@@ -176,7 +179,7 @@ def test_a_second_pass_that_was_killed_gives_what_an_unbroken_one_gives(tmp_path
                 raise RuntimeError("died")
 
         monkeypatch.setattr(pipeline, "score_again_with", score)
-        pipeline._score_again(settings, ScoreSettings("builtin", [2], None, None, None, 2))
+        _score_again(settings, ScoreSettings("builtin", [2], None, None, None, 2))
         return pq.read_table(output / "labelled").sort_by("data_id")
 
     unbroken = scored(tmp_path / "whole", 0, 0)

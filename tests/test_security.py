@@ -12,8 +12,9 @@ import ray
 
 import longattn as la
 from longattn import cli
-from longattn.config import ConfigError
-from longattn.storage import filesystem, open_parquet
+from longattn.errors import ConfigError
+from longattn.storage.files import filesystem
+from longattn.storage.tables import open_parquet
 from tests.conftest import _first_document, config
 from tests.labelled import labelled_table
 

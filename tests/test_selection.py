@@ -19,7 +19,7 @@ from longattn.config import Keep
 from longattn.lds import moments
 from longattn.overlap import distinct_scores
 from longattn.selection import CategorySelection, kept
-from longattn.storage import LABELLED, SELECTED, write_table
+from longattn.storage.tables import LABELLED, SELECTED, write_table
 from tests.labelled import labelled_table, write_labelled
 
 finite = st.floats(0, 1, allow_subnormal=False)

@@ -15,12 +15,14 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from longattn import ledger
 from longattn.config import Source
-from longattn.corpus import check_sources, group_splits, list_splits
-from longattn.records import Split
-from longattn.storage import LABELLED, join, parquet_writer
-from longattn.windows import Counts
+from longattn.corpus.counts import Counts
+from longattn.corpus.records import Split, pack_task
+from longattn.corpus.sources import check_sources, group_splits, list_splits
+from longattn.resume.markers import IdSet, marker_of, write_markers
+from longattn.resume.remaining import find_remaining, row_spans
+from longattn.storage.files import join
+from longattn.storage.tables import LABELLED, parquet_writer
 
 WINDOWS = 90  # of a labelled file
 FILES_PER_SPLIT = 4
@@ -39,9 +41,9 @@ def measure_inputs(folder: str) -> None:
     times.append(time.perf_counter())
     check_sources(splits)
     times.append(time.perf_counter())
-    left = ledger.remaining(f"{folder}/out", splits)
+    left = find_remaining(f"{folder}/out", splits)
     times.append(time.perf_counter())
-    tasks = [ledger.pack_task(group) for group in group_splits(left.splits)]
+    tasks = [pack_task(group) for group in group_splits(left.splits)]
     times.append(time.perf_counter())
     listed, checked, ledgered, built = (b - a for a, b in pairwise(times))
     print(
@@ -61,27 +63,27 @@ def write_labelled(folder: str, files: int) -> None:
     place.mkdir(parents=True)
     nulls = {f.name: pa.nulls(WINDOWS, f.type) for f in LABELLED}
     for start in range(0, files, FILES_PER_SPLIT):
-        split, given = split_of(start), ledger.IdSet()
+        split, given = split_of(start), IdSet()
         for number in range(start, min(start + FILES_PER_SPLIT, files)):
             ids = [f"book-{number:024x}{i // 30:08x}-{i % 30}" for i in range(WINDOWS)]
             for data_id in ids:
                 given.add(data_id)
-            runs = ledger.runs([split.id] * WINDOWS, [split.path] * WINDOWS, ids)
+            runs = row_spans([split.id] * WINDOWS, [split.path] * WINDOWS, ids)
             table = pa.table({**nulls, "data_id": ids}, schema=LABELLED)
             metadata = {"fingerprint": "drawn", "runs": runs}
             with parquet_writer(place / f"{number:08d}.parquet", LABELLED, metadata) as writer:
                 writer.write_table(table)
-        ledger.write_markers(join(folder, "out"), [ledger.marker(split, Counts(), given, 1)])
+        write_markers(join(folder, "out"), [marker_of(split, Counts(), given, 1)])
 
 
 def measure_resume(folder: str, files: int) -> None:
     before = peak_mib()
     splits = [split_of(start) for start in range(0, files, FILES_PER_SPLIT)]
     times = [time.perf_counter()]
-    assert not ledger.remaining(f"{folder}/out", splits).splits
+    assert not find_remaining(f"{folder}/out", splits).splits
     footers = peak_mib()
     times.append(time.perf_counter())
-    left = ledger.remaining(f"{folder}/out", [*splits, split_of(-1)])
+    left = find_remaining(f"{folder}/out", [*splits, split_of(-1)])
     times.append(time.perf_counter())
     assert [split.path for split in left.splits] == ["/in/-1.jsonl"] and not left.twice
     done, undone = (b - a for a, b in pairwise(times))

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from longattn.config import Config
-from longattn.evaluation import Attention, spearman
-from longattn.foils import generator, long_documents, native_windows
+from longattn.reports.evaluation import Attention, spearman
+from longattn.reports.foils import generator, long_documents, native_windows
 from longattn.scoring.scorer import AttentionScorer
 from longattn.scoring.statistics import attention_sums, statistics_from_sums
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from longattn.bench import milliseconds, random_scorer
+from longattn.reports.bench import milliseconds, random_scorer
 from longattn.scoring import triton_kernel
 from longattn.scoring.scorer import AttentionScorer
 from longattn.scoring.statistics import statistics_from_sums

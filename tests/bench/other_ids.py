@@ -11,11 +11,11 @@ import sys
 import numpy as np
 
 from longattn.config import Config
-from longattn.evaluation import attention, auc
-from longattn.foils import generator, long_documents, native_windows
-from longattn.recurrence import far_recurrence
+from longattn.reports.evaluation import attention, auc
+from longattn.reports.foils import generator, long_documents, native_windows
 from longattn.scoring.scorer import AttentionScorer
-from longattn.windows import load_tokenizer
+from longattn.windows.recurrence import far_recurrence
+from longattn.windows.tokenizer import load_tokenizer
 
 WINDOW, WINDOWS = 8192, 40
 CHANGES = {"as it is": str, "title case": str.title, "upper case": str.upper}

@@ -13,8 +13,8 @@ import numpy as np
 from playwright.sync_api import sync_playwright
 
 import longattn as la
-from longattn.ledger import claim
-from longattn.report import write_report
+from longattn.reports.report import write_report
+from longattn.resume.fingerprint import own_folder
 from tests.labelled import labelled_table, write_labelled
 
 FILE_ROWS = 20_000
@@ -27,7 +27,7 @@ def write_drawn(folder: str, windows: int) -> None:
         ids = [f"{category}-{file}-{i}" for i in range(FILE_ROWS)]
         ds, variance = rng.normal(0.3, 0.03, FILE_ROWS), rng.gamma(4, 2e-8, FILE_ROWS)
         write_labelled(folder, category, labelled_table(category, ids, ds, variance, window=1))
-    claim(folder, {"window": 32768, "min_distance": 8192}, None)
+    own_folder(folder, {"window": 32768, "min_distance": 8192}, None)
     la.select(folder, keep={"fraction": 0.3})
 
 

@@ -215,8 +215,8 @@ def measure() -> None:
     import ray
     from ray.data.context import DataContext
 
-    from longattn.claims import Claims
-    from longattn.monitor import Monitor
+    from longattn.pipeline.monitor import Monitor
+    from longattn.resume.claims import DocumentRegistry
 
     folder = tempfile.mkdtemp(prefix="la-")  # short: Ray puts Unix sockets below it
     ray.init(num_cpus=2, include_dashboard=False, _temp_dir=folder, logging_level="ERROR",
@@ -224,7 +224,7 @@ def measure() -> None:
     try:
         context = DataContext.get_current()
         context.target_max_block_size, context.enable_progress_bars = 300_000, False
-        claims = Claims({}, np.empty(0, "S16"))._actors[0]
+        claims = DocumentRegistry({}, np.empty(0, "S16"))._actors[0]
         ray.get(claims.begin.remote("s", "1"))
         told = calls(claims, lambda i: claims.claim.remote("s", "1", f"book-{i:032x}"), 3000)
         print(f"claims: {told * 1e3:.3f} ms a call, {1 / told:,.0f} calls/s", flush=True)

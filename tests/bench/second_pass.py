@@ -12,10 +12,11 @@ import numpy as np
 
 import longattn as la
 from longattn.config import Source
-from longattn.corpus import list_splits
+from longattn.corpus.reading import read_split
+from longattn.corpus.records import Record
+from longattn.corpus.sources import list_splits
 from longattn.lds import Scale
-from longattn.records import Record, read_split
-from longattn.windows import load_tokenizer
+from longattn.windows.tokenizer import load_tokenizer
 from tests.test_second_pass import selected, statistics
 
 parser = argparse.ArgumentParser(description=__doc__)

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from longattn.storage import LABELLED, parquet_writer
+from longattn.storage.tables import LABELLED, parquet_writer
 
 FILE_ROWS = 250_000
 MEASURE = """

@@ -17,7 +17,7 @@ from pathlib import Path
 import orjson
 import zstandard
 
-from longattn.tokenization import PIECE_BYTES, DocumentTokenizer
+from longattn.windows.tokenizer import PIECE_BYTES, DocumentTokenizer
 
 
 def measure(tokenizer_json: str, corpus: str, piece_bytes: int) -> None:

@@ -19,15 +19,16 @@ import ray
 from ray.data import ActorPoolStrategy
 from ray.data.context import DataContext
 
-from longattn.claims import Claims
-from longattn.composition import tasks_of
 from longattn.config import Source
-from longattn.corpus import list_splits
-from longattn.ledger import read_markers, remaining
-from longattn.monitor import Monitor
-from longattn.pools import GPU_BLOCK
+from longattn.corpus.sources import list_splits
+from longattn.pipeline.monitor import Monitor
+from longattn.pipeline.pools import GPU_BLOCK
+from longattn.pipeline.steps import dataset_of_tasks
+from longattn.pipeline.window_actor import SplitWindows
+from longattn.resume.claims import DocumentRegistry
+from longattn.resume.markers import read_markers
+from longattn.resume.remaining import find_remaining
 from longattn.samples import SAMPLES
-from longattn.windows import SplitWindows
 
 WINDOW = 32768
 FILES, FILE_BYTES = 8, 40 << 20
@@ -63,15 +64,15 @@ def measure(folder: str, actors: int) -> float:
     output = f"{folder}/out-{actors}"
     Path(output).mkdir()
     splits = list_splits([Source(category="book", path=f"{folder}/in")])
-    left = remaining(output, splits)
+    left = find_remaining(output, splits)
     context = DataContext.get_current()
     context.target_max_block_size, context.enable_progress_bars = GPU_BLOCK, False
-    windows = tasks_of([[split] for split in splits]).map_batches(
+    windows = dataset_of_tasks([[split] for split in splits]).map_batches(
         Timed,
         fn_constructor_kwargs={
             "model": "builtin", "window": WINDOW, "min_distance": WINDOW // 4, "samples": {},
             "output": output, "max_record_bytes": 512 << 20, "block_bytes": GPU_BLOCK,
-            "report": Monitor(0.01).window_report(), "claims": Claims(left.labelled, left.documents),
+            "report": Monitor(0.01).window_report(), "claims": DocumentRegistry(left.labelled, left.documents),
             "generation": 1,
         },
         batch_size=1, batch_format="numpy", compute=ActorPoolStrategy(size=actors), num_cpus=1,

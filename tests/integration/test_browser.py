@@ -8,10 +8,10 @@ import pytest
 from playwright.sync_api import sync_playwright
 
 import longattn as la
-from longattn.evaluation import write_evaluation
-from longattn.inspection import inspect_window, inspection_page, text_window
-from longattn.report import write_report
-from tests.test_report import HOSTILE, selected
+from longattn.reports.evaluation import write_evaluation
+from longattn.reports.inspection import inspect_window, inspection_page, text_window
+from longattn.reports.report import write_report
+from tests.reports.test_report import HOSTILE, selected
 
 WIDTHS = (390, 820, 1280)
 QUIET = (

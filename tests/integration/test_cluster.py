@@ -19,7 +19,7 @@ import pytest
 
 import longattn as la
 from longattn.samples import SAMPLES
-from longattn.windows import load_tokenizer
+from longattn.windows.tokenizer import load_tokenizer
 from tests.s3 import free_port
 
 ROOT = Path(__file__).parents[2]

@@ -13,13 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 import s3fs
 
-from longattn.verify import verify
-from longattn.windows import document_id
+from longattn.reports.verify import verify
+from longattn.windows.ids import document_id
 from tests import faults
 from tests.conftest import _first_document
 from tests.faults import files, finish, settings
+from tests.resume.test_lock import other_machine
 from tests.s3 import FaultyProxy
-from tests.test_lock import other_machine
 
 DEADLY = "tests.hooks.deadly_documents"
 IMPATIENT = "tests.hooks.impatient_clients"

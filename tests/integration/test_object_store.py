@@ -9,13 +9,15 @@ import pytest
 import s3fs
 
 import longattn as la
-from longattn.lock import HeldError, held
-from longattn.storage import list_files, open_parquet, read_json
+from longattn.errors import HeldError
+from longattn.resume.lock import held
+from longattn.storage.files import list_files, read_json
+from longattn.storage.tables import open_parquet
 from tests.conftest import config
 from tests.labelled import labelled_table, write_labelled
+from tests.resume.test_lock import HOLD, OWNER
+from tests.resume.test_lock import test_of_many_that_ask_at_once_one_gets_the_hold as many_ask
 from tests.s3 import CountingProxy, environment
-from tests.test_lock import HOLD, OWNER
-from tests.test_lock import test_of_many_that_ask_at_once_one_gets_the_hold as many_ask
 
 pytestmark = pytest.mark.usefixtures("gateway", "ray_cluster")
 

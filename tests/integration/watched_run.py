@@ -19,14 +19,15 @@ from pathlib import Path
 import ray
 
 import longattn as la
-from longattn import composition, stages
+from longattn.pipeline import steps as composition
+from longattn.pipeline.score_actor import ScoreWindows
 
 GIVEN_BACK_SECONDS = 120
 GPUS = 3  # fake_autoscaling.json
 ALL_TAKEN = Path(sys.argv[1]).with_name("all-taken")
 
 
-class ScoreWindows(stages.ScoreWindows):
+class ScoreWindows(ScoreWindows):
     """Carried to the actors by value, as it is of `__main__`."""
 
     def __call__(self, batch):

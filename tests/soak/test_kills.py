@@ -9,7 +9,7 @@ from collections import Counter
 
 import pytest
 
-from longattn.verify import verify
+from longattn.reports.verify import verify
 from tests import faults
 from tests.conftest import _first_document
 

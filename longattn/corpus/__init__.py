@@ -1,0 +1,1 @@
+"""Raw files -> documents: listing, splits, and readers of each format."""

@@ -1,0 +1,1 @@
+"""What people look at: plan, report, inspection, evaluation, verify, bench. Everything here only reads."""

@@ -1,0 +1,338 @@
+"""Does a scorer select well? Measured on the user's own corpus, without labels.
+
+Native windows of each category are set against foils, windows that differ from them in long-range
+dependency alone: splices of several documents, the same window with its blocks or all its tokens
+shuffled, and one passage repeated. AUC is the share of pairs in which the native window scores
+higher: 0.5 is chance, and below it the scorer prefers the foil. Baselines that need no attention, and
+with a causal model two that need all of it, are measured on the same windows.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from longattn.config import Config
+from longattn.lds import moments
+from longattn.reports.foils import Ids, Windows, foils, generator, long_documents, native_windows
+from longattn.reports.page import render
+from longattn.reports.report import uniform_ds
+from longattn.storage.files import join, write_bytes
+from longattn.text import without_secrets
+from longattn.windows.recurrence import Recurrence, far_recurrence
+from longattn.windows.tokenizer import DocumentTokenizer, load_tokenizer
+
+if TYPE_CHECKING:
+    from longattn.reports.causal_model import CausalModel
+    from longattn.scoring.scorer import AttentionScorer
+
+
+log = logging.getLogger("longattn")
+
+Floats = NDArray[np.float64]
+Score = Callable[[Ids], "Attention"]
+
+ALPHAS = (0.0, 0.25, 1.0, 2.0)
+DRAWS = 1000  # bootstrap samples behind an interval
+
+
+# --- statistics ----------------------------------------------------------------------------------
+
+
+def auc(
+    native_n: Floats,
+    foil_m: Floats,
+    native_group_n: NDArray[np.int64],
+    foil_group_m: NDArray[np.int64],
+    rng: np.random.Generator,
+    *,
+    together: bool,
+) -> tuple[float, float, float]:
+    """Share of pairs in which the native window scores higher (ties half), and its 95% interval.
+
+    Windows of one document are no independent evidence: the bootstrap draws documents, and takes
+    all windows of each. Foils made of the native windows are drawn with them (`together`). A splice
+    is drawn alone, though others share its documents: there the interval is somewhat too narrow.
+    """
+    wins_nm = (native_n[:, None] > foil_m) + 0.5 * (native_n[:, None] == foil_m)
+    w_bn = _bootstrap(native_group_n, rng)
+    v_bm = w_bn if together else _bootstrap(foil_group_m, rng)
+    values_b = ((w_bn @ wins_nm) * v_bm).sum(1) / (w_bn.sum(1) * v_bm.sum(1))
+    low, high = np.quantile(values_b, [0.025, 0.975])
+    return float(wins_nm.mean()), float(low), float(high)
+
+
+def _bootstrap(group_n: NDArray[np.int64], rng: np.random.Generator) -> Floats:
+    """How often each window is drawn, (DRAWS, n)."""
+    groups, of_n = np.unique(group_n, return_inverse=True)
+    share = np.full(len(groups), 1 / len(groups))
+    return rng.multinomial(len(groups), share, size=DRAWS)[:, of_n].astype(float)
+
+
+def spearman(a_n: Floats, b_n: Floats) -> float | None:
+    """Correlation of ranks, ties at their mean rank; None where one column is constant."""
+    ranks = [((x[:, None] > x).sum(1) + (x[:, None] == x).sum(1) / 2) for x in (a_n, b_n)]
+    a, b = (r - r.mean() for r in ranks)
+    norm = math.sqrt(float((a @ a) * (b @ b)))
+    return float(a @ b) / norm if norm else None
+
+
+# --- scorers -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Attention:
+    """DS and variance, means over heads, (n,) each."""
+
+    ds: Floats
+    variance: Floats
+
+    def lds(self, corpus: Attention, alpha: float) -> Floats:
+        """LDS (Eq. 8), standardised by the windows of `corpus`: the native ones, as in a real run."""
+        (ds_mean, ds_std), (v_mean, v_std) = moments(corpus.ds), moments(corpus.variance)
+        return (self.ds - ds_mean) / (ds_std or 1) - alpha * (self.variance - v_mean) / (v_std or 1)
+
+
+def attention(
+    scorer: AttentionScorer, ids_nl: Ids, k: int, bos: int | None, stride: int = 1
+) -> Attention:
+    """Scores of the windows, with the checkpoint's BOS in front as the pipeline puts it."""
+    if bos is not None:
+        ids_nl = np.concatenate([np.full_like(ids_nl[:, :1], bos), ids_nl[:, :-1]], axis=1)
+    scores = [scorer.score(ids_l, k, stride) for ids_l in ids_nl]
+    ds_n = np.array([float(s.ds.mean()) for s in scores])
+    return Attention(ds_n, np.array([float(s.variance.mean()) for s in scores]))
+
+
+def variants(config: Config, scorer: AttentionScorer, bos: int | None) -> dict[str, Score]:
+    """Other ways to score the same windows, which a ranking ought to survive."""
+    k, window = config.min_distance, config.window.tokens
+    base = {"device": scorer.device, "dtype": scorer.dtype, "rope_theta": config.scorer.rope_theta}
+    rope = getattr(scorer.tables.model.config, "rope_parameters", None) or {}
+    theta = config.scorer.rope_theta or rope.get("rope_theta")
+    changes: dict[str, dict[str, Any]] = {}
+    if theta:
+        changes |= {f"rope base x {f:g}": {"rope_theta": f * theta} for f in (0.1, 10)}
+    dtypes = {"cpu": ["float64"], "cuda": ["float32", "bfloat16", "float16"]}[scorer.device.type]
+    changes |= {name: {"dtype": name} for name in dtypes if name not in str(scorer.dtype)}
+
+    def scored(by: AttentionScorer, distance: int = k, stride: int = 1) -> Score:
+        return lambda ids_nl: attention(by, ids_nl, distance, bos, stride)
+
+    def halves(ids_nl: Ids) -> Attention:
+        half = window // 2
+        parts = np.concatenate([ids_nl[:, :half], ids_nl[:, half : 2 * half]])
+        both = attention(scorer, parts, max(1, k // 2), bos)
+        return Attention(both.ds.reshape(2, -1).mean(0), both.variance.reshape(2, -1).mean(0))
+
+    made = {f"k {d}": scored(scorer, d) for d in (k // 2, 2 * k) if 1 <= d < window}
+    for name, change in changes.items():
+        made[name] = scored(type(scorer).from_pretrained(config.scorer.model, **{**base, **change}))
+    strides = [stride for stride in (4, 16) if stride <= window - k]
+    made |= {f"query_stride {stride}": scored(scorer, stride=stride) for stride in strides}
+    return made | {"two half windows": halves}
+
+
+# --- the whole evaluation ------------------------------------------------------------------------
+
+
+def evaluate(
+    config: Config,
+    *,
+    windows: int = 40,
+    causal_model: str | None = None,
+    held_out: float | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Measure the scorer of a config on its sources; the same answer for the same seed.
+
+    Reads and scores here, without Ray: up to 8 kinds of `windows` windows a category, and 7 more
+    passes over the native ones.
+
+    Args:
+        windows: native windows a category, and foils of each kind.
+        causal_model: a causal model with the scorer's tokenizer, for the baselines that need one.
+        held_out: see `long_documents`.
+
+    Returns:
+        Plain values, ready for JSON: `settings`; `uniform_ds`, the DS of uniform attention; and by
+        category `documents`, `windows`, `native` (mean and deviation of each score), `auc` (scorer
+        -> foil -> auc, low, high), `spearman` (scorer -> scorer -> correlation over native
+        windows), `stability` (variant -> `spearman` and `kept`, the share of the better half that
+        stays there).
+
+    Raises:
+        ValueError: under 2 windows, a `min_distance` too long for a loss gap, or as `long_documents`, `AttentionScorer.from_pretrained` and
+            `CausalModel` do.
+    """
+    if windows < 2:
+        raise ValueError(f"windows {windows}: allowed: 2 or more")
+    if causal_model and 2 * config.min_distance > config.window.tokens:
+        raise ValueError("a loss gap wants a min_distance of half the window or less")
+    documents = long_documents(config, seed=seed, held_out=held_out)
+    measure = _Measure.of(config, windows, causal_model, seed)
+    return {
+        "settings": {
+            "model": config.scorer.model,
+            "causal_model": causal_model,
+            "window": config.window.tokens,
+            "min_distance": config.min_distance,
+            "alpha": config.select.alpha,
+            "dtype": str(measure.scorer.dtype).removeprefix("torch."),
+            "held_out": held_out,
+            "seed": seed,
+            "sources": [without_secrets(source.path) for source in config.sources],
+        },
+        "uniform_ds": uniform_ds(config.window.tokens, config.min_distance),
+        "categories": {name: measure.category(name, found) for name, found in documents.items()},
+    }
+
+
+def write_evaluation(output: str, result: dict[str, Any]) -> list[str]:
+    """Write `<output>/evaluation.json` and `.html`; returns their URLs."""
+    page = render(
+        "evaluation.html",
+        script="evaluation.js",
+        data=result["categories"],
+        title=f"How well {result['settings']['model']} selects",
+        **result,
+    )
+    files = {
+        "evaluation.json": orjson.dumps(result, option=orjson.OPT_INDENT_2),
+        "evaluation.html": page.encode(),
+    }
+    for name, content in files.items():
+        write_bytes(join(output, name), content)
+    return [join(output, name) for name in files]
+
+
+@dataclass(frozen=True)
+class _Measure:
+    """What all categories are measured with."""
+
+    n: int
+    window: int
+    min_distance: int
+    alpha: float
+    seed: int
+    scorer: AttentionScorer
+    score: Score
+    others: Mapping[str, Score]
+    tokenizer: DocumentTokenizer
+    causal: CausalModel | None
+
+    @classmethod
+    def of(cls, config: Config, n: int, causal_model: str | None, seed: int) -> _Measure:
+        from longattn.scoring.checkpoint import open_checkpoint
+        from longattn.scoring.scorer import AttentionScorer
+        from longattn.scoring.settings import ScoreSettings
+
+        told, k = config.scorer, config.min_distance
+        tokenizer = load_tokenizer(told.model)
+        settings = ScoreSettings(told.model, k, told.rope_theta, told.add_bos, told.dtype)
+        bos = settings.bos(open_checkpoint(told.model))
+        scorer = AttentionScorer.from_pretrained(
+            told.model, dtype=told.dtype, rope_theta=told.rope_theta
+        )
+        causal = None
+        if causal_model:
+            from longattn.reports.causal_model import CausalModel
+
+            causal = CausalModel(causal_model, tokenizer.fingerprint)
+        return cls(
+            n, config.window.tokens, k, config.select.alpha, seed, scorer,
+            lambda ids_nl: attention(scorer, ids_nl, k, bos), variants(config, scorer, bos),
+            tokenizer, causal,
+        )  # fmt: skip
+
+    def category(self, name: str, documents: list[Ids]) -> dict[str, Any]:
+        rng = generator(self.seed, name, "windows")
+        native = native_windows(documents, self.n, self.window, rng)
+        kinds = {"native": native, **foils(native, documents, rng)}
+        base = self.score(native.ids_nl)
+        scores: dict[str, dict[str, Floats]] = {}
+        for kind, made in kinds.items():
+            log.info("%s: %d windows, %s", name, self.n, kind)
+            seen = base if kind == "native" else self.score(made.ids_nl)
+            for scorer, values in self._scores(made.ids_nl, seen, base, rng).items():
+                scores.setdefault(scorer, {})[kind] = values
+        lds = scores["LDS"]["native"]
+        stability = {
+            f"alpha {alpha:g}": _agreement(lds, base.lds(base, alpha))
+            for alpha in ALPHAS
+            if alpha != self.alpha
+        }
+        for variant, score in self.others.items():
+            log.info("%s: %d windows, %s", name, self.n, variant)
+            other = score(native.ids_nl)
+            stability[variant] = _agreement(lds, other.lds(other, self.alpha))
+        draws = generator(self.seed, name, "bootstrap")
+        told = {scorer: by_kind["native"] for scorer, by_kind in scores.items()}
+        ranked = [scorer for scorer in scores if scorer != "random"]
+        return {
+            "documents": len(documents),
+            "windows": self.n,
+            "native": {
+                scorer: dict(zip(("mean", "deviation"), moments(values), strict=True))
+                for scorer, values in told.items()
+            },
+            "auc": {scorer: _aucs(by_kind, kinds, draws) for scorer, by_kind in scores.items()},
+            "spearman": {
+                a: {b: spearman(told[a], told[b]) for b in ranked} for a in ranked
+            },
+            "stability": stability,
+        }  # fmt: skip
+
+    def _scores(
+        self, ids_nl: Ids, seen: Attention, base: Attention, rng: np.random.Generator
+    ) -> dict[str, Floats]:
+        k = self.min_distance
+        far = [far_recurrence(ids_l, k) for ids_l in ids_nl]
+        texts = [self.tokenizer.decode(ids_l) for ids_l in ids_nl]
+        told = {
+            "LDS": seen.lds(base, self.alpha),
+            "DS": seen.ds,
+            "DU": -seen.variance,
+            **{
+                name: np.array(share)
+                for name, share in zip(Recurrence._fields, zip(*far, strict=True), strict=True)
+            },
+            "gzip ratio": np.array([len(t) / len(zlib.compress(t)) for t in texts]),
+            "random": rng.random(len(ids_nl)),
+        }
+        if self.causal:
+            gap, ds = zip(*(self.causal.scores(ids_l, k) for ids_l in ids_nl), strict=True)
+            told |= {"loss gap": np.array(gap), "DS, every layer": np.array(ds)}
+        return told
+
+
+def _aucs(
+    by_kind: Mapping[str, Floats], kinds: Mapping[str, Windows], rng: np.random.Generator
+) -> dict[str, dict[str, float]]:
+    native = kinds["native"].group_n
+    return {
+        kind: dict(
+            zip(
+                ("auc", "low", "high"),
+                auc(by_kind["native"], by_kind[kind], native, made.group_n, rng,
+                    together=made.group_n is native),
+                strict=True,
+            )
+        )
+        for kind, made in kinds.items()
+        if kind != "native"
+    }  # fmt: skip
+
+
+def _agreement(a_n: Floats, b_n: Floats) -> dict[str, float | None]:
+    half = len(a_n) // 2
+    best_a, best_b = (set(np.argsort(-x, kind="stable")[:half].tolist()) for x in (a_n, b_n))
+    return {"spearman": spearman(a_n, b_n), "kept": len(best_a & best_b) / half}

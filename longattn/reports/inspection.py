@@ -1,0 +1,446 @@
+"""How the far attention of one window is made: where it goes, and between which passages.
+
+The window is scored again, a block of rows at a time: softmax, then sums over passages of equal
+length. Memory is O(length x rows). Summed over all passages, the far attention is L x DS.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from longattn.reports.page import packed, render
+from longattn.resume.fingerprint import require_run_record
+from longattn.scoring.checkpoint import open_checkpoint
+from longattn.scoring.scorer import AttentionScorer
+from longattn.storage.files import join, list_files, read_bytes
+from longattn.storage.tables import open_parquet
+from longattn.windows.tokenizer import DocumentTokenizer, load_tokenizer
+
+PASSAGES = 128  # of a window, at most; 256 tokens each at 32K
+SHORTEST = 32  # tokens of a passage: less is no text to read
+PAIRS = 8
+MARKED = 8  # one token in so many is marked in a passage, at most
+SCALE = 24  # steps of a doubling, in what the page gets of a map
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Window:
+    """What is inspected, and with which scorer."""
+
+    title: str
+    ids: NDArray[np.int32]
+    """The document's own, no BOS."""
+    model: str
+    min_distance: int
+    bos: int | None
+    rope_theta: float | None
+    facts: dict[str, Any]
+    """Of its labelled row, to be shown."""
+
+
+@dataclass(frozen=True)
+class Passage:
+    """Some tokens in a row, as text; the tokens that the attention is about are marked."""
+
+    start: int
+    stop: int
+    segments: list[tuple[str, bool]]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A passage, and one far before it that it attends to more than evenly."""
+
+    reader: Passage
+    read: Passage
+    times: float
+    """Its attention over that of uniform attention."""
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """Attention of one window, summed over passages; heads first, then queries, then keys.
+
+    Attributes:
+        all_hqk: attention of all the tokens of passage q to those of passage k: rows sum to their
+            number of tokens.
+        far_hqk: of that, what goes min_distance tokens back or more.
+        uniform_qk: what `all_hqk` would be were attention spread evenly over the past.
+        far_uniform_qk: the same of `far_hqk`.
+    """
+
+    window: Window
+    edges: list[int]
+    all_hqk: Floats
+    far_hqk: Floats
+    uniform_qk: Floats
+    far_uniform_qk: Floats
+    pairs: list[Pair]
+    head: int | None
+    """The head that was asked for; None: the mean over heads."""
+
+    @property
+    def ds_h(self) -> Floats:
+        """DS of each head."""
+        return self.far_hqk.sum((1, 2)) / self.edges[-1]
+
+    @property
+    def times_qk(self) -> Floats:
+        """The map: multiples of uniform attention, of the head or the mean over heads."""
+        return _times(_of_head(self.all_hqk, self.head), self.uniform_qk)
+
+    @property
+    def far_given_q(self) -> Floats:
+        """Share of each passage's attention that goes far."""
+        return _of_head(self.far_hqk, self.head).sum(1) / np.diff(self.edges)
+
+    @property
+    def far_received_k(self) -> Floats:
+        """Far attention that each passage receives, a token of it."""
+        return _of_head(self.far_hqk, self.head).sum(0) / np.diff(self.edges)
+
+
+# --- what to inspect -----------------------------------------------------------------------------
+
+
+def labelled_window(output: str, data_id: str) -> Window:
+    """A window of a run's folder.
+
+    Raises ValueError where no run has written there, or no such window.
+    """
+    claimed = require_run_record(output)
+    parts, settings = claimed["parts"], yaml.safe_load(claimed["config"] or "{}")
+    category = data_id.rsplit("-", 2)[0]
+    row = _row(
+        list(list_files(join(output, "labelled", f"category={category}"), ".parquet")), data_id
+    )
+    if row is None:
+        raise ValueError(
+            f"{output}: no labelled window {data_id!r}; ids are category-document-index, as the "
+            "column data_id of labelled/ and the report have them"
+        )
+    ids = np.array(row.pop("input_ids"), np.int32)
+    row["weights"] = parts["weights"]
+    return Window(
+        data_id, ids, settings.get("scorer", {}).get("model", "builtin"),
+        parts["min_distance"], parts["bos"], parts["rope_theta"], row,
+    )  # fmt: skip
+
+
+def text_window(path: str, model: str, window: int) -> Window:
+    """The first `window` tokens of a text file, all of a shorter one.
+
+    Raises ValueError where there is no such file, it is not UTF-8, or too short.
+    """
+    data = read_bytes(path)
+    if data is None:
+        raise ValueError(f"{path}: no such file")
+    tokenizer = load_tokenizer(model)
+    try:
+        tokens = tokenizer.encode(data).ids
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 text: {error}") from None
+    ids = tokens[:window]
+    if len(ids) < 4 * SHORTEST:
+        raise ValueError(f"{path}: {len(ids)} tokens; {4 * SHORTEST} or more are wanted")
+    facts = {
+        "source": path,
+        "token_start": 0,
+        "token_stop": len(ids),
+        "tokens in file": len(tokens),
+    }
+    return Window(path, ids, model, len(ids) // 4, tokenizer.bos_token_id, None, facts)
+
+
+def _row(urls: list[str], data_id: str) -> dict[str, Any] | None:
+    columns = ["category", "source", "document_id", "window_index", "token_start", "token_stop",
+               "ds", "variance", "ds_heads", "input_ids"]  # fmt: skip
+    for url in urls:
+        with open_parquet(url) as parquet:
+            ids = parquet.read(columns=["data_id"])["data_id"].to_pylist()
+            if data_id not in ids:
+                continue
+            place = ids.index(data_id)
+            for group in range(parquet.num_row_groups):
+                size = parquet.metadata.row_group(group).num_rows
+                if place < size:
+                    table = parquet.read_row_group(group, columns=columns).slice(place, 1)
+                    return table.to_pylist()[0]
+                place -= size
+    return None
+
+
+# --- its attention -------------------------------------------------------------------------------
+
+
+@torch.inference_mode()
+def inspect_window(
+    window: Window, *, head: int | None = None, device: str | None = None
+) -> Inspection:
+    """Score a window again, keeping what goes where.
+
+    Args:
+        window: from `labelled_window` or `text_window`.
+        head: the head to look at; the mean over heads by default.
+        device: a GPU if there is one by default.
+
+    Raises:
+        ValueError: the checkpoint cannot be scored, is not the one of the folder, or has no such
+            head.
+    """
+    if "ds_heads" in window.facts:
+        _require_same_weights(window)
+    scorer = AttentionScorer.from_pretrained(
+        window.model, device=device, rope_theta=window.rope_theta
+    )
+    if head is not None and not 0 <= head < scorer.heads:
+        raise ValueError(f"--head {head}: {window.model} has heads 0 to {scorer.heads - 1}")
+    ids = window.ids.astype(np.int64)
+    if window.bos is not None:  # takes position 0, and the last token gives way, as in scoring
+        ids = np.concatenate([[window.bos], ids[:-1]])
+    ids_l = torch.from_numpy(ids).to(scorer.device)
+    positions_l = torch.arange(len(ids), device=scorer.device)
+    q_hld, k_gld = scorer.tables.rotated(ids_l, positions_l)
+    attention = _Attention(q_hld.float(), k_gld.float(), scorer.tables.scaling)
+    length = len(ids)
+    step = max(SHORTEST, -(-length // PASSAGES))
+    edges = [*range(0, length, step), length]
+    n = len(edges) - 1
+    all_hqk, far_hqk = (np.zeros((scorer.heads, n, n)) for _ in range(2))
+    for q in range(n):
+        for h in range(scorer.heads):
+            p_rl = attention.rows(h, edges[q], edges[q + 1])
+            all_hqk[h, q, : q + 1] = _by_passage(p_rl, step)
+            far_rl = p_rl.tril(edges[q] - window.min_distance)
+            far_hqk[h, q, : q + 1] = _by_passage(far_rl, step)
+    uniform_qk, far_uniform_qk = (_uniform(length, k, edges) for k in (0, window.min_distance))
+    chosen = _pairs(_of_head(far_hqk, head), far_uniform_qk)
+    tokenizer = load_tokenizer(window.model)
+    heads = range(scorer.heads) if head is None else [head]
+    pairs = []
+    for q, k, times in chosen:
+        p_rl = torch.stack([attention.rows(h, edges[q], edges[q + 1]) for h in heads]).sum(0)
+        p_rc = p_rl[:, edges[k] : edges[k + 1]].cpu().numpy()
+        pairs.append(
+            Pair(
+                _passage(tokenizer, ids, window.bos, edges[q], edges[q + 1], p_rc.sum(1)),
+                _passage(tokenizer, ids, window.bos, edges[k], edges[k + 1], p_rc.sum(0)),
+                times,
+            )
+        )
+    return Inspection(
+        window, edges, all_hqk, far_hqk, uniform_qk, far_uniform_qk, pairs, head
+    )  # fmt: skip
+
+
+def _require_same_weights(window: Window) -> None:
+    stored = window.facts.get("weights")
+    if stored and open_checkpoint(window.model).fingerprint() != stored:
+        raise ValueError(
+            f"model {window.model!r}: not the weights that this folder was scored with"
+        )
+
+
+@dataclass(frozen=True)
+class _Attention:
+    q_hld: torch.Tensor
+    k_gld: torch.Tensor
+    scaling: float
+
+    def rows(self, head: int, start: int, stop: int) -> torch.Tensor:
+        """Probabilities of the queries [start, stop) over the keys [0, stop)."""
+        group = head * len(self.k_gld) // len(self.q_hld)
+        s_rl = self.q_hld[head, start:stop] @ self.k_gld[group, :stop].T * self.scaling
+        future_rl = torch.ones_like(s_rl, dtype=torch.bool).triu(start + 1)
+        return torch.softmax(s_rl.masked_fill_(future_rl, -torch.inf), dim=-1)
+
+
+def _by_passage(p_rl: torch.Tensor, step: int) -> Floats:
+    sums_l = p_rl.sum(0, dtype=torch.float64).cpu().numpy()
+    return np.add.reduceat(sums_l, np.arange(0, len(sums_l), step))
+
+
+def _uniform(length: int, min_distance: int, edges: list[int]) -> Floats:
+    """Sums over passages of 1 / (n + 1) wherever n - i >= min_distance."""
+    rows = np.arange(length)[:, None]
+    starts, stops = np.array(edges[:-1]), np.array(edges[1:])
+    there = np.clip(rows - min_distance + 1 - starts, 0, stops - starts) / (rows + 1)
+    return np.add.reduceat(there, starts, axis=0)
+
+
+def _of_head(values_hqk: Floats, head: int | None) -> Floats:
+    return values_hqk.mean(0) if head is None else values_hqk[head]
+
+
+def _times(values_qk: Floats, uniform_qk: Floats) -> Floats:
+    """Multiples of uniform attention; NaN in the future."""
+    return np.divide(
+        values_qk, uniform_qk, out=np.full_like(values_qk, np.nan), where=uniform_qk > 0
+    )
+
+
+def _pairs(far_qk: Floats, uniform_qk: Floats) -> list[tuple[int, int, float]]:
+    """Pairs of passages with most far attention above uniform, neighbours of a better one left out.
+
+    A passage is read in at most two of them: else one that all look at would fill the list.
+    """
+    excess_qk = far_qk - uniform_qk
+    chosen: list[tuple[int, int, float]] = []
+    for flat in np.argsort(-excess_qk, axis=None).tolist():
+        q, k = divmod(flat, excess_qk.shape[1])
+        if len(chosen) == PAIRS or excess_qk[q, k] <= 0:
+            break
+        near = any(abs(q - q2) <= 1 and abs(k - k2) <= 1 for q2, k2, _ in chosen)
+        if not near and sum(k2 == k for _, k2, _ in chosen) < 2:
+            chosen.append((q, k, float(far_qk[q, k] / uniform_qk[q, k])))
+    return chosen
+
+
+# --- as text -------------------------------------------------------------------------------------
+
+
+def _passage(
+    tokenizer: DocumentTokenizer, ids: NDArray[np.int64], bos: int | None,
+    start: int, stop: int, weight_t: NDArray[np.float32],
+) -> Passage:  # fmt: skip
+    """Tokens [start, stop) as text, those of most weight marked."""
+    tokens = ids[start:stop]
+    if bos is not None and start == 0:
+        tokens, weight_t = tokens[1:], weight_t[1:]
+    top = np.argsort(-weight_t, kind="stable")[: len(tokens) // MARKED]
+    marked = set(top[weight_t[top] > weight_t.mean()].tolist())
+    # Whole prefixes: a tokenizer may decode a token otherwise at the start of a text.
+    ends = [len(tokenizer.decode(tokens[:i])) for i in range(len(tokens) + 1)]
+    data = tokenizer.decode(tokens)
+    mask = np.zeros(len(data), bool)
+    for i in marked:
+        mask[ends[i] : ends[i + 1]] = True
+    return Passage(start, stop, list(_segments(data, mask)))
+
+
+def _segments(data: bytes, mask: NDArray[np.bool_]) -> Iterator[tuple[str, bool]]:
+    """Runs of equal mask as text, never cut inside a character: it goes with its first byte."""
+    start = 0
+    for i in range(1, len(data) + 1):
+        if i < len(data) and (data[i] & 0xC0 == 0x80):
+            mask[i] = mask[i - 1]
+        elif i == len(data) or mask[i] != mask[start]:
+            yield data[start:i].decode("utf-8", "replace"), bool(mask[start])
+            start = i
+
+
+def printable(text: str) -> str:
+    """Text that a terminal only shows: escape sequences and direction marks of a corpus do nothing."""
+    return "".join(
+        c if c == "\n" else "    " if c == "\t" else "\ufffd" if unicodedata.category(c)[0] == "C" else c
+        for c in text
+    )  # fmt: skip
+
+
+# --- to a page, to the terminal ------------------------------------------------------------------
+
+
+def inspection_page(found: Inspection) -> str:
+    """The page of an inspection as text."""
+    length = found.edges[-1]
+    return render(
+        "inspection.html",
+        script="inspection.js",
+        data={
+            "edges": found.edges,
+            "minDistance": found.window.min_distance,
+            "maps": [
+                packed(_coded(_times(values, found.uniform_qk)))
+                for values in [_of_head(found.all_hqk, None), *found.all_hqk]
+            ],
+            "given": [(far.sum(1) / np.diff(found.edges)).tolist() for far in _with_mean(found)],
+            "received": [(far.sum(0) / np.diff(found.edges)).tolist() for far in _with_mean(found)],
+            "uniform": (found.far_uniform_qk.sum(1) / np.diff(found.edges)).tolist(),
+            "head": 0 if found.head is None else found.head + 1,
+            "scale": SCALE,
+        },
+        title=f"Window {found.window.title}",
+        found=found,
+        facts={k: v for k, v in found.window.facts.items() if k not in ("ds_heads", "weights")},
+        ds=float(found.ds_h.mean()),
+        null=float(found.far_uniform_qk.sum() / length),
+        length=length,
+    )
+
+
+def _with_mean(found: Inspection) -> list[Floats]:
+    return [_of_head(found.far_hqk, None), *found.far_hqk]
+
+
+def _coded(times_qk: Floats) -> NDArray[np.uint8]:
+    """Multiples of uniform as a byte: 128 is 1, SCALE steps a doubling; 0 in the future."""
+    with np.errstate(divide="ignore"):
+        steps = np.clip(np.round(128 + SCALE * np.log2(times_qk)), 1, 255)
+    return np.where(np.isnan(times_qk), 0, steps).astype(np.uint8).ravel()
+
+
+def print_inspection(found: Inspection, console: Console) -> None:
+    """The same for a terminal."""
+    who = "mean over heads" if found.head is None else f"head {found.head}"
+    null = found.far_uniform_qk.sum() / found.edges[-1]
+    console.print(
+        f"DS {found.ds_h.mean():.4f} (uniform attention: {null:.4f}); by head: "
+        + " ".join(f"{ds:.3f}" for ds in found.ds_h)
+    )
+    console.print(f"\nattention by position, {who}; rows are queries, columns keys, 0 to "
+                  f"{found.edges[-1]} tokens;  ·<1/4  ░<1/2  ▒<1  ▓<2  █ 2 times uniform or more")  # fmt: skip
+    for line in _map_lines(found):
+        console.print(Text(line))
+    for name, values in (
+        ("share of a passage's attention that goes far", found.far_given_q),
+        ("far attention that a passage receives", found.far_received_k),
+    ):
+        console.print(f"\n{name}, 0 to {values.max():.3g}")
+        bars = (values * (8 / max(values.max(), 1e-12))).astype(int).clip(0, 8)
+        console.print(Text("".join(" ▁▂▃▄▅▆▇█"[b] for b in bars)))
+    for pair in found.pairs:
+        table = Table(
+            f"tokens {pair.read.start} to {pair.read.stop}, read {pair.times:.1f} times as much as "
+            "evenly by",
+            f"tokens {pair.reader.start} to {pair.reader.stop}",
+            expand=True,
+        )
+        for column in table.columns:
+            column.ratio = 1
+        table.add_row(_marked(pair.read), _marked(pair.reader))
+        console.print()
+        console.print(table)
+
+
+def _map_lines(found: Inspection) -> Iterator[str]:
+    n = len(found.edges) - 1
+    cell = max(1, -(-n // 32))
+    starts = np.arange(0, n, cell)
+
+    def coarse(values_qk: Floats) -> Floats:
+        return np.add.reduceat(np.add.reduceat(values_qk, starts, axis=0), starts, axis=1)
+
+    times = _times(coarse(_of_head(found.all_hqk, found.head)), coarse(found.uniform_qk))
+    for row in times:
+        cells = np.digitize(row[~np.isnan(row)], [0.25, 0.5, 1, 2])
+        yield "".join("·░▒▓█"[c] * 2 for c in cells)
+
+
+def _marked(passage: Passage) -> Text:
+    text = Text()
+    for part, mark in passage.segments:
+        text.append(printable(part), style="bold reverse" if mark else "")
+    return text

@@ -1,0 +1,477 @@
+"""What a run would give and cost, estimated from a sample before anything is written.
+
+Of each category some files, taken by a hash, are read up to a budget of stored bytes, and their
+documents go through the run's own cutter: the counts are the run's, times the share that was read.
+What was read to its end is exact. A document whose tokens were not counted has as many as its bytes
+say, by the category's tokens a byte.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from pydantic import BaseModel
+from rich.console import Console
+from rich.table import Table
+
+from longattn.config import SCORER_BATCH, Config, Keep, Source
+from longattn.corpus.counts import Counts
+from longattn.corpus.reading import read_split
+from longattn.corpus.records import BadRecord, Reason, Split
+from longattn.corpus.sources import check_sources, list_splits, row_group_sizes
+from longattn.resume.remaining import find_remaining
+from longattn.storage.files import filesystem, join, read_json
+from longattn.storage.output_folder import FOLDER
+from longattn.storage.tables import parquet_writer
+from longattn.text import count, duration, share, short, size, without_secrets
+from longattn.windows.cutting import WindowCutter, sliding_windows, window_table
+from longattn.windows.tokenizer import load_tokenizer
+
+READ_BYTES = 192 << 20  # stored bytes read of all categories together
+FILES = 32  # of a category that are looked into
+# Text of a category that is tokenized: a second or two with fastokens, 20 s with `tokenizers`.
+TEXT_BYTES = {"fastokens": 192 << 20, "tokenizers": 16 << 20}
+SAMPLE_ROWS = 64  # windows of a category written aside to learn their size as Parquet
+ALONE_BYTES = 2 << 30  # a file of this size that one actor must read alone is warned of
+FEW_WINDOWS = 30  # below, mean and deviation of a category say little
+MEASURE_SECONDS = 3.0
+
+
+@dataclass(frozen=True)
+class CategoryPlan:
+    """What is there, what was read of it, and what a run would make of it."""
+
+    files: int
+    bytes: int
+    """As stored."""
+    read: float
+    """Share of the stored bytes that was looked at; 1: the numbers below are exact."""
+    documents: int
+    long: int
+    """Documents that give a window."""
+    windows: int
+    error: float
+    """Standard error of `windows` over it, from the documents that were read; 0 where exact."""
+    tokens: int
+    """Of all documents long enough to be tokenized."""
+    labelled_bytes: int
+    kept: int
+    kept_tokens: int
+    selected_bytes: int
+    bad: int
+    cutting_seconds: float
+    """Of one window actor: reading, tokenizing, cutting."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `longattn plan` shows; `to_dict` is its --json."""
+
+    output: str
+    categories: dict[str, CategoryPlan]
+    settings: list[tuple[str, Any, str]]
+    """Field, value, and where it comes from: default, file or --set."""
+    windows_per_second: float
+    """Of one scorer."""
+    rate_from: str
+    """The device that was measured, or "stated"."""
+    scorers: tuple[int, ...]
+    """Numbers of scorers that the wall time is told for."""
+    window_actors: int | None
+    """At most; null: as many as it takes."""
+    done: str
+    """What of it an earlier run has done; empty where there was none."""
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def windows(self) -> int:
+        return sum(c.windows for c in self.categories.values())
+
+    @property
+    def device_hours(self) -> float:
+        """Hours of one scorer."""
+        return self.windows / self.windows_per_second / 3600
+
+    def wall_seconds(self, scorers: int) -> float:
+        """Of a run on this many scorers: the slower of scoring and cutting, which overlap."""
+        cutting = sum(c.cutting_seconds for c in self.categories.values())
+        cutting /= self.window_actors or math.inf
+        return max(self.device_hours * 3600 / scorers, cutting)
+
+    def to_dict(self) -> dict[str, Any]:
+        wall = {str(n): self.wall_seconds(n) for n in sorted(set(self.scorers))}
+        return {**asdict(self), "device_hours": self.device_hours, "wall_seconds": wall}
+
+
+def plan(
+    config: Config,
+    overrides: Sequence[str] = (),
+    *,
+    windows_per_second: float | None = None,
+    read_bytes: int = READ_BYTES,
+) -> Plan:
+    """Estimate a run. Nothing is written but temporary files on this machine.
+
+    Args:
+        config: the settings.
+        overrides: the `field=value` among them, to tell where a setting comes from.
+        windows_per_second: of one scorer; measured on this machine's device by default.
+        read_bytes: stored bytes to read at most, over all categories.
+
+    Raises:
+        ValueError: what a run refuses in its first seconds.
+        OSError: the storage failed.
+    """
+    splits = list_splits(config.sources)
+    check_sources(splits)
+    files: dict[str, list[Split]] = {}
+    for (category, *_), parts in _by_file(splits).items():
+        files.setdefault(category, []).append(parts)
+    categories, ids = {}, np.zeros(0, np.int32)
+    for name, whole in sorted(files.items()):
+        sample = _Sample(config, name, whole, read_bytes // len(files))
+        categories[name] = sample.estimate(config.select.keep)
+        ids = sample.some_ids(ids)
+    if windows_per_second is None:
+        rate, device = _measured(config, ids)
+    else:
+        rate, device = windows_per_second, "stated"
+    smallest, largest = config.workers.score
+    scorers: tuple[int, ...] = (1,)
+    if device != "cpu":
+        scorers = (smallest, largest) if largest else (smallest, 8 * smallest, 64 * smallest)
+    done = ""
+    if read_json(join(config.output, FOLDER, "run.json")) is not None:
+        finished = find_remaining(
+            config.output, splits, max_record_bytes=config.max_record_bytes
+        ).finished
+        done = f"{finished} of {len(splits)} splits are labelled already; the numbers are of all"
+    result = Plan(
+        without_secrets(config.output), categories, _provenance(config, overrides), rate, device,
+        scorers, config.workers.window[1], done,
+    )  # fmt: skip
+    result.warnings.extend(_warnings(config, files, result))
+    return result
+
+
+def _by_file(splits: Iterable[Split]) -> dict[tuple[str, str, str], Split]:
+    """Whole files of a listing, by category, path and column."""
+    files = {}
+    for split in splits:
+        plain = split.format == "jsonl" and not split.compression
+        files[split.category, split.path, split.text_column] = replace(
+            split, start=0, stop=split.file_size if plain else None
+        )
+    return files
+
+
+# --- sampling ------------------------------------------------------------------------------------
+
+
+class _Sample:
+    """Documents of one category, cut as a run cuts them."""
+
+    def __init__(self, config: Config, name: str, files: list[Split], budget: int) -> None:
+        self.name, self.files, self.window = name, files, config.window.tokens
+        self.tokenizer = load_tokenizer(config.scorer.model)
+        samples = {source.category: source.sample for source in config.sources}
+        taken = samples[name]
+        self.share = taken.fraction if taken else 1.0
+        self.cutter = WindowCutter(self.tokenizer, self.window, config.min_distance, samples)
+        self.counts = Counts()
+        self.rows: list[dict[str, Any]] = []
+        self.documents: list[tuple[int, int]] = []  # bytes and windows of each
+        self.uncounted: list[int] = []  # bytes of documents that were not tokenized
+        self.bytes = sum(file.file_size for file in files)
+        self.read = 0.0  # stored bytes that the counts stand for
+        self.seconds = 0.0
+        started = time.perf_counter()
+        chosen = sorted(files, key=lambda file: file.id)[:FILES]
+        for i, file in enumerate(chosen):
+            left = budget - self.read
+            self._look(file, max(int(left) // (len(chosen) - i), 1 << 16), config.max_record_bytes)
+        self.seconds = time.perf_counter() - started
+
+    def _look(self, file: Split, budget: int, max_record_bytes: int) -> None:
+        seen: set[tuple[str, str]] = set()
+        most = TEXT_BYTES[self.tokenizer.backend]
+        with _part(file, budget) as (split, stored):
+            records, cut = 0, False
+            for record in read_split(split, max_record_bytes=max_record_bytes):
+                if isinstance(record, BadRecord):
+                    if record.reason == Reason.TRUNCATED_ARCHIVE and stored < file.file_size:
+                        cut = True
+                        break
+                    self.counts.bad[record.reason] += record.records
+                elif self.counts.bytes < most:
+                    self._cut(record.text.encode(), file, seen)
+                else:
+                    self.uncounted.append(len(record.text.encode()))
+                records += 1
+        # The record that the end of the bytes cuts through counts as an average one.
+        self.read += stored * records / (records + cut) if records else stored
+
+    def _cut(self, text: bytes, file: Split, seen: set[tuple[str, str]]) -> None:
+        before = self.counts.windows
+        try:
+            for row in self.cutter.cut(text, self.name, file.path, self.counts, seen):
+                if len(self.rows) < SAMPLE_ROWS:
+                    self.rows.append(row)
+            self.documents.append((len(text), self.counts.windows - before))
+        except ValueError:
+            self.counts.bad[Reason.NOT_TOKENIZED] += 1
+
+    def some_ids(self, otherwise: np.ndarray) -> np.ndarray:
+        """Ids of one window, to measure a scorer with."""
+        return self.rows[0]["input_ids"] if self.rows else otherwise
+
+    def estimate(self, keep: Keep) -> CategoryPlan:
+        counts, scale = self.counts, self.bytes / self.read if self.read else 0.0
+        density = counts.tokens / counts.bytes if counts.bytes else 0.0
+        lengths = [round(n * density) for n in self.uncounted]
+        long = counts.documents - counts.too_short - counts.duplicates
+        windows: float = counts.windows
+        for tokens in lengths:
+            spans = len(sliding_windows(tokens, self.window))
+            long, windows = long + bool(spans), windows + spans * self.share
+        windows = round(windows * scale)
+        kept = _kept(keep, windows, self.window)
+        row_bytes = _row_bytes(self.rows)
+        return CategoryPlan(
+            files=len(self.files),
+            bytes=self.bytes,
+            read=min(1.0, self.read / self.bytes) if self.bytes else 1.0,
+            documents=round((counts.documents + len(lengths)) * scale),
+            long=round(long * scale),
+            windows=windows,
+            error=_ratio_error(self.documents) * math.sqrt(max(0.0, 1 - self.read / self.bytes))
+            if windows
+            else 0.0,
+            tokens=round((counts.tokens + sum(lengths)) * scale),
+            labelled_bytes=round(windows * row_bytes),
+            kept=kept,
+            kept_tokens=kept * self.window,
+            selected_bytes=round(kept * row_bytes),
+            bad=round(counts.bad.total() * scale),
+            cutting_seconds=self.seconds * scale * (1 + sum(self.uncounted) / max(counts.bytes, 1)),
+        )
+
+
+@contextmanager
+def _part(file: Split, budget: int) -> Iterator[tuple[Split, float]]:
+    """A part of a file that can be read alone, and the stored bytes that it stands for."""
+    if file.file_size <= budget:
+        yield file, file.file_size
+    elif file.format == "parquet":
+        sizes = row_group_sizes(file)
+        behind = list(accumulate(reversed(sizes)))[::-1]  # bytes from each group to the end
+        starts = sum(size >= budget for size in behind)  # groups with the budget behind them
+        first = int(file.id, 16) % max(starts, 1)
+        ends = accumulate(sizes[first:])
+        stop = first + next((i for i, end in enumerate(ends, 1) if end >= budget), len(sizes))
+        yield replace(file, start=first, stop=stop) if sizes else file, sum(sizes[first:stop])
+    elif not file.compression:
+        start = int(file.id, 16) % (file.file_size - budget)
+        yield replace(file, start=start, stop=start + budget), budget
+    else:
+        fs, path = filesystem(file.path)
+        suffix = ".jsonl.gz" if file.compression == "gzip" else ".jsonl.zst"
+        with tempfile.TemporaryDirectory(prefix="longattn-") as folder:
+            head = Path(folder, f"head{suffix}")
+            with fs.open(path, "rb", cache_type="none") as opened:
+                head.write_bytes(opened.read(budget))
+            source = Source(category=file.category, path=str(head), text_column=file.text_column)
+            (split,) = list_splits([source])
+            yield split, budget
+
+
+def _ratio_error(documents: list[tuple[int, int]]) -> float:
+    """Relative standard error of windows a byte, the documents being drawn at random."""
+    size_d, windows_d = np.array(documents, np.float64).T
+    if not windows_d.sum():
+        return 0.0
+    residual_d = windows_d - size_d * (windows_d.sum() / size_d.sum())
+    return float(np.sqrt(np.square(residual_d).sum()) / windows_d.sum())
+
+
+def _kept(keep: Keep, windows: int, window: int) -> int:
+    if keep.fraction is not None:
+        return math.floor(keep.fraction * windows + 0.5)
+    return min(windows, keep.count if keep.count is not None else (keep.tokens or 0) // window)
+
+
+def _row_bytes(rows: list[dict[str, Any]]) -> float:
+    """Bytes of a window in a labelled file, by writing some aside; their scores are a thousandth."""
+    if not rows:
+        return 0.0
+    table = window_table(rows).drop_columns(["split", "fingerprint"])
+    table = table.set_column(
+        table.column_names.index("category"), "category",
+        pa.array(table["category"].to_pylist()).dictionary_encode(),
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory(prefix="longattn-") as folder:
+        path = Path(folder, "rows.parquet")
+        with parquet_writer(path, table.schema, {}) as writer:
+            writer.write_table(table)
+        return path.stat().st_size / len(rows)
+
+
+# --- rate, settings, warnings --------------------------------------------------------------------
+
+
+def _measured(config: Config, ids: np.ndarray) -> tuple[float, str]:
+    """Windows a second of one scorer on this machine, and its device."""
+    from longattn.scoring.scorer import AttentionScorer  # 7 s, for who states no rate
+
+    scorer = AttentionScorer.from_pretrained(
+        config.scorer.model, dtype=config.scorer.dtype, rope_theta=config.scorer.rope_theta
+    )
+    if not len(ids):  # no window at all: how fast does not matter
+        ids = np.zeros(config.window.tokens, np.int32)
+    on_gpu = scorer.device.type != "cpu"
+    batch = np.repeat(ids[None], config.scorer.batch or SCORER_BATCH["cuda"] if on_gpu else 1, 0)
+    how = list(config.min_distances), config.scorer.query_stride
+    if on_gpu:
+        scorer.score(batch, *how)  # compiles its kernel
+    windows, started = 0, time.perf_counter()
+    while not windows or time.perf_counter() - started < MEASURE_SECONDS:
+        scorer.score(batch, *how)
+        windows += len(batch)
+    return windows / (time.perf_counter() - started), scorer.device.type
+
+
+def _provenance(config: Config, overrides: Sequence[str]) -> list[tuple[str, Any, str]]:
+    """Every setting in force but the sources, with where it comes from."""
+    given = [override.partition("=")[0] for override in overrides]
+
+    def walk(settings: BaseModel, prefix: str, inherited: str) -> Iterator[tuple[str, Any, str]]:
+        for name in type(settings).model_fields:
+            path, value = f"{prefix}{name}", getattr(settings, name)
+            origin = inherited if name in settings.model_fields_set else "default"
+            if any(path == other or path.startswith(f"{other}.") for other in given):
+                origin = "--set"
+            if isinstance(value, BaseModel):
+                yield from walk(value, f"{path}.", origin)
+            elif path == "output":
+                yield path, without_secrets(value), origin
+            elif path != "sources" and not (prefix == "select.keep." and value is None):
+                yield path, list(value) if isinstance(value, tuple) else value, origin
+
+    return list(walk(config, "", "file"))
+
+
+def _warnings(config: Config, files: dict[str, list[Split]], result: Plan) -> Iterator[str]:
+    if config.select.second_pass is not None:
+        yield "the time of the second pass, which depends on the scores, is not counted"
+    for name, told in result.categories.items():
+        if not told.windows:
+            yield f"{name}: no document gives a window of {config.window.tokens} tokens"
+        elif told.windows < FEW_WINDOWS:
+            yield (
+                f"{name}: about {told.windows} windows are too few for a z-score within the "
+                f"category ({FEW_WINDOWS} or more are wanted)"
+            )
+        if told.windows and told.long < told.documents / 2:
+            yield (
+                f"{name}: {1 - told.long / told.documents:.0%} of the documents are shorter than a "
+                f"window of {config.window.tokens} tokens and give nothing"
+            )
+        if told.bad > config.max_bad_fraction * (told.bad + told.documents):
+            yield f"{name}: about {told.bad} bad records, over max_bad_fraction {config.max_bad_fraction}"
+        wanted = config.select.keep.tokens or (config.select.keep.count or 0) * config.window.tokens
+        if wanted > told.windows * config.window.tokens:
+            yield f"{name}: select.keep wants more than there is: everything will be kept"
+        for file in files[name]:
+            if file.compression and file.file_size > ALONE_BYTES:
+                minutes = told.cutting_seconds * file.file_size / told.bytes / 60
+                yield (
+                    f"{name}: {without_secrets(file.path)} cannot be split: one actor reads its "
+                    f"{file.file_size / 1e9:.1f} GB alone, about {minutes:.0f} minutes"
+                )
+    yield from _beside_inputs(config, files)
+
+
+def _beside_inputs(config: Config, files: dict[str, list[Split]]) -> Iterator[str]:
+    fs, output = filesystem(config.output)
+    output = fs.unstrip_protocol(output).rstrip("/")
+    folders: Counter[str] = Counter()
+    for file in (file for some in files.values() for file in some):
+        fs, path = filesystem(file.path)
+        folders[fs.unstrip_protocol(path).rpartition("/")[0]] += 1
+    for folder in sorted(folders):
+        if f"{folder}/".startswith(f"{output}/"):
+            yield f"output {without_secrets(config.output)} holds inputs: give the results a folder of their own"
+            return
+    for source in config.sources:
+        fs, path = filesystem(source.path)
+        place = fs.unstrip_protocol(path).rstrip("/")
+        if "*" in place.rpartition("/")[2] and "**" not in place:
+            continue
+        if f"{output}/".startswith(f"{place.partition('*')[0].rstrip('/')}/"):
+            yield (
+                f"output {without_secrets(config.output)} is inside the source {without_secrets(source.path)}: a "
+                "second run would read the results of the first"
+            )
+            return
+
+
+# --- to the terminal -----------------------------------------------------------------------------
+
+
+def print_plan(result: Plan, console: Console) -> None:
+    """The plan as tables, for a person or a pipe."""
+    table = _table("category", "files", "size", "read", "documents", "long enough", "windows",
+                   "tokens", "labelled", "kept", "kept tokens", "selected")  # fmt: skip
+    for name, told in result.categories.items():
+        about = "" if told.read == 1 else "~"
+        error = f" ±{told.error:.0%}" if told.error else ""
+        table.add_row(
+            name, count(told.files), size(told.bytes), share(told.read),
+            about + count(told.documents), about + count(told.long),
+            about + count(told.windows) + error, about + short(told.tokens),
+            size(told.labelled_bytes), about + count(told.kept), short(told.kept_tokens),
+            size(told.selected_bytes),
+        )  # fmt: skip
+    console.print(table)
+    stated = result.rate_from == "stated"
+    kind = "scorer" if stated else {"cuda": "GPU", "cpu": "CPU scorer"}[result.rate_from]
+    measured = "stated" if stated else "measured here"
+    console.print(
+        f"\n{count(result.windows)} windows at {result.windows_per_second:.3g} a second ({measured}):"
+        f" {result.device_hours:.3g} {kind} hours"
+    )
+    for scorers in sorted(set(result.scorers)):
+        plural = "" if scorers == 1 else "s"
+        console.print(f"  on {scorers} {kind}{plural}: {duration(result.wall_seconds(scorers))}")
+    if result.done:
+        console.print(result.done)
+    console.print()
+    settings = Table("setting", "value", "from", box=None, pad_edge=False)
+    for path, value, origin in result.settings:
+        settings.add_row(path, json.dumps(value), origin)
+    console.print(settings)
+    console.print()
+    for warning in result.warnings:
+        console.print(f"warning: {warning}", markup=False, highlight=False, style="yellow")
+    console.print(
+        f"nothing was written; `longattn run` would write to {result.output}", markup=False
+    )
+
+
+def _table(*columns: str) -> Table:
+    table = Table(*columns, box=None, pad_edge=False)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    return table

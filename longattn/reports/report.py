@@ -1,0 +1,353 @@
+"""The report of a run: one HTML file that shows what the selection did, from what the folder holds.
+
+Reads the narrow columns of labelled and selected files, and whole rows only for the excerpts. What
+grows with the corpus is binned or sampled before it goes into the page, which says so.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import yaml
+from numpy.typing import NDArray
+
+from longattn.config import Select
+from longattn.lds import long_distance_scores
+from longattn.reports.page import packed, render
+from longattn.resume.fingerprint import require_run_record
+from longattn.storage.files import READERS, join, list_files, parallel, read_json, write_bytes
+from longattn.storage.output_folder import FOLDER
+from longattn.storage.tables import open_parquet
+
+# Windows looked at, over all categories; of more, whole files are taken by their names, which are
+# hashes. 1 M windows take 4 s.
+MAX_ROWS = 4_000_000
+PAGE_POINTS = 20_000  # windows whose scores go into the page, over all categories
+HEAD_ROWS = 20_000  # windows behind the heat map of heads, over all categories
+BINS = 48
+EXCERPT = 700  # characters of either end of a window
+QUARANTINE_ROWS = 200_000
+NARROW = ("data_id", "document_id", "source", "token_start", "token_stop", "ds", "variance")
+
+
+def uniform_ds(length: int, min_distance: int) -> float:
+    """DS of attention spread evenly over the past: the value that every score is read against.
+
+    sum over rows n of (n - k + 1) / (n + 1), over L; 0.4034 at k = L / 4.
+    """
+    rows = np.arange(min_distance, length)
+    return float(((rows - min_distance + 1) / (rows + 1)).sum() / length)
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Narrow columns of one category, in order of data_id, and which windows were kept."""
+
+    table: pa.Table
+    ds: NDArray[np.float64]
+    variance: NDArray[np.float64]
+    lds: NDArray[np.float64]
+    kept: NDArray[np.bool_]
+
+    def rows(self, chosen: NDArray[np.int64]) -> Windows:
+        return Windows(
+            self.table.take(pa.array(chosen)), self.ds[chosen], self.variance[chosen],
+            self.lds[chosen], self.kept[chosen],
+        )  # fmt: skip
+
+
+def write_report(output: str) -> str:
+    """Write `<output>/report.html`; returns its URL.
+
+    Raises ValueError where no run has written here, or nothing was labelled.
+    """
+    url = join(output, "report.html")
+    write_bytes(url, report_page(output).encode())
+    return url
+
+
+def report_page(output: str) -> str:
+    """The page of `write_report` as text."""
+    claimed = require_run_record(output)
+    summary = read_json(join(output, FOLDER, "summary.json")) or {}
+    selection = read_json(join(output, FOLDER, "selection.json"))
+    if selection is None:
+        raise ValueError(f"{output}: nothing was selected here yet; `longattn select` comes first")
+    select = selection["select"]
+    files = _files(output)
+    ids = parallel(_selected_ids, list_files(join(output, "selected"), ".parquet"))
+    kept_ids = pa.chunked_array([chunk for column in ids for chunk in column.chunks], pa.string())
+    categories = {
+        name: _windows(urls, MAX_ROWS // len(files), kept_ids, select)
+        for name, urls in sorted(files.items())
+    }
+    window, k = claimed["parts"]["window"], claimed["parts"]["min_distance"]
+    k = k[0] if isinstance(k, list) else k
+    null = uniform_ds(window, k)
+    told = summary.get("categories", {})
+    names = sorted({*categories, *told})
+    chosen = selection["categories"]
+    total = sum(c["windows"] for c in chosen.values())
+    figures = [_figures(name, categories[name], chosen) for name in sorted(categories)]
+    plain = Select(alpha=select["alpha"], standardize=select["standardize"], keep=select["keep"])
+    by_lds = Select.model_validate(select) == plain
+    data = {
+        "categories": figures,
+        "select": {**select, "fraction": _kept_fraction(chosen)},
+        "by_lds": by_lds,
+        "null": null,
+        "heads": {n: _heads(urls, HEAD_ROWS // len(files)) for n, urls in sorted(files.items())},
+        "rates": read_json(join(output, FOLDER, "rates.json")) or [],
+    }
+    settings = yaml.safe_load(claimed["config"] or "{}")
+    return render(
+        "report.html",
+        script="report.js",
+        data=data,
+        title=f"Selection of {summary.get('output', output)}",
+        summary=summary,
+        parts=claimed["parts"],
+        fingerprint=claimed["fingerprint"],
+        settings=_flat({key: value for key, value in settings.items() if key != "sources"}),
+        sources=settings.get("sources", []),
+        select=select,
+        by_lds=by_lds,
+        null=null,
+        funnel=[_funnel(name, told.get(name, {}), chosen.get(name, {})) for name in names],
+        totals=_totals(told, chosen),
+        overlap=[{"category": name, **_overlap(categories[name])} for name in sorted(categories)],
+        excerpts={name: _excerpts(categories[name]) for name in sorted(categories)},
+        quarantine=_quarantine(output),
+        looked_at=sum(len(c.ds) for c in categories.values()),
+        total=total,
+        points=sum(min(c["windows"], _share(chosen)) for c in figures),
+    )
+
+
+# --- reading -------------------------------------------------------------------------------------
+
+
+def _files(output: str) -> dict[str, list[str]]:
+    """Labelled files by category, each list sorted by name."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for url in list_files(join(output, "labelled"), ".parquet"):
+        found[url.rpartition("/category=")[2].partition("/")[0]].append(url)
+    if not found:
+        raise ValueError(f"{join(output, 'labelled')}: no labelled windows to report on")
+    return found
+
+
+def _windows(
+    urls: list[str], most: int, kept_ids: pa.ChunkedArray, select: Mapping[str, Any]
+) -> Windows:
+    """The windows of one category: all, or whole files of at least `most` windows."""
+    tables: list[pa.Table] = []
+    for start in range(0, len(urls), READERS):
+        tables += parallel(_narrow, urls[start : start + READERS])
+        if sum(map(len, tables)) > most:
+            break
+    table = pa.concat_tables(tables).sort_by("data_id")
+    ds, variance = table["ds"].to_numpy(), table["variance"].to_numpy()
+    lds = long_distance_scores(ds, variance, select["alpha"], select["standardize"])
+    kept = pa.compute.is_in(table["data_id"], value_set=kept_ids)
+    return Windows(table, ds, variance, lds, kept.to_numpy())
+
+
+def _narrow(url: str) -> pa.Table:
+    with open_parquet(url) as parquet:
+        table = parquet.read(columns=list(NARROW)).replace_schema_metadata()
+    url_of = pa.DictionaryArray.from_arrays(np.zeros(len(table), np.int32), [url])
+    return table.append_column("url", url_of).append_column("row", pa.array(np.arange(len(table))))
+
+
+def _selected_ids(url: str) -> pa.ChunkedArray:
+    with open_parquet(url) as parquet:
+        return parquet.read(columns=["data_id"])["data_id"]
+
+
+def _heads(urls: list[str], most: int) -> list[float]:
+    """Mean DS of each head, over whole files of at least `most` windows; empty where none is stored."""
+    total: NDArray[np.float64] | None = None
+    count = 0
+    for url in urls:
+        with open_parquet(url) as parquet:
+            heads = parquet.read(columns=["ds_heads"])["ds_heads"].combine_chunks()
+        if not len(heads) or heads.null_count:
+            continue
+        ds_wh = heads.flatten().to_numpy().reshape(len(heads), -1)
+        total = ds_wh.sum(0, dtype=np.float64) + (0.0 if total is None else total)
+        count += len(ds_wh)
+        if count >= most:
+            break
+    return [] if total is None else (total / count).tolist()
+
+
+def _content(url: str, row: int) -> str:
+    with open_parquet(url) as parquet:
+        for group in range(parquet.num_row_groups):
+            size = parquet.metadata.row_group(group).num_rows
+            if row < size:
+                return parquet.read_row_group(group, columns=["content"])["content"][row].as_py()
+            row -= size
+    raise ValueError(f"{url}: it has no row {row}")
+
+
+def _quarantine(output: str) -> list[dict[str, Any]]:
+    """Reasons by category with how often, and up to three examples of each."""
+    counts: Counter[tuple[str, str]] = Counter()
+    examples: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+    for url in list_files(join(output, "quarantine"), ".parquet"):
+        if counts.total() > QUARANTINE_ROWS:
+            break
+        with open_parquet(url) as parquet:
+            for row in parquet.read().to_pylist():
+                key = (row["category"], row["reason"])
+                counts[key] += 1
+                if len(examples[key]) < 3:
+                    examples[key].append(row)
+    return [
+        {"category": key[0], "reason": key[1], "count": n, "examples": examples[key]}
+        for key, n in sorted(counts.items())
+    ]
+
+
+# --- what the page shows -------------------------------------------------------------------------
+
+
+def _figures(name: str, windows: Windows, chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """Histograms of all windows of a category, and a sample of their scores for the live figures."""
+    sample = _sample(len(windows.ds), _share(chosen))
+    few = windows.rows(sample)
+    return {
+        "name": name,
+        "windows": len(windows.ds),
+        "kept": int(windows.kept.sum()),
+        "scale": {"ds": _scale(windows.ds), "variance": _scale(windows.variance)},
+        "threshold": chosen.get(name, {}).get("lds_threshold"),
+        "histograms": {
+            "ds": _histogram(windows.ds, windows.kept),
+            "variance": _histogram(windows.variance, windows.kept),
+            "lds": _histogram(windows.lds, windows.kept),
+        },
+        "sampled": {
+            "ds": packed(few.ds.astype(np.float32)),
+            "variance": packed(few.variance.astype(np.float32)),
+            "kept": packed(few.kept.astype(np.uint8)),
+        },
+    }
+
+
+def _scale(values: NDArray[np.float64]) -> dict[str, float]:
+    """What standardizes a score: of all windows, also where the page holds a sample."""
+    return {
+        "mean": float(values.mean()), "deviation": float(values.std()),
+        "low": float(values.min()), "high": float(values.max()),
+    }  # fmt: skip
+
+
+def _share(chosen: Mapping[str, Any]) -> int:
+    """Windows of one category whose scores go into the page."""
+    return PAGE_POINTS // max(len(chosen), 1)
+
+
+def _sample(n: int, size: int) -> NDArray[np.int64]:
+    """Positions of at most `size` of `n` windows in order of data_id: the same ones in every report."""
+    if n <= size:
+        return np.arange(n)
+    return np.sort(np.random.default_rng(0).choice(n, size, replace=False))
+
+
+def _histogram(values: NDArray[np.float64], kept: NDArray[np.bool_]) -> dict[str, Any]:
+    low, high = float(values.min()), float(values.max())
+    if low == high:
+        low, high = low - abs(low) * 0.01 - 1e-12, high + abs(high) * 0.01 + 1e-12
+    edges = np.linspace(low, high, min(BINS, max(8, int(math.sqrt(len(values)) * 2))) + 1)
+    return {
+        "edges": edges.tolist(),
+        "kept": np.histogram(values[kept], edges)[0].tolist(),
+        "dropped": np.histogram(values[~kept], edges)[0].tolist(),
+    }
+
+
+def _kept_fraction(chosen: Mapping[str, Any]) -> float:
+    windows = sum(c["windows"] for c in chosen.values())
+    return sum(c["kept"] for c in chosen.values()) / windows if windows else 0.0
+
+
+def _funnel(name: str, told: Mapping[str, Any], chosen: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "category": name,
+        "records": told.get("records"),
+        "bad": sum(told.get("quarantine", {}).values()),
+        "documents": told.get("documents"),
+        "too_short": told.get("too_short"),
+        "duplicates": told.get("duplicates"),
+        "long": told["documents"] - told["too_short"] - told.get("duplicates", 0)
+        if "documents" in told
+        else None,
+        **{key: chosen.get(key) for key in (
+            "windows", "kept", "kept_tokens", "ds_mean", "ds_std", "du_mean", "du_std", "lds_threshold",
+        )},
+    }  # fmt: skip
+
+
+def _totals(told: Mapping[str, Any], chosen: Mapping[str, Any]) -> dict[str, int | None]:
+    return {
+        "documents": sum(c.get("documents", 0) for c in told.values()) if told else None,
+        **{key: sum(c[key] for c in chosen.values()) for key in ("windows", "kept", "kept_tokens")},
+    }
+
+
+def _overlap(windows: Windows) -> dict[str, int]:
+    """Of the kept windows of one document, the tokens that more than one of them holds."""
+    kept = windows.table.filter(pa.array(windows.kept))
+    kept = kept.sort_by([("document_id", "ascending"), ("token_start", "ascending")])
+    documents = kept["document_id"].to_numpy()
+    starts, stops = kept["token_start"].to_numpy(), kept["token_stop"].to_numpy()
+    same = documents[1:] == documents[:-1]
+    shared = np.maximum(0, stops[:-1] - starts[1:]) * same
+    tokens = int((stops - starts).sum())
+    return {
+        "documents": len(np.unique(documents)),
+        "kept": len(kept),
+        "overlapping": int((shared > 0).sum()),
+        "tokens": tokens,
+        "unique": tokens - int(shared.sum()),
+    }
+
+
+def _excerpts(windows: Windows) -> list[dict[str, Any]]:
+    """The highest and lowest window, and those next to the threshold, with their text."""
+    order = np.lexsort((np.arange(len(windows.lds)), -windows.lds))
+    kept, dropped = order[windows.kept[order]], order[~windows.kept[order]]
+    picks = [
+        ("highest", order[:1]),
+        ("just kept", kept[-1:]),
+        ("just dropped", dropped[:1]),
+        ("lowest", order[-1:]),
+    ]
+    shown = []
+    for what, position in picks:
+        if not len(position):
+            continue
+        row = windows.table.slice(int(position[0]), 1).to_pylist()[0]
+        text = _content(row["url"], row["row"])
+        shown.append({
+            **row, "what": what, "lds": float(windows.lds[position[0]]), "length": len(text),
+            "start": text[:EXCERPT], "end": text[-EXCERPT:] if len(text) > EXCERPT else "",
+        })  # fmt: skip
+    return shown
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

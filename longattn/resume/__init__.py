@@ -1,0 +1,1 @@
+"""What is done, and whose it is: fingerprint, markers, locks, and what remains."""

@@ -1,0 +1,237 @@
+"""What a run has still to do: the listing compared with markers and labelled files.
+
+A split is done when its marker is there and labelled files hold exactly the windows that the marker
+counts: as many, and of the same ids, by a sum of their hashes. The footer of a labelled file holds
+both for each split, so this reads footers, and ids only where they are of splits that are not done.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from longattn.corpus.counts import ReadTotals
+from longattn.corpus.records import Split
+from longattn.resume.markers import IdSet, read_markers
+from longattn.storage.files import READERS, join, list_files, parallel, remove
+from longattn.storage.tables import content_name, file_metadata, open_parquet, write_table
+from longattn.windows.ids import hash_key
+
+
+class RowSpan(NamedTuple):
+    """Neighbouring rows of a labelled file that are of one split."""
+
+    split: str
+    path: str
+    rows: int
+    ids: str  # IdSet.hex of the rows
+    documents: bytes  # `hash_key`s of the documents that the rows are of, run together
+
+
+def _row_span(split: str, path: str, rows: int, ids: str, documents: str = "") -> RowSpan:
+    return RowSpan(split, path, rows, ids, bytes.fromhex(documents))
+
+
+def row_spans(splits: Sequence[str], paths: Sequence[str], ids: Sequence[str]) -> list[list[Any]]:
+    """The `RowSpan`s of rows given in their order, as a footer holds them: documents in hex."""
+    found = []
+    for (split, path), rows in groupby(zip(splits, paths, ids, strict=True), itemgetter(0, 1)):
+        if not split:
+            continue
+        given, documents = IdSet(), dict[bytes, None]()
+        for *_, data_id in rows:
+            given.add(data_id)
+            documents[hash_key(data_id.rpartition("-")[0])] = None
+        found.append([split, path, given.count, given.hex, b"".join(documents).hex()])
+    return found
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """What the footer of a labelled file says."""
+
+    url: str
+    rows: int
+    fingerprint_of: str
+    row_spans: list[RowSpan]
+
+
+def read_footer(url: str) -> Labelled:
+    """Raises ValueError naming a file that is no labelled Parquet file, OSError as storage does."""
+    try:
+        with open_parquet(url) as parquet:
+            metadata = file_metadata(parquet)
+            return Labelled(
+                url,
+                parquet.metadata.num_rows,
+                metadata.get("fingerprint", ""),
+                [_row_span(*span) for span in metadata.get("runs", [])],
+            )
+    except ValueError as error:
+        raise ValueError(f"{url}: no readable labelled file: {error.__cause__ or error}") from error
+
+
+def labelled_files(output: str) -> list[Labelled]:
+    return parallel(read_footer, list_files(join(output, "labelled"), ".parquet"))
+
+
+@dataclass(frozen=True)
+class Remaining:
+    """What a run has still to do."""
+
+    splits: list[Split]
+    labelled: dict[str, str]  # data_ids under splits that are not done -> split
+    documents: np.ndarray  # of splits that are done, as `DocumentRegistry` takes them
+    finished: int  # splits done
+    windows: dict[str, int]  # labelled so far, by category
+    stale: dict[str, int]  # path -> windows of versions of it that are not there any more
+    void: dict[str, str]  # split -> path, of such versions that were never labelled whole
+    twice: dict[str, list[int]]  # labelled file -> rows that another file, or row, has too
+    generation: int  # for the markers of the run that does it
+    seen: ReadTotals  # in the splits that are done
+
+
+def find_remaining(
+    output: str, splits: Sequence[Split], again: Iterable[str] = (), max_record_bytes: int = 0
+) -> Remaining:
+    """Compare the listing with markers and labelled files.
+
+    Read again are the splits of the categories `again`, and those with a record that was over a
+    smaller `max_record_bytes`.
+
+    Footers are read, and the ids of rows that are under no done split. Kept are those ids and, while
+    anything remains, 16 bytes for each document of a done split: a document that is in two files of
+    a category is scored once, and the other file may be the one that remains.
+    """
+    markers, reread = read_markers(output), set(again)
+    files = labelled_files(output)
+    under: dict[str, IdSet] = defaultdict(IdSet)
+    paths: dict[str, str] = {m.split: m.path for m in markers.values()}
+    windows: Counter[str] = Counter()
+    for file in files:
+        windows[file.url.rpartition("/category=")[2].partition("/")[0]] += file.rows
+        for span in file.row_spans:
+            under[span.split].merge(span.rows, span.ids)
+            paths[span.split] = span.path
+    complete = {
+        m.split
+        for m in markers.values()
+        if (under[m.split].count, under[m.split].hex) == (m.windows, m.ids)
+    }
+    whole = {
+        name
+        for name in complete
+        if markers[name].category not in reread and not 0 < markers[name].largest < max_record_bytes
+    }
+    current = {split.id for split in splits}
+    # A document left to another split is lost if that one is gone and did not label it.
+    done, before = whole, set[str]()
+    while done != before:
+        before, known = done, done | current
+        done = {name for name in done if known.issuperset(markers[name].waits_for)}
+    todo = [split for split in splits if split.id not in done]
+    labelled: dict[str, str] = {}
+    twice: dict[str, list[int]] = {}
+    documents = np.empty(0, "S16")
+    if todo:
+        labelled, documents, twice = _known(files, done & current)
+    seen = ReadTotals(sum(split.size for split in splits))
+    for name in done & current:
+        seen.add(markers[name].counts)
+    stale: dict[str, int] = defaultdict(int)
+    for name in paths.keys() - current:
+        stale[paths[name]] += under[name].count
+    return Remaining(
+        splits=todo,
+        labelled=labelled,
+        documents=documents,
+        finished=len(splits) - len(todo),
+        windows=dict(windows),
+        stale=dict(sorted(stale.items())),
+        void={name: markers[name].path for name in markers.keys() - complete - current},
+        twice=twice,
+        generation=1 + max((m.generation for m in markers.values()), default=0),
+        seen=seen,
+    )
+
+
+def _known(
+    files: Sequence[Labelled], done: set[str]
+) -> tuple[dict[str, str], np.ndarray, dict[str, list[int]]]:
+    """Ids under unfinished splits, documents of done ones, and rows that are there twice."""
+    documents = _keys(span for file in files for span in file.row_spans if span.split in done)
+    unfinished = [span for file in files for span in file.row_spans if span.split not in done]
+    shared = np.intersect1d(_keys(unfinished), documents)
+
+    def may_repeat(span: RowSpan) -> bool:
+        return span.split in done and bool(
+            np.isin(np.frombuffer(span.documents, "S16"), shared).any()
+        )
+
+    elsewhere = {row[2] for row in _rows(files if len(shared) else (), may_repeat)}
+    labelled: dict[str, str] = {}
+    twice: dict[str, list[int]] = defaultdict(list)
+    for url, row, data_id, split in _rows(files, lambda span: span.split not in done):
+        if data_id in labelled or data_id in elsewhere:
+            twice[url].append(row)
+        else:
+            labelled[data_id] = split
+    return labelled, documents, dict(twice)
+
+
+def _keys(some: Iterable[RowSpan]) -> np.ndarray:
+    """Sorted keys of the documents of some spans, each once."""
+    return np.unique(np.frombuffer(b"".join(span.documents for span in some), "S16"))
+
+
+def _rows(
+    files: Sequence[Labelled], wanted: Callable[[RowSpan], bool]
+) -> Iterator[tuple[str, int, str, str]]:
+    """Rows of the wanted spans: file, row, data_id, split. Reads ids of the files that have some."""
+    some = [file for file in files if any(map(wanted, file.row_spans))]
+    for start in range(0, len(some), READERS):
+        group = some[start : start + READERS]
+        for file, ids in zip(group, parallel(_ids, group), strict=True):
+            row = 0
+            for span in file.row_spans:
+                if wanted(span):
+                    for i in range(row, row + span.rows):
+                        yield file.url, i, ids[i], span.split
+                row += span.rows
+
+
+def drop_repeats(twice: Mapping[str, Sequence[int]]) -> None:
+    """Write labelled files again without rows that are elsewhere too; then remove the old ones.
+
+    A new one may have the name of an old one, which held just these rows.
+    """
+    written = set()
+    for url, rows in twice.items():
+        with open_parquet(url) as parquet:
+            metadata, table = file_metadata(parquet), parquet.read()
+        splits = [span[0] for span in metadata["runs"] for _ in range(span[2])]
+        keep = np.ones(len(table), bool)
+        keep[list(rows)] = False
+        table = table.filter(pa.array(keep)).replace_schema_metadata()
+        splits = [split for split, kept in zip(splits, keep, strict=True) if kept]
+        if len(table):
+            sources, ids = table["source"].to_pylist(), table["data_id"].to_pylist()
+            metadata["runs"] = row_spans(splits, sources, ids)
+            folder = url.rpartition("/")[0]
+            url = join(folder, content_name(table["data_id"]))
+            written.add(url)
+            write_table(url, table, metadata)
+    for url in twice.keys() - written:
+        remove(url)
+
+
+def _ids(file: Labelled) -> list[str]:
+    with open_parquet(file.url) as parquet:
+        return parquet.read(columns=["data_id"])["data_id"].to_pylist()

@@ -1,0 +1,63 @@
+"""Text for people: numbers, sizes, durations, and URLs without their secrets."""
+
+from __future__ import annotations
+
+import re
+
+
+def without_secrets(text: str) -> str:
+    """A text with `https://***@host/x?***` for each `https://user:secret@host/x?key=y` in it.
+
+    Of other schemes a `?` is part of the path, and stays.
+    """
+    text = re.sub(r"([A-Za-z][A-Za-z0-9+.-]*://)[^\s/?#]*@", r"\1***@", text)
+    return re.sub(r"(https?://[^\s?#'\")]*)\?[^\s#'\")]+", r"\1?***", text)
+
+
+def count(value: float | None) -> str:
+    """`1234567` -> `1,234,567`; a dash for None."""
+    return "–" if value is None else f"{value:,.0f}"
+
+
+def short(value: float | None) -> str:
+    """`36123456789` -> `36.1 B`; a dash for None."""
+    if value is None:
+        return "–"
+    for unit, name in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")):
+        if abs(value) >= unit:
+            return f"{value / unit:.3g} {name}"
+    return f"{value:.3g}"
+
+
+def size(value: float | None) -> str:
+    """Bytes, in powers of 1000: `13.8 GB`; a dash for None."""
+    if value is None:
+        return "–"
+    text = short(value)
+    return text.replace(" B", " G").replace("K", "k") + ("B" if " " in text else " B")
+
+
+def share(part: float | None, whole: float | None = 1) -> str:
+    """`12.3 %` of a whole; a dash where there is none."""
+    return "–" if part is None or not whole else f"{100 * part / whole:.3g} %"
+
+
+def digits(value: float | None) -> str:
+    """Four significant digits; a dash for None."""
+    return "–" if value is None else f"{value:.4g}"
+
+
+def duration(seconds: float | None) -> str:
+    """`8 s`, `12 min`, `3 h 20 min`, `4 d 2 h`; a dash for None."""
+    if seconds is None:
+        return "–"
+    if seconds < 99.5:
+        return f"{seconds:.3g} s" if seconds < 9.95 else f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 100:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes} min"
+    days, hours = divmod(hours, 24)
+    return f"{days} d {hours} h"

@@ -1,0 +1,318 @@
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import s3fs
+from tokenizers import Tokenizer
+
+import longattn as la
+from longattn.config import Sample
+from longattn.errors import FolderError
+from longattn.reports.verify import verify
+from longattn.storage.tables import LABELLED, SELECTED
+from longattn.windows.ids import document_id, is_sampled
+from longattn.windows.recurrence import Recurrence, far_recurrence
+from tests.conftest import BUILTIN, WINDOW, _first_document, config
+from tests.s3 import CountingProxy, environment
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+
+def labelled(path, folder="labelled", filesystem=None):
+    return pq.read_table(f"{path}/{folder}", filesystem=filesystem).sort_by("data_id")
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    """A copy of the finished run, to break."""
+    settings, summary = finished
+    shutil.copytree(settings.output, tmp_path / "out")
+    return settings.model_copy(update={"output": str(tmp_path / "out")}), summary
+
+
+@pytest.fixture
+def documents(corpus, tmp_path):
+    """A copy of the corpus, to change."""
+    shutil.copytree(corpus, tmp_path / "corpus")
+    return tmp_path / "corpus"
+
+
+def test_a_run_labels_every_window_of_every_document(finished, corpus, checkpoint):
+    settings, summary = finished
+    table = labelled(settings.output)
+    assert table.schema.remove_metadata() == LABELLED
+    truth = Tokenizer.from_file(str(BUILTIN / "tokenizer.json"))
+    wanted = {}
+    texts = [("code", t) for t in pq.read_table(corpus / "code")["content"].to_pylist()]
+    for path in (corpus / "book").iterdir():
+        texts += [("book", json.loads(line)["content"]) for line in path.open()]
+    for category, text in texts:
+        ids = truth.encode(text, add_special_tokens=False).ids
+        for start, stop in la.sliding_windows(len(ids), WINDOW):
+            wanted[(category, tuple(ids[start:stop]))] = (start, stop, text)
+    got = {(r["category"], tuple(r["input_ids"])): r for r in table.to_pylist()}
+    assert got.keys() == wanted.keys() and len(got) == len(table) > 60
+    for key, (start, stop, text) in wanted.items():
+        row = got[key]
+        assert (row["token_start"], row["token_stop"]) == (start, stop)
+        told = tuple(row[name] for name in Recurrence._fields)
+        assert told == far_recurrence(np.array(row["input_ids"]), WINDOW // 4)
+        assert row["content"] in text
+        assert (
+            truth.decode(row["input_ids"], skip_special_tokens=False).strip("\ufffd")
+            == row["content"]
+        )
+    scorer = la.AttentionScorer.from_pretrained(checkpoint)
+    rows = table.slice(5, 3).to_pylist()
+    scores = scorer.score(np.array([r["input_ids"] for r in rows]))
+    for i, row in enumerate(rows):
+        assert row["ds_heads"] == scores.ds[i].float().tolist()
+        assert row["ds"] == float(scores.ds[i].mean())
+        assert row["variance"] == float(scores.variance[i].mean())
+    assert sum(c["windows"] for c in summary.categories.values()) == len(table)
+    assert summary.categories["book"]["too_short"] == 3
+
+
+def test_the_selected_are_the_best_half_of_each_category(finished):
+    settings, summary = finished
+    table, chosen = labelled(settings.output), labelled(settings.output, "selected")
+    assert chosen.schema.remove_metadata() == SELECTED
+    wanted = []
+    for category in ("book", "code"):
+        rows = table.filter(pa.compute.equal(table["category"].cast(pa.string()), category))
+        lds = la.long_distance_scores(rows["ds"].to_numpy(), rows["variance"].to_numpy())
+        best = np.argsort(-lds, kind="stable")[: int(len(lds) / 2 + 0.5)]
+        wanted += [rows["data_id"][int(i)].as_py() for i in best]
+        told = summary.categories[category]
+        assert told["kept"] == len(best) and told["kept_tokens"] == WINDOW * len(best)
+        assert told["lds_threshold"] == lds[best].min()
+        assert told["ds_mean"] == pytest.approx(rows["ds"].to_numpy().mean())
+    assert chosen["data_id"].to_pylist() == sorted(wanted)
+    stored = json.loads((Path(settings.output) / "_longattn/summary.json").read_text())
+    assert stored == json.loads(json.dumps(summary.to_dict()))
+
+
+def test_a_second_run_reads_and_scores_nothing(copied):
+    settings, first = copied
+    files = {p: p.stat().st_mtime_ns for p in Path(settings.output).glob("**/*.parquet")}
+    again = la.run(settings)
+    assert files == {p: p.stat().st_mtime_ns for p in Path(settings.output).glob("**/*.parquet")}
+    assert again.stages["score"]["windows"] == again.stages["window"]["documents"] == 0
+    assert again.categories == first.categories and again.fingerprint == first.fingerprint
+
+
+def test_what_is_missing_is_scored_again_and_nothing_twice(copied):
+    settings, _ = copied
+    before = labelled(settings.output)
+    files = sorted(Path(settings.output).glob("labelled/**/*.parquet"))
+    lost = pq.read_metadata(files[0]).num_rows
+    files[0].unlink()
+    summary = la.run(settings)
+    assert summary.stages["score"]["windows"] == lost < len(before)
+    assert labelled(settings.output).equals(before)
+    # Markers gone: read again, score nothing.
+    shutil.rmtree(Path(settings.output) / "_longattn/splits")
+    summary = la.run(settings)
+    assert summary.stages["score"]["windows"] == 0
+    assert labelled(settings.output).equals(before)
+
+
+def test_a_folder_of_other_settings_is_refused_with_both_values(finished):
+    settings, _ = finished
+    other = settings.model_copy(
+        update={"scorer": settings.scorer.model_copy(update={"min_distance": 7})}
+    )
+    with pytest.raises(FolderError, match="min_distance: there 128, here 7"):
+        la.run(other)
+
+
+def test_s3_gives_what_local_disk_gives_and_two_actors_what_one_gives(
+    finished, corpus, checkpoint, s3
+):
+    settings, _ = finished
+    fs = s3fs.S3FileSystem(endpoint_url=s3, skip_instance_cache=True)
+    fs.put(str(corpus) + "/", "bucket/corpus/", recursive=True)
+    remote = config(
+        "s3://bucket/corpus", "s3://bucket/out", checkpoint,
+        workers={"window": [1, 1], "score": [2, 2]},
+    )  # fmt: skip
+    la.run(remote)
+    for folder in ("labelled", "selected"):
+        here = labelled(settings.output, folder).drop_columns(["source"])
+        there = labelled("bucket/out", folder, fs)
+        assert here.equals(there.drop_columns(["source"]))
+        assert there["source"][0].as_py().startswith("s3://bucket/corpus/")
+    assert la.run(remote).stages["score"]["windows"] == 0
+    assert fs.exists("bucket/out/_longattn/summary.json")
+
+
+def test_a_narrow_read_from_s3_fetches_that_column_alone(s3, tmp_path):
+    from longattn.storage.files import list_files
+    from longattn.storage.tables import open_parquet
+    from tests.labelled import labelled_table, write_labelled
+
+    ids = [f"{i:032x}" for i in range(256)]
+    table = labelled_table("a", ids, np.linspace(0, 1, 256), np.linspace(0, 1, 256), window=2048)
+    write_labelled("s3://bucket/narrow", "a", table)
+    ((url, size),) = list_files("s3://bucket/narrow", ".parquet").items()
+    proxy = CountingProxy(s3)
+    with environment(AWS_ENDPOINT_URL=proxy.endpoint), open_parquet(url) as parquet:
+        footer = proxy.received
+        column = parquet.read(columns=["ds"])["ds"].to_pylist()
+    proxy.close()
+    assert column == np.linspace(0, 1, 256).tolist()
+    assert size > 200_000 and proxy.received < 60_000
+    assert proxy.received - footer < 8192 + 4 * 700  # 256 doubles, and headers of 4 row groups
+
+
+def test_what_was_read_before_counts_for_too_many_bad_records(documents, tmp_path, checkpoint):
+    good = json.dumps({"content": "x"}) + "\n"
+    (documents / "book" / "9.jsonl").write_text((good * 49 + "bad\n") * 40)
+    settings = config(documents, tmp_path / "out", checkpoint)
+    relaxed = settings.model_copy(update={"max_bad_fraction": 0.05})
+    assert la.run(relaxed).categories["book"]["quarantine"]["not_json"] == 40
+    with pytest.raises(la.RunError, match=r"records are bad \(not_json"):  # nothing is left to read
+        la.run(settings)
+
+
+def test_documents_all_too_short_give_an_empty_result(documents, tmp_path, checkpoint):
+    settings = config(documents, tmp_path / "out", checkpoint, window={"tokens": 50_000})
+    summary = la.run(settings)
+    assert {c["windows"] for c in summary.categories.values()} == {0}
+    assert summary.categories["code"]["too_short"] == 6
+
+
+def test_a_sample_is_the_same_for_any_cluster_and_may_grow(finished, corpus, tmp_path, checkpoint):
+    settings, _ = finished
+    ids = labelled(settings.output)["data_id"].to_pylist()
+
+    def share(fraction):
+        sample = {"fraction": fraction, "seed": 12}
+        sources = [{"category": "book", "path": f"{corpus}/book", "sample": sample}]
+        wanted = [i for i in ids if i.startswith("book") and is_sampled(i, Sample(**sample))]
+        return config(corpus, tmp_path / "sample", checkpoint, sources=sources), wanted
+
+    (some, few), (more, many) = share(0.3), share(0.7)
+    assert 0 < len(few) < len(many) < len(ids)
+    la.run(some)
+    assert labelled(some.output)["data_id"].to_pylist() == few
+    summary = la.run(more)
+    assert labelled(some.output)["data_id"].to_pylist() == many
+    assert summary.stages["score"]["windows"] == len(many) - len(few)
+    with pytest.raises(FolderError, match="only a larger fraction of the same seed may follow"):
+        la.run(some)
+
+
+def test_records_over_a_size_cap_are_read_when_it_is_raised(
+    finished, documents, checkpoint, tmp_path
+):
+    text = _first_document("book")[:9000]
+    (documents / "book" / "large.jsonl").write_text(json.dumps({"content": text}) + "\n")
+    books = {"sources": [{"category": "book", "path": f"{documents}/book"}], "max_bad_fraction": 1}
+    capped = config(documents, tmp_path / "out", checkpoint, **books, max_record_bytes=8500)
+    before = la.run(capped).categories["book"]
+    assert before["quarantine"]["over_size_cap"] >= 1
+    assert la.run(capped).stages["score"]["windows"] == 0
+    free = config(documents, tmp_path / "out", checkpoint, **books)
+    summary = la.run(free)
+    assert "over_size_cap" not in summary.categories["book"]["quarantine"]
+    new = summary.categories["book"]["windows"] - before["windows"]
+    assert 0 < new == summary.stages["score"]["windows"]  # nothing else is scored again
+    tokens = len(Tokenizer.from_file(str(BUILTIN / "tokenizer.json")).encode(text).ids)
+    windows = range(len(la.sliding_windows(tokens, WINDOW)))
+    large = [f"book-{document_id(text.encode())}-{index}" for index in windows]
+    before = labelled(finished[0].output)["data_id"].to_pylist()
+    wanted = sorted([*large, *(name for name in before if name.startswith("book-"))])
+    assert labelled(free.output)["data_id"].to_pylist() == wanted
+    assert list(verify(free.output)) == []
+
+
+def test_files_gone_grown_and_replaced_since_are_told_and_their_windows_stay(
+    copied, documents, caplog
+):
+    settings, _ = copied
+    before = labelled(settings.output)
+    gone, grown, replaced = (documents / "book" / f"{part}.jsonl" for part in range(3))
+    sources = [{"category": "book", "path": f"{documents}/book"}]
+    moved = settings.model_dump(mode="json") | {"sources": sources}
+    la.run(la.Config.parse(moved))  # the same texts elsewhere: read, and not scored again
+    assert labelled(settings.output).equals(before)
+    text = _first_document("python")
+    gone.unlink()
+    with grown.open("a") as file:
+        file.write(json.dumps({"content": text[:7000]}) + "\n")
+    replaced.write_text(json.dumps({"content": text[7000:14_000]}) + "\n")
+    caplog.clear()
+    with caplog.at_level("WARNING", "longattn"):
+        summary = la.run(la.Config.parse(moved))
+    told = "\n".join(record.getMessage() for record in caplog.records)
+    assert f"{gone} is gone from the listing" in told
+    assert f"{grown} has changed" in told and f"{replaced} has changed" in told
+    after = labelled(settings.output)
+    there = pa.compute.is_in(after["data_id"], before["data_id"])
+    assert after.filter(there).equals(before)
+    new = after.filter(pa.compute.invert(there))
+    assert set(new["source"].to_pylist()) == {str(grown), str(replaced)}
+    assert summary.stages["score"]["windows"] == len(new) > 2
+    assert list(verify(settings.output)) == []
+
+
+def test_files_as_the_world_has_them(tmp_path, checkpoint):
+    text = _first_document("book")
+    documents = [text[p : p + 7000] for p in range(0, 35_000, 7000)]
+    lines = [json.dumps({"content": document}).encode() for document in documents]
+    odd = [
+        b'{"content": 12}', b'{"content": null}', b'{"other": 1}', b'{"content": "\\ud800"}', b"\0\0", b"",
+    ]  # fmt: skip
+    parts = {
+        "two words/é 日本/a b.jsonl": b"\xef\xbb\xbf" + b"\r\n".join(lines[:2]) + b"\r\n",
+        "two words/again.jsonl": b"\n".join([lines[0], lines[2], lines[2]]),
+        "deep/er/still/x.jsonl": b"\n".join([*odd, lines[3], *odd, lines[3], lines[4]]),
+        "deep/tiny.jsonl": b'{"content": "tiny"}\n' * 100_000,
+        "deep/empty.jsonl": b"",
+    }
+    for name, data in parts.items():
+        path = tmp_path / "corpus" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    sources = [{"category": "book", "path": f"{tmp_path}/corpus/**/*.jsonl"}]
+    settings = config("", tmp_path / "out", checkpoint, sources=sources)
+    told = la.run(settings).categories["book"]
+    assert told["records"] == 100_000 + 2 + 3 + 13
+    assert told["too_short"] == 100_000 and told["duplicates"] == 3
+    reasons = {"not_a_string": 4, "no_text_column": 2, "bad_utf8": 2, "not_json": 2}
+    assert told["quarantine"] == reasons
+    rows = pq.read_table(tmp_path / "out/quarantine").to_pylist()
+    assert Counter(row["reason"] for row in rows) == reasons
+    assert {(row["source"], row["category"]) for row in rows} == {
+        (str(tmp_path / "corpus/deep/er/still/x.jsonl"), "book")
+    }
+    raw = parts["deep/er/still/x.jsonl"]
+    for row in rows:
+        assert any(raw[row["position"] :].startswith(bad) for bad in odd[:-1])
+    table = labelled(tmp_path / "out")
+    assert set(table["document_id"].to_pylist()) == {document_id(d.encode()) for d in documents}
+    assert len(set(table["data_id"].to_pylist())) == len(table)
+    assert {Path(p).name for p in table["source"].to_pylist()} >= {"a b.jsonl", "x.jsonl"}
+    assert list(verify(settings.output)) == []
+
+
+def test_several_distances_are_columns_of_one_run(finished, corpus, tmp_path, checkpoint):
+    scorer = {"model": checkpoint, "min_distance": [128, 64]}
+    settings = config(corpus, tmp_path / "out", checkpoint, scorer=scorer)
+    la.run(settings)
+    one, two = labelled(finished[0].output), labelled(tmp_path / "out")
+    assert two.column_names[-2:] == ["ds_k64", "variance_k64"]
+    np.testing.assert_allclose(two["ds"].to_numpy(), one["ds"].to_numpy(), rtol=1e-6)
+    ids = np.array(two.slice(0, 4)["input_ids"].to_pylist())
+    alone = la.AttentionScorer.from_pretrained(checkpoint).score(ids, 64)
+    np.testing.assert_allclose(two["ds_k64"].to_numpy()[:4], alone.ds.mean(1), rtol=1e-6)
+    np.testing.assert_allclose(
+        two["variance_k64"].to_numpy()[:4], alone.variance.mean(1), rtol=1e-6
+    )
+    assert labelled(tmp_path / "out", "selected").schema.names == SELECTED.names

@@ -1,0 +1,35 @@
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from longattn.cli import app
+from longattn.reports.bench import predict
+
+
+def test_the_command_measures_this_machine_and_predicts():
+    options = ["bench", "--length", "512", "--length", "256", "--tokens", "1M", "--json"]
+    done = CliRunner().invoke(app, options)
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
+    assert told["ceiling_tflops"] > 0 and told["tokenized_per_second_a_core"] > 1e5
+    (builtin,) = told["models"].values()
+    assert [row["length"] for row in builtin["lengths"]] == [512, 256]
+    for row in builtin["lengths"]:
+        assert row["kernel"] > 0 and row["call"] > 0
+    prediction = builtin["prediction"]
+    assert prediction["windows"] == pytest.approx(1e6 / 512)
+    hours = 1e6 / 512 * builtin["lengths"][0]["stream"] / 3.6e6
+    assert prediction["device_hours"] == pytest.approx(hours)
+
+
+def test_cores_for_a_device_are_its_rate_over_that_of_a_core():
+    told = predict(36 * 10**9, 8.0, 32768, 20e6)
+    assert told["device_hours"] == pytest.approx(36e9 / 32768 * 8e-3 / 3600)
+    assert told["cores_a_device"] == pytest.approx(32768 / 8e-3 / 20e6)
+
+
+@pytest.mark.parametrize("options", [["--tokens", "many"], ["--length", "3"], ["--model", "/no"]])
+def test_bad_options_are_refused_in_one_line(options):
+    done = CliRunner().invoke(app, ["bench", "--length", "64", *options])
+    assert done.exit_code == 2 and options[1] in done.output

@@ -1,0 +1,131 @@
+import dataclasses
+import json
+import re
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+import longattn as la
+from longattn.cli import app
+from longattn.reports.inspection import (
+    _segments,
+    inspect_window,
+    inspection_page,
+    labelled_window,
+    print_inspection,
+    printable,
+    text_window,
+)
+from longattn.reports.report import uniform_ds
+from tests.reports.test_report import HOSTILE, Page
+
+
+@pytest.fixture(scope="module")
+def row(finished):
+    settings, _ = finished
+    table = pq.read_table(f"{settings.output}/labelled/category=book")
+    return settings.output, table.slice(3, 1).to_pylist()[0]
+
+
+def test_the_far_map_sums_to_the_stored_scores(row):
+    output, stored = row
+    found = inspect_window(labelled_window(output, stored["data_id"]))
+    np.testing.assert_allclose(found.ds_h, stored["ds_heads"], rtol=1e-5)
+    tokens = np.diff(found.edges)
+    np.testing.assert_allclose(found.all_hqk.sum(2), np.tile(tokens, (2, 1)), rtol=1e-6)
+    assert np.all(found.far_hqk <= found.all_hqk + 1e-9)
+    assert np.isnan(found.times_qk[np.triu_indices(len(tokens), 1)]).all()
+    null = uniform_ds(512, 128)
+    assert found.far_uniform_qk.sum() / 512 == pytest.approx(null)
+    assert found.uniform_qk.sum() == pytest.approx(512)
+
+
+def test_with_a_bos_it_is_what_the_scorer_sees(row):
+    output, stored = row
+    window = labelled_window(output, stored["data_id"])
+    found = inspect_window(dataclasses.replace(window, bos=7))
+    scorer = la.AttentionScorer.from_pretrained(window.model)
+    truth = scorer.score(np.concatenate([[7], window.ids[:-1]]), window.min_distance).ds[0]
+    np.testing.assert_allclose(found.ds_h, truth.numpy(), rtol=1e-5)
+
+
+def test_one_head_is_shown_alone_and_pairs_are_far_apart(row):
+    output, stored = row
+    window = labelled_window(output, stored["data_id"])
+    mean, one = (inspect_window(window, head=head) for head in (None, 1))
+    np.testing.assert_allclose(one.far_given_q, mean.far_hqk[1].sum(1) / np.diff(mean.edges))
+    assert not np.allclose(one.times_qk, mean.times_qk, equal_nan=True)
+    for pair in [*mean.pairs, *one.pairs]:
+        assert pair.times > 1 and pair.reader.stop - pair.read.start > window.min_distance
+        for part in (pair.read, pair.reader):
+            text = "".join(text for text, _ in part.segments)
+            assert text.strip("\ufffd") in stored["content"]
+    with pytest.raises(ValueError, match=r"--head 2: .* has heads 0 to 1"):
+        inspect_window(window, head=2)
+
+
+def test_other_weights_than_those_of_the_folder_are_refused(row):
+    output, stored = row
+    window = dataclasses.replace(labelled_window(output, stored["data_id"]), model="builtin")
+    with pytest.raises(ValueError, match="not the weights"):
+        inspect_window(window)
+    with pytest.raises(ValueError, match="no labelled window 'book-0-0'"):
+        labelled_window(output, "book-0-0")
+
+
+def test_a_character_is_never_cut_by_a_mark():
+    data = "aé漢".encode()
+    mask = np.array([0, 1, 0, 0, 1, 0], bool)
+    assert list(_segments(data, mask)) == [("a", False), ("é", True), ("漢", False)]
+
+
+def test_text_of_the_corpus_does_nothing(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text((HOSTILE + " and \x1b[31mred\x1b]0;title\x07 text; ") * 60)
+    found = inspect_window(text_window(str(path), "builtin", 1024), device="cpu")
+    assert found.pairs
+    page = Page(inspection_page(found))
+    assert not [e for e, _ in page.elements if e == "img"]
+    assert "<script>alert(1)" in page.text and any(e == "mark" for e, _ in page.elements)
+    console = Console(width=100, force_terminal=True)
+    with console.capture() as captured:
+        print_inspection(found, console)
+    shown = captured.get()
+    assert "\x1b]0" not in shown and "\u202e" not in shown and "\x07" not in shown
+    assert "\x1b[31m" not in shown
+    assert printable("a\x1b[2J\u202eb\tc\n") == "a\ufffd[2J\ufffdb    c\n"
+
+
+def test_the_command_shows_and_writes_a_page(row, tmp_path):
+    output, stored = row
+    page = tmp_path / "page.html"
+    call = CliRunner().invoke(app, ["inspect", output, stored["data_id"], "--html", str(page)])
+    assert call.exit_code == 0, call.output
+    assert f"DS {stored['ds']:.4f}" in call.output and f"written: {page}" in call.output
+    data = Page(page.read_text()).data
+    assert len(data["maps"]) == 1 + len(stored["ds_heads"])
+    sums = [np.dot(given, np.diff(data["edges"])) / 512 for given in data["given"][1:]]
+    np.testing.assert_allclose(sums, stored["ds_heads"], rtol=1e-5)
+    assert json.dumps(stored["source"]).strip('"') in page.read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([], "OUTPUT and DATA_ID, or --text FILE"),
+        (["out", "a-b-0", "--text", "x"], "OUTPUT and DATA_ID, or --text FILE"),
+        (["/nowhere", "a-b-0"], "/nowhere: no run has written here"),
+        (["--text", "/nowhere.txt"], "/nowhere.txt: no such file"),
+        (["--text", "{short}"], "3 tokens; 128 or more"),
+    ],
+)
+def test_what_cannot_be_inspected_is_told(arguments, told, tmp_path):
+    short = tmp_path / "short.txt"
+    short.write_text("a b c")
+    filled = [argument.format(short=short) for argument in arguments]
+    call = CliRunner().invoke(app, ["inspect", *filled])
+    assert call.exit_code == 2
+    assert told in re.sub(r"[\s│]+", " ", call.stderr)

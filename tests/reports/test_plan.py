@@ -1,0 +1,158 @@
+import gzip
+import json
+import random
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+from longattn.cli import app
+from longattn.config import Config, Source
+from longattn.corpus.sources import list_splits
+from longattn.reports.plan import _part, plan
+from longattn.storage.files import list_files
+from tests.conftest import BUILTIN, config
+
+
+def planned(settings, overrides=(), **kwargs):
+    return plan(settings, overrides, windows_per_second=10.0, **kwargs)
+
+
+def corpus_of(folder, kind, documents=400):
+    """One file of many documents, most of them long, in the given kind; returns its path."""
+    words = (BUILTIN / "MODEL_CARD.md").read_text().split()
+    draw = random.Random(3)
+    texts = [" ".join(draw.choices(words, k=draw.randrange(150, 2500))) for _ in range(documents)]
+    path = folder / f"all.{kind}"
+    if kind == "parquet":
+        pq.write_table(pa.table({"content": texts}), path, row_group_size=10)
+        return str(path)
+    lines = "".join(json.dumps({"content": text}) + "\n" for text in texts).encode()
+    path.write_bytes(gzip.compress(lines) if kind.endswith("gz") else lines)
+    return str(path)
+
+
+def test_what_is_read_whole_is_what_the_run_gives(finished):
+    settings, summary = finished
+    result = planned(settings)
+    for name, told in summary.categories.items():
+        got = result.categories[name]
+        assert (got.read, got.error) == (1, 0)
+        assert (got.documents, got.windows, got.tokens) == (
+            told["documents"], told["windows"], told["tokens"],
+        )  # fmt: skip
+        assert got.long == told["documents"] - told["too_short"] - told["duplicates"]
+        assert (got.kept, got.kept_tokens) == (told["kept"], told["kept_tokens"])
+    assert result.device_hours == pytest.approx(result.windows / 36_000)
+    splits = summary.splits["all"]
+    assert result.done.startswith(f"{splits} of {splits} splits are labelled already")
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "jsonl.gz", "parquet"])
+def test_a_part_tells_of_the_whole_and_nothing_is_written(kind, tmp_path, checkpoint):
+    path = corpus_of(tmp_path, kind)
+    sources = [{"category": "a", "path": path}]
+    settings = config(tmp_path, tmp_path / "out", checkpoint, sources=sources)
+    whole = planned(settings).categories["a"]
+    before = sorted(tmp_path.rglob("*"))
+    part = planned(settings, read_bytes=whole.bytes // 4).categories["a"]
+    assert whole.read == 1 and 0.15 < part.read < 0.4
+    assert part.windows == pytest.approx(whole.windows, rel=0.15)
+    assert part.tokens == pytest.approx(whole.tokens, rel=0.15)
+    assert part.documents == pytest.approx(whole.documents, rel=0.2)
+    assert 0 < part.error < 0.15
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_part_of_parquet_has_the_budget_wherever_it_begins(tmp_path):
+    path = Path(corpus_of(tmp_path, "parquet"))
+    for i in range(20):  # where it begins is decided by a hash of the path
+        (tmp_path / f"{i}.parquet").hardlink_to(path)
+    files = list_splits([Source(category="a", path=f"{tmp_path}/*.parquet")])
+    budget = path.stat().st_size // 4
+    begins = set()
+    for file in files:
+        with _part(file, budget) as (split, stored):
+            begins.add(split.start)
+            assert budget <= stored < 1.5 * budget
+    assert len(begins) > 5
+
+
+def test_documents_that_were_not_tokenized_are_told_by_their_bytes(
+    tmp_path, checkpoint, monkeypatch
+):
+    sources = [{"category": "a", "path": corpus_of(tmp_path, "jsonl")}]
+    settings = config(tmp_path, tmp_path / "out", checkpoint, sources=sources)
+    whole = planned(settings).categories["a"]
+    monkeypatch.setattr(
+        "longattn.reports.plan.TEXT_BYTES", {"fastokens": 10**5, "tokenizers": 10**5}
+    )
+    part = planned(settings).categories["a"]
+    assert part.documents == whole.documents
+    assert part.tokens == pytest.approx(whole.tokens, rel=0.05) and part.tokens != whole.tokens
+    assert part.windows == pytest.approx(whole.windows, rel=0.1)
+
+
+def test_output_bytes_are_those_of_the_files(finished):
+    settings, _ = finished
+    for name, told in planned(settings).categories.items():
+        files = list_files(f"{settings.output}/labelled/category={name}", ".parquet")
+        assert 0.5 < told.labelled_bytes / sum(files.values()) < 1.2
+
+
+def test_each_setting_tells_where_it_comes_from(corpus, checkpoint, tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text(
+        f"sources: [{{category: book, path: '{corpus}/book'}}]\noutput: {tmp_path}/out\n"
+        f"window: {{tokens: 512}}\nscorer: {{model: '{checkpoint}'}}\nselect: {{alpha: 1}}\n"
+    )
+    overrides = ["select.keep.count=7", "workers.score=3"]
+    result = planned(Config.from_yaml(path, overrides), overrides)
+    told = {name: (value, origin) for name, value, origin in result.settings}
+    assert told["select.alpha"] == (1, "file")
+    assert told["select.standardize"] == ("zscore", "default")
+    assert told["select.keep.count"] == (7, "--set")
+    assert told["workers.score"] == ([3, 3], "--set")
+    assert told["scorer.dtype"] == (None, "default")
+    assert "select.keep.fraction" not in told
+
+
+def test_what_will_hurt_is_told(corpus, checkpoint, tmp_path, monkeypatch):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    lines = '{"content": "short"}\n' * 40 + "bad\n" * 20
+    (folder / "a.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
+    text = (BUILTIN / "MODEL_CARD.md").read_text() * 3
+    (folder / "b.jsonl.gz").write_bytes(gzip.compress(json.dumps({"content": text}).encode()))
+    monkeypatch.setattr("longattn.reports.plan.ALONE_BYTES", 1000)
+    sources = [{"category": "a", "path": str(folder)}]
+    settings = config(
+        corpus, folder, checkpoint, sources=sources, select={"keep": {"tokens": "1B"}}
+    )
+    told = "\n".join(planned(settings).warnings)
+    for part in (
+        "too few for a z-score", "98% of the documents are shorter", "20 bad records",
+        "b.jsonl.gz cannot be split", "holds inputs", "wants more than there is",
+    ):  # fmt: skip
+        assert part in told
+    inside = settings.model_copy(update={"output": f"{folder}/out"})
+    assert "inside the source" in "\n".join(planned(inside).warnings)
+    beside = settings.model_copy(update={"output": f"{tmp_path}/out"})
+    assert "output" not in "\n".join(planned(beside).warnings)
+
+
+def test_the_command_measures_this_device_and_writes_nothing(corpus, checkpoint, tmp_path):
+    settings = config(corpus, tmp_path / "out", checkpoint)
+    path = tmp_path / "c.yaml"
+    path.write_text(settings.to_yaml())
+    result = CliRunner().invoke(app, ["plan", str(path)], catch_exceptions=False)
+    assert result.exit_code == 0
+    assert "measured here" in result.output and "nothing was written" in result.output
+    assert "workers.score" in result.output and not (tmp_path / "out").exists()
+    told = CliRunner().invoke(app, ["plan", str(path), "--json", "--windows-per-second", "2"])
+    values = json.loads(told.stdout)
+    assert values["rate_from"] == "stated" and set(values["wall_seconds"]) == {"1"}
+    refused = CliRunner().invoke(app, ["plan", str(path), "--read", "lots"])
+    assert refused.exit_code == 2 and "--read lots" in refused.stderr

@@ -1,0 +1,128 @@
+import numpy as np
+import pytest
+
+from longattn.resume.claims import (
+    DEATHS,
+    STRIKES,
+    DeadlyDocument,
+    DocumentRegistry,
+    SplitReader,
+    Stopping,
+    _Registry,
+)
+from longattn.windows.ids import hash_key
+
+
+def claims(labelled=None, finished=()):
+    return _Registry(
+        labelled or {}, np.sort(np.array([hash_key(name) for name in finished], "S16"))
+    )
+
+
+def test_the_first_to_ask_cuts_a_document_and_a_later_try_of_it_again():
+    here = claims()
+    one, two, again = (
+        SplitReader(here, "x", "1"),
+        SplitReader(here, "y", "1"),
+        SplitReader(here, "x", "2"),
+    )
+    assert here.begin("x", "1") == here.begin("y", "1") == "read"
+    assert one("book", "d") and not two("book", "d") and two("code", "d")
+    assert here.begin("x", "2") == "read" and again("book", "d")
+    assert two.waits_for == {"x"} and here.state()["retries"] == 1
+
+
+def test_documents_of_finished_splits_are_not_cut_again():
+    here = claims(finished=[f"book-{i}" for i in range(50)])
+    asked = SplitReader(here, "x", "1")
+    assert not any(asked("book", str(i)) for i in range(50)) and asked("book", "50")
+    assert asked.waits_for == set()
+
+
+def test_what_is_labelled_of_a_document_is_told_and_kept_by_the_split_it_is_under():
+    here = claims({"book-d-0": "x", "book-d-2": "gone", "book-e-1": "x"})
+    owner, other = SplitReader(here, "y", "1"), SplitReader(here, "x", "1")
+    assert owner("book", "d") and owner.labelled == {0: "x", 2: "gone"}
+    assert not other("book", "d") and other.kept == {"book-d-0"}
+    assert other("book", "e") and other.kept == {"book-d-0"}
+
+
+def test_a_document_at_which_process_after_process_dies_is_given_up():
+    here = claims()
+    for attempt in range(STRIKES):
+        here.begin("x", str(attempt))
+        for document in ("harmless", "deadly"):
+            asked = SplitReader(here, "x", str(attempt))
+            assert asked("book", document)
+            if document == "harmless":
+                asked.passed()
+    here.begin("x", "last")
+    asked = SplitReader(here, "x", "last")
+    assert asked("book", "harmless")
+    with pytest.raises(DeadlyDocument, match=f"document deadly: {STRIKES} processes died"):
+        asked("book", "deadly")
+
+
+def test_a_split_at_which_process_after_process_dies_is_given_up_and_the_others_are_not():
+    here = claims()
+    for attempt in range(DEATHS):
+        assert [here.begin(split, str(attempt)) for split in ("before", "deadly")] == ["read"] * 2
+    assert [here.begin(s, "last") for s in ("before", "deadly", "after")] == [
+        "read", "deadly", "read",
+    ]  # fmt: skip
+
+
+def test_records_that_were_not_claimed_cost_no_call():
+    here = claims(finished=["book-done"])
+    here.passed = None  # not to be called
+    asked = SplitReader(here, "x", "1")
+    asked.passed()
+    assert not asked("book", "done")
+    asked.passed()
+    del here.passed
+    assert asked("book", "d") and here.state()["at"] == ["book-d"]
+    asked.passed()
+    assert here.state()["at"] == []
+
+
+def test_processes_killed_between_documents_are_no_strike():
+    here = claims()
+    for attempt in range(3 * STRIKES):
+        here.begin("x", str(attempt))
+        asked = SplitReader(here, "x", str(attempt))
+        assert asked("book", "d")
+        asked.passed()
+
+
+def test_nothing_new_is_begun_once_a_stop_is_asked_for():
+    here = claims()
+    here.stop()
+    assert here.begin("x", "1") == "stop"
+    with pytest.raises(Stopping):
+        SplitReader(here, "x", "1")("book", "d")
+
+
+def test_actors_that_share_the_documents_answer_as_one(ray_cluster):
+    finished = np.sort(np.array([hash_key(f"book-done{i}") for i in range(20)], "S16"))
+    labelled = {f"book-half{i}-0": "x" for i in range(20)}
+    answers = []
+    for actors in (1, 3):
+        here = DocumentRegistry(labelled, finished, actors)
+        told = []
+        for attempt in ("1", "2"):
+            assert here.begin("x", attempt) == here.begin("y", attempt) == "read"
+            for split in ("x", "y", "x"):
+                asked = here.claimer(split, attempt)
+                for document in (
+                    f"{kind}{i}" for kind in ("done", "half", "new") for i in range(20)
+                ):
+                    told.append((asked("book", document), dict(asked.labelled)))
+                    asked.passed()
+                told.append((sorted(asked.kept), asked.waits_for))
+        last = here.claimer("y", "2")
+        assert last("book", "last") and here.state()["at"] == ["book-last"]
+        answers.append((told, here.state()))
+        here.stop()
+        assert here.begin("x", "3") == "stop"
+    assert answers[0] == answers[1]
+    assert answers[0][1]["retries"] == 2

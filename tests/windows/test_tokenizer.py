@@ -1,0 +1,401 @@
+"""Ids against the `tokenizers` library on whole documents, with pieces of a few bytes."""
+
+from __future__ import annotations
+
+import json
+import logging
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import cache
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
+
+from longattn.windows import tokenizer as tokenization
+from longattn.windows.tokenizer import CutRule, DocumentTokenizer, pieces, safe_cut
+
+# The patterns as published with each model, written out: the module must know these very texts.
+PATTERNS: dict[str, tuple[str, ...]] = {
+    "llama3": (
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    ),
+    "qwen2": (
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    ),
+    "o200k": (
+        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    ),
+    "tekken": (
+        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    ),
+    "deepseek": (
+        r"\p{N}{1,3}",
+        "[一-龥぀-ゟ゠-ヿ]+",
+        r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    ),
+    "unproven": (r"\p{L}+[^\p{L}]?|[^\p{L}]+(?=\n)|[^\p{L}]",),
+}
+CONTROL = ["<|begin_of_text|>", "<|eot_id|>"]
+PROSE = "The sailor's 3 cats didn't see 12345 gulls; HTTPServer's naïve café. 你好，世界。\n\n    x = f(a_1)\n"
+PROVEN = ["llama3", "qwen2", "qwen2-nfc", "o200k", "tekken", "deepseek", "gpt2", "digits"]
+BYTE_LEVEL = [*PROVEN, "unproven"]
+SENTENCEPIECE = ["unigram", "bpe-metaspace"]
+
+
+def byte_level_bpe(kind: str) -> Tokenizer:
+    tokenizer = Tokenizer(models.BPE())
+    level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=kind in ("gpt2", "digits"))
+    splits = [
+        pre_tokenizers.Split(Regex(pattern), "isolated")
+        for pattern in PATTERNS.get(kind.removesuffix("-nfc"), ())
+    ]
+    if kind == "digits":
+        splits = [pre_tokenizers.Digits(individual_digits=True)]
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*splits, level])
+    tokenizer.decoder = decoders.ByteLevel()
+    if kind.endswith("-nfc"):
+        tokenizer.normalizer = normalizers.NFC()
+    trainer = trainers.BpeTrainer(
+        vocab_size=700,
+        min_frequency=1,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        special_tokens=CONTROL,
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([PROSE + "     \t\t\n\n\n!!!///" * 3 + "éà e\u0301"], trainer)
+    if kind.startswith("qwen2"):
+        tokenizer.add_tokens([AddedToken("<tool_call>", normalized=False)])
+    if kind == "qwen2":
+        tokenizer.add_tokens(["a b;c"])
+    return tokenizer
+
+
+def sentencepiece_like(kind: str) -> Tokenizer:
+    if kind == "unigram":
+        tokenizer = Tokenizer(models.Unigram())
+        tokenizer.normalizer = normalizers.Sequence(
+            [normalizers.NFKC(), normalizers.Replace(Regex(" {2,}"), " ")]
+        )
+        trainer = trainers.UnigramTrainer(
+            vocab_size=120,
+            special_tokens=["<unk>", *CONTROL],
+            unk_token="<unk>",
+            show_progress=False,
+        )
+    else:
+        tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+        fallback = [f"<0x{byte:02X}>" for byte in range(256)]
+        trainer = trainers.BpeTrainer(
+            vocab_size=500, special_tokens=["<unk>", *CONTROL, *fallback], show_progress=False
+        )
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    tokenizer.train_from_iterator([PROSE] * 3, trainer)
+    return tokenizer
+
+
+@cache
+def reference(kind: str) -> Tokenizer:
+    tokenizer = (sentencepiece_like if kind in SENTENCEPIECE else byte_level_bpe)(kind)
+    tokenizer.encode_special_tokens = True
+    return tokenizer
+
+
+@cache
+def small(kind: str) -> DocumentTokenizer:
+    return DocumentTokenizer(reference(kind).to_str().encode(), kind, 24)
+
+
+def ids_of(kind: str, text: str) -> list[int]:
+    return reference(kind).encode(text, add_special_tokens=False).ids
+
+
+SEGMENTS = [
+    *CONTROL, "<tool_call>", "<tool_call>\u0338", "a b;c", "a b\u037ec", "<|", "|>", " ", "  ", " " * 60, "\n", "\r\n",
+    "\n\n", "\n \n  ", "\t", "!\n", "\n/", "!\n/", "'", "'s", "'LL", "ſ", "don't", "a1b22", "12345",
+    "a" * 70, "7" * 70, "!" * 70, "\n" * 70, "camelCaseXML's", "你好", "，", "。", "、", "か。", "・。", "\u3000", "\u00a0",
+    "\u2028", "\u0085", "\x0b", "\x0c", "\x1c", "\x00", "e\u0301", "e\u0327\u0301", "\u0301", "\u1df6\u0301", "\u1e4ec",
+    "\u212a", "\uf900", "\U0001d15e", "각", "ᄀ\u1161", "👩‍👧🏽", "สวัสดี ", "дом ", "\ufeff", "\u200b", "\u180e", PROSE,
+]  # fmt: skip
+TEXTS = st.lists(
+    st.sampled_from(SEGMENTS) | st.text(max_size=6) | st.text("aZ 1'/!\n\t你。\u0301", max_size=8),
+    max_size=24,
+).map("".join)
+
+
+@pytest.mark.parametrize("kind", [*BYTE_LEVEL, *SENTENCEPIECE])
+@settings(max_examples=80, deadline=None)
+@given(text=TEXTS)
+def test_ids_are_those_of_the_whole_document(kind: str, text: str) -> None:
+    document = small(kind).encode(text)
+    assert document.ids.dtype == np.int32
+    assert document.exact
+    assert document.ids.tolist() == ids_of(kind, text)
+
+
+@pytest.mark.parametrize("kind", BYTE_LEVEL)
+@settings(max_examples=40, deadline=None)
+@given(text=TEXTS)
+def test_bytes_of_ids_are_the_document(kind: str, text: str) -> None:
+    text = normalizers.NFC().normalize_str(text) if kind.endswith("-nfc") else text
+    tokenizer = small(kind)
+    document = tokenizer.encode(text)
+    assert tokenizer.decode(document.ids) == text.encode()
+    assert document.text(0, len(document.ids)) == text
+    assert len(text.encode()) >= tokenizer.min_bytes_for(len(document.ids))
+
+
+@pytest.mark.parametrize("kind", [*BYTE_LEVEL, *SENTENCEPIECE])
+@settings(max_examples=40, deadline=None)
+@given(text=TEXTS, cuts=st.lists(st.floats(0, 1), max_size=4))
+def test_ranges_partition_the_text(kind: str, text: str, cuts: list[float]) -> None:
+    """A character split between two ranges is in neither; everything else is in one."""
+    document = small(kind).encode(text)
+    whole = document.data.decode()
+    n = len(document.ids)
+    bounds = sorted({0, n, *(int(cut * n) for cut in cuts)})
+    parts = [document.text(start, stop) for start, stop in pairwise(bounds)]
+    assert 0 <= len(whole) - len("".join(parts)) <= max(0, len(bounds) - 2)
+    remaining = iter(whole)
+    assert all(char in remaining for char in "".join(parts))
+    if kind in BYTE_LEVEL:
+        for (start, stop), part in zip(pairwise(bounds), parts, strict=True):
+            exact = small(kind).decode(document.ids[start:stop])
+            assert part == exact.decode("utf-8", "ignore")
+
+
+@pytest.mark.parametrize("kind", PROVEN)
+@settings(max_examples=80, deadline=None)
+@given(text=TEXTS)
+def test_safe_cuts_are_boundaries_of_the_pre_tokenizer(kind: str, text: str) -> None:
+    rule = small(kind)._rule
+    assert rule is not None
+    split = reference(kind).pre_tokenizer.pre_tokenize_str
+    whole = [span for _, span in split(text)]
+    data, cut = text.encode(), 0
+    while (found := safe_cut(data, cut, len(data), rule)) is not None:
+        assert cut < found < len(data)
+        cut = found
+        k = len(data[:cut].decode())
+        right = [(start + k, stop + k) for _, (start, stop) in split(text[k:])]
+        assert [span for _, span in split(text[:k])] + right == whole
+
+
+def test_safe_cut_stays_in_reach() -> None:
+    data = b"aaaa bbbb\ncccc"
+    assert safe_cut(data, 0, 5) == 4
+    assert safe_cut(data, 0, 4) is None  # the blank that decides is out of reach
+    assert safe_cut(data, 4, 10) == 9
+    assert safe_cut(data, 9, 10) == 10
+    assert safe_cut(data, 9, 10, CutRule(newlines=False)) is None
+    assert safe_cut(data, 0, 14, CutRule(unbroken=(b"a bbbb\nc",))) is None
+    assert safe_cut(data, 0, 14, CutRule(unbroken=(b"a b",))) == 9
+
+
+@settings(max_examples=100, deadline=None)
+@given(text=TEXTS, size=st.integers(1, 40), reach=st.integers(1, 40))
+def test_pieces_cover_the_document_in_bounded_steps(text: str, size: int, reach: int) -> None:
+    data, position = text.encode(), 0
+    for start, stop, _ in pieces(data, size, reach, CutRule()):
+        assert start == position < stop <= start + size + max(reach, 3)
+        data[start:stop].decode()
+        position = stop
+    assert position == len(data)
+
+
+def test_forced_cut_is_marked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokenization, "REACH_BYTES", 8)
+    text = "word " * 10 + "é" * 100 + " word" * 10
+    document = small("llama3").encode(text)
+    assert not document.exact
+    assert document.text(0, len(document.ids)) == text
+    assert small("llama3").encode("word " * 100).exact
+
+
+@pytest.mark.parametrize("kind", [*BYTE_LEVEL, "bpe-metaspace"])
+def test_control_tokens_in_text_are_text(kind: str) -> None:
+    tokenizer = small(kind)
+    control = [reference(kind).token_to_id(token) for token in CONTROL]
+    document = tokenizer.encode(f"a {CONTROL[0]} b{CONTROL[1]}")
+    assert len(document.ids) > 4
+    assert not set(document.ids.tolist()) & set(control)
+
+
+@pytest.mark.parametrize("kind", PROVEN)
+def test_backend_and_rule_by_pattern(kind: str) -> None:
+    assert small(kind).backend == "fastokens"
+    assert small("unproven")._rule is None
+    assert small("unigram").backend == "tokenizers"
+
+
+def test_a_long_common_beginning_does_not_leak_between_documents() -> None:
+    tokenizer = DocumentTokenizer(reference("unproven").to_str().encode(), "whole")
+    for end in ("x", " ", "\n", "\tx", "  \n  y", ""):
+        text = PROSE * 60 + " " * 700 + end
+        assert tokenizer.encode(text).ids.tolist() == ids_of("unproven", text)
+
+
+def edited(kind: str, edit: Callable[[dict], object]) -> DocumentTokenizer:
+    spec = json.loads(reference(kind).to_str())
+    edit(spec)
+    return DocumentTokenizer(json.dumps(spec).encode(), kind)
+
+
+def test_tokens_that_eat_their_surroundings_forbid_cuts() -> None:
+    assert small("qwen2")._rule == CutRule(unbroken=(b"<tool_call>", b"a b;c"))
+    assert edited("qwen2", lambda spec: spec["added_tokens"][-1].update(rstrip=True))._rule is None
+    assert small("qwen2-nfc")._rule == CutRule(unbroken=(b"<tool_call>",))
+    # U+037E turns into ";" under NFC, so that "a b;c" may arise where no bytes of it are.
+    added = {**AddedToken("a b;c").__getstate__(), "id": small("qwen2-nfc").vocab_size}
+    nfc = edited("qwen2-nfc", lambda spec: spec["added_tokens"].append(added))
+    assert nfc._rule is None
+    assert nfc.encode("a b\u037ec").ids.tolist() == [added["id"]]
+
+
+def test_saved_truncation_padding_and_dropout_are_left_out() -> None:
+    stored = Tokenizer.from_str(reference("llama3").to_str())
+    stored.enable_truncation(4)
+    stored.enable_padding(length=64)
+    stored.model.dropout = 0.5
+    tokenizer = DocumentTokenizer(stored.to_str().encode(), "stored")
+    assert tokenizer.encode(PROSE).ids.tolist() == ids_of("llama3", PROSE)
+    assert tokenizer.fingerprint == edited("llama3", lambda spec: None).fingerprint
+
+
+def test_fingerprint_follows_what_decides_the_ids() -> None:
+    same = edited("llama3", lambda spec: spec.update(post_processor=None))
+    other = edited("llama3", lambda spec: spec["model"]["merges"].pop())
+    lower = edited("llama3", lambda spec: spec.update(normalizer={"type": "Lowercase"}))
+    assert len({same.fingerprint, other.fingerprint, lower.fingerprint}) == 3
+    assert same.fingerprint == edited("llama3", lambda spec: None).fingerprint
+
+
+def test_bos_is_what_the_post_processor_puts_in_front() -> None:
+    assert small("llama3").bos_token_id is None
+    with_bos = Tokenizer.from_str(reference("llama3").to_str())
+    with_bos.post_processor = processors.TemplateProcessing(
+        single=f"{CONTROL[0]} $A {CONTROL[1]}", special_tokens=[(CONTROL[0], 0), (CONTROL[1], 1)]
+    )
+    tokenizer = DocumentTokenizer(with_bos.to_str().encode(), "bos")
+    assert tokenizer.bos_token_id == 0
+    assert tokenizer.encode("a").ids.tolist() == ids_of("llama3", "a")
+
+
+def test_from_file_and_pickle_give_the_same_tokenizer(tmp_path) -> None:
+    path = tmp_path / "tiny" / "tokenizer.json"
+    path.parent.mkdir()
+    reference("llama3").save(str(path))
+    tokenizer = DocumentTokenizer.from_file(path)
+    assert (tokenizer.name, tokenizer.vocab_size) == ("tiny", reference("llama3").get_vocab_size())
+    copy = pickle.loads(pickle.dumps(tokenizer))  # noqa: S301
+    assert copy.fingerprint == tokenizer.fingerprint
+    assert copy.encode(PROSE).ids.tolist() == tokenizer.encode(PROSE.encode()).ids.tolist()
+
+
+def test_empty_document() -> None:
+    for kind in ("llama3", "qwen2-nfc", "unigram"):
+        document = small(kind).encode("")
+        assert (document.ids.shape, document.exact, document.text(0, 0)) == ((0,), True, "")
+
+
+def test_text_that_is_not_unicode_is_refused() -> None:
+    with pytest.raises(UnicodeEncodeError):
+        small("llama3").encode("a\ud800")
+    for kind in ("llama3", "unigram"):
+        with pytest.raises(UnicodeDecodeError) as caught:
+            small(kind).encode(b"word " * 20 + b"\xff")
+        assert caught.value.start == 100
+
+
+def test_ranges_and_ids_out_of_bounds_are_refused() -> None:
+    document = small("llama3").encode("abc")
+    for start, stop in ((-1, 0), (1, 0), (0, 4)):
+        with pytest.raises(ValueError, match="token range"):
+            document.text(start, stop)
+    size = small("llama3").vocab_size
+    for ids in ([-1], [size]):
+        with pytest.raises(ValueError, match=f"0 to {size - 1}"):
+            small("llama3").decode(ids)
+
+    def leave_a_gap(spec: dict) -> None:
+        vocab = spec["model"]["vocab"]
+        vocab[max(vocab, key=vocab.get)] += 2
+
+    with pytest.raises(ValueError, match=f"id {size} has no token"):
+        edited("llama3", leave_a_gap).decode([size])
+    with pytest.raises(ValueError, match=r"bad: not a tokenizer\.json"):
+        DocumentTokenizer(b"[]", "bad")
+
+
+class PanicException(BaseException):
+    """As pyo3 names a Rust panic."""
+
+
+@pytest.mark.parametrize("kind", ["llama3", "unigram"])
+def test_a_panic_names_the_length_and_an_interrupt_passes(kind: str) -> None:
+    class Broken:
+        def __init__(self, error: BaseException) -> None:
+            self.error = error
+
+        def encode(self, *args: object, **kwargs: object) -> None:
+            raise self.error
+
+        encode_batch_flat = encode
+
+    tokenizer = edited(kind, lambda spec: None)
+    for error, raised in ((PanicException("boom"), ValueError), (KeyboardInterrupt(),) * 2):
+        tokenizer._fast = tokenizer._reference = Broken(error)
+        with pytest.raises(raised if isinstance(raised, type) else KeyboardInterrupt) as caught:
+            tokenizer.encode("a" * 10)
+    assert isinstance(caught.value, KeyboardInterrupt)
+    tokenizer._fast = tokenizer._reference = Broken(PanicException("boom"))
+    with pytest.raises(ValueError, match="document of 10 bytes: boom"):
+        tokenizer.encode("a" * 10)
+
+
+def test_fastokens_that_disagrees_or_cannot_load_is_not_used(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(tokenization, "_fast_ids", lambda fast, text: np.zeros(1, np.int32))
+    with caplog.at_level(logging.WARNING, "longattn"):
+        disagreeing = edited("llama3", lambda spec: None)
+    assert disagreeing.backend == "tokenizers"
+    assert "ids differ from `tokenizers`" in caplog.text
+    assert len(caplog.records) == 1
+    assert disagreeing.encode(PROSE * 3).ids.tolist() == ids_of("llama3", PROSE * 3)
+
+    monkeypatch.setitem(sys.modules, "fastokens", None)
+    caplog.clear()
+    assert edited("llama3", lambda spec: None).backend == "tokenizers"
+    assert len(caplog.records) == 1
+
+
+def test_one_thread(tmp_path) -> None:
+    """A worker owns one core: encoding starts no thread beside it."""
+    path = tmp_path / "tokenizer.json"
+    reference("llama3").save(str(path))
+    code = (
+        "import os, sys; from longattn.windows.tokenizer import DocumentTokenizer as T\n"
+        "t = T.from_file(sys.argv[1]); before = len(os.listdir('/proc/self/task'))\n"
+        "t.encode('word word. ' * 200000); print(len(os.listdir('/proc/self/task')) - before)"
+    )
+    if not sys.platform.startswith("linux"):
+        pytest.skip("counts threads in /proc")
+    out = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, check=True)
+    assert out.stdout.split() == [b"0"]
