@@ -1,6 +1,6 @@
 """Long documents out of distribution packages, for training and for measuring: nothing of it ships.
 
-    APT_CONFIG=apt.conf python fetch_pool.py OUT [--minutes 25] [--books FILE ...]
+    APT_CONFIG=apt.conf python fetch_pool.py OUT [--minutes 25] [--further FILE ...]
 
 Reads the Debian source packages of packages.txt (`apt-get source --download-only`; deb-src lines
 wanted), takes their long text files by category, drops what repeats itself or another document, and
@@ -33,10 +33,10 @@ SUFFIXES = {
 }
 CATEGORY = {suffix: name for name, of in SUFFIXES.items() for suffix in of.split()}
 BYTES = (28_000, 1_000_000)  # of a file; a window of 8192 tokens takes at least the first
-REPOSITORY_BYTES = 8_000_000  # of one category from one repository
+REPOSITORY_BYTES = 16_000_000  # of one category from one repository
 LINE = 24  # characters from which a line tells documents apart
 REPEATED = 0.25  # share of a document in lines that were seen before, in it or in another
-HELD_OUT = 0.14  # of the repositories
+HELD_OUT = 0.07  # of the repositories
 DATA_NAMES = re.compile(
     r"/(po|locale|i18n|lang|languages|fixtures?|testdata|test-data|corpus|third[_-]?party|vendor|"
     r"node_modules|translations?|dictionar\w*|wordlists?)/|min\.js$|licen[cs]e|copying|copyright",
@@ -81,6 +81,9 @@ def category_of(name: str) -> str | None:
 
 
 def is_held_out(repository: str) -> bool:
+    """Books are never selected from."""
+    if repository.startswith("book:"):
+        return True
     return int.from_bytes(sha256(repository.encode()).digest()[:4]) < HELD_OUT * 2**32
 
 
@@ -149,21 +152,17 @@ def documents_of(package: str, family: str, seen: Seen) -> Iterator[dict[str, An
             taken[key] = taken.get(key, 0) + len(text)
             yield {
                 "content": text, "category": category, "repository": repository, "path": path,
-                "package": package, "licences": licences, "held_out": is_held_out(repository),
+                "package": package, "licences": licences,
             }  # fmt: skip
 
 
-def books_of(file: Path, seen: Seen) -> Iterator[dict[str, Any]]:
-    """Public-domain books, JSON lines of content and source: all held out."""
+def further_of(file: Path, seen: Seen) -> Iterator[dict[str, Any]]:
+    """Documents from elsewhere: JSON lines of content, category, repository, path, licences."""
     with gzip.open(file, "rt", encoding="utf8") as lines:
         for line in lines:
-            book = json.loads(line)
-            if len(book["content"]) >= BYTES[0] and seen.take(book["content"]):
-                yield {
-                    "content": book["content"], "category": "book", "path": book["source"],
-                    "repository": book["source"], "package": file.name,
-                    "licences": ["public domain"], "held_out": True,
-                }  # fmt: skip
+            document = json.loads(line)
+            if len(document["content"]) >= BYTES[0] and seen.take(document["content"]):
+                yield {**document, "package": file.name}
 
 
 def write(out: Path, documents: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -182,7 +181,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--minutes", type=float, default=25)
-    parser.add_argument("--books", type=Path, nargs="*", default=[])
+    parser.add_argument("--further", type=Path, nargs="*", default=[])
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     seen, stop = Seen(), time.monotonic() + 60 * given.minutes
@@ -190,13 +189,16 @@ def main() -> None:
         with gzip.open(done, "rt", encoding="utf8") as lines:
             for line in lines:
                 seen.take(json.loads(line)["content"])
-    for file in given.books:
-        if not (out := given.out / f"books-{file.name}").exists():
-            write(out, books_of(file, seen))
+    for file in given.further:
+        if not (out := given.out / f"further-{file.name}").exists():
+            write(out, further_of(file, seen))
     lines = (Path(__file__).parent / "packages.txt").read_text().splitlines()
     families = [line.split() for line in lines if line and not line.startswith("#")]
-    # Held-out families first, then by hash, so that a pool that ends early is as diverse as can be.
-    families.sort(key=lambda f: (not is_held_out(f[0]), sha256(f[0].encode()).digest()))
+    # Held-out families first, then TeX Live, which has most of the manuals, then by hash, so that a
+    # pool that ends early is as diverse as can be.
+    families.sort(
+        key=lambda f: (not is_held_out(f[0]), f[0] != "texlive-base", sha256(f[0].encode()).digest())
+    )
     total: dict[str, int] = {}
     for package, family in [(package, f[0]) for f in families for package in f]:
         out = given.out / f"{package}.jsonl.gz"
@@ -207,7 +209,8 @@ def main() -> None:
             break
         try:
             for document in write(out, documents_of(package, family, seen)):
-                key = ("held-out " if document["held_out"] else "") + document["category"]
+                held_out = is_held_out(document["repository"])
+                key = ("held-out " if held_out else "") + document["category"]
                 total[key] = total.get(key, 0) + document["content"]
         except subprocess.CalledProcessError:
             print(f"{package}: not to be had", flush=True)
