@@ -14,11 +14,10 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from llama import Shape, packed
+from llama import Llama, Shape, packed
 from measure import CHUNKS_AT_ONCE, WINDOWS_AT_ONCE, best_model
 from numpy.typing import NDArray
 from score import score_block
@@ -61,14 +60,14 @@ def warm_up(trainer: Trainer, length: int, short: int) -> None:
 
 
 def score_all(
-    room: Path, windows: Windows, model: Any, scorer: AttentionScorer, short: int
+    folder: Path, ids_nl: NDArray[np.uint16], model: Llama, scorer: AttentionScorer, short: int
 ) -> dict[str, NDArray[np.float64]]:
-    """Score the blocks that nobody claimed, and read all of them."""
-    folder, ids = room / "scores", windows.ids
-    blocks = range(0, len(ids), BLOCK)
+    """Score the blocks of the pool that nobody claimed, and read all of them."""
+    blocks = range(0, len(ids_nl), BLOCK)
     for i in blocks:
         if is_mine(folder / f"{i}.claim"):
-            np.savez(folder / f"{i}.partial.npz", **score_block(model, scorer, ids[i : i + BLOCK], short))
+            scores = score_block(model, scorer, ids_nl[i : i + BLOCK], short)
+            np.savez(folder / f"{i}.partial.npz", **scores)
             (folder / f"{i}.partial.npz").rename(folder / f"{i}.npz")
     for i in blocks:
         wait_for(folder / f"{i}.npz")
@@ -80,6 +79,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("room", type=Path)
     parser.add_argument("--tokens", type=int, default=Recipe.tokens)
+    parser.add_argument("--pool", type=int, help="windows of the pool at most")
     parser.add_argument("--short", type=int, default=1024)
     parser.add_argument("--length", type=int, default=8192)
     parser.add_argument("--seconds", type=float, default=1e9)
@@ -99,11 +99,12 @@ def main() -> None:
     scorer = AttentionScorer.from_pretrained(str(room / "model"), given.device, dtype)
     wait_for(room / "windows" / "windows.parquet")
     windows = Windows(room / "windows")
-    log(f"scoring {len(windows.ids)} windows")
-    scores = score_all(room, windows, model, scorer, given.short)
+    rows = windows.pool(given.pool)
+    log(f"scoring {len(rows)} windows")
+    scores = score_all(room / "scores", windows.ids[rows], model, scorer, given.short)
     log("scored")
     del scorer
-    experiment = Experiment(windows, scores, given.device)
+    experiment = Experiment(windows, rows, scores, given.device)
     longest = 0.0
     for line in (room / "runs.txt").read_text().splitlines():
         arm, seed = line.split()

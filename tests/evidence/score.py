@@ -1,4 +1,4 @@
-"""Scores of the windows that need a model: LDS's parts by its first layer, and its loss gap.
+"""Scores of the pool's windows that need a model: LDS's parts by its first layer, and its loss gap.
 
     python score.py MODEL WINDOWS SCORES.npz [--short 1024]
 
@@ -52,7 +52,8 @@ def main() -> None:
     model.load(packed(given.model))
     dtype = "float32" if given.device == "cpu" else "float16"
     scorer = AttentionScorer.from_pretrained(str(given.model), given.device, dtype)
-    ids = Windows(given.windows).ids
+    windows = Windows(given.windows)
+    ids = windows.ids[windows.pool()]
     blocks = [
         score_block(model, scorer, ids[i : i + 128], given.short) for i in range(0, len(ids), 128)
     ]

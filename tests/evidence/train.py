@@ -110,13 +110,19 @@ def synchronize(model: Llama) -> None:
 class Experiment:
     """The pool, its scores and the held-out windows: what every run needs."""
 
-    def __init__(self, windows: Windows, scores: dict[str, NDArray[Any]], device: str) -> None:
-        self.windows, self.rows = windows, windows.pool()
+    def __init__(
+        self,
+        windows: Windows,
+        rows: NDArray[np.int64],
+        scores: dict[str, NDArray[Any]],
+        device: str,
+    ) -> None:
+        self.windows, self.rows = windows, rows
         self.category = windows.column("category")[self.rows]
         cheap = ("recurrence_pairs", "compression_ratio")
         self.scores = {
-            name: np.asarray(of, np.float64)[self.rows]
-            for name, of in [*scores.items(), *((n, windows.column(n)) for n in cheap)]
+            name: np.asarray(of, np.float64)
+            for name, of in [*scores.items(), *((n, windows.column(n)[self.rows]) for n in cheap)]
         }
         self.document = windows.column("document")
         self.repository = windows.column("repository")
@@ -168,8 +174,9 @@ def main() -> None:
     weights = packed(given.model)
     model = best_model(Shape.read(given.model), given.device)
     model.load(weights)
+    windows = Windows(given.windows)
     with np.load(given.scores) as scores:
-        experiment = Experiment(Windows(given.windows), dict(scores), given.device)
+        experiment = Experiment(windows, windows.pool(), dict(scores), given.device)
     trainer = Trainer(model, Recipe(tokens=given.tokens))
     write_whole(given.result, experiment.run(trainer, weights, given.arm, given.seed, given.short))
 

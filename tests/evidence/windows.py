@@ -1,6 +1,7 @@
 """Windows of the pool by longattn, and which of them train and which measure.
 
-    python windows.py cut POOL OUT [--window 8192] [--tokenizer MODEL] [--processes N]
+    python windows.py cut POOL OUT --tokenizer MODEL [--window 8192] [--processes N]
+    python windows.py merge PART... OUT
 
 Writes OUT/ids.npy (uint16, a window a row) and OUT/windows.parquet: category, repository, document,
 index, start, held_out, recurrence_pairs, compression_ratio. longattn's Algorithm 1 lets the windows of a
@@ -22,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from fetch_pool import is_held_out
 from numpy.typing import NDArray
@@ -30,8 +32,8 @@ from longattn.windows.cutting import document_id, sliding_windows
 from longattn.windows.recurrence import far_recurrence
 from longattn.windows.tokenizer import DocumentTokenizer
 
-HELD_OUT_DOCUMENTS, COPIED = 96, 24  # a category, of which some are also used for copying
-HELD_OUT_REPOSITORY = 8  # documents of one repository and category
+HELD_OUT_DOCUMENTS, COPIED = 96, 16  # a category, of which some are also used for copying
+HELD_OUT_REPOSITORY = 16  # documents of one repository and category
 BOOK = "book"
 
 
@@ -90,10 +92,22 @@ def cut(pool: Path, out: Path, tokenizer: Path, window: int, processes: int) -> 
     jobs = ((batch, tokenizer, window) for batch in batches_of(documents_of(pool), 2_000_000))
     with get_context("spawn").Pool(processes) as workers:
         rows = [row for rows in workers.imap_unordered(_cut_batch, jobs) for row in rows]
-    rows.sort(key=lambda row: (row["category"], row["document"], row["index"]))
+    ids = np.stack([row.pop("ids") for row in rows])
+    write_sorted(out, ids, pa.Table.from_pylist(rows))
+
+
+def write_sorted(out: Path, ids: NDArray[np.uint16], table: pa.Table) -> None:
+    """In order of category, document and place, so that no order of reading plays a part."""
+    order = pc.sort_indices(table, [(n, "ascending") for n in ("category", "document", "index")])
     out.mkdir(parents=True, exist_ok=True)
-    np.save(out / "ids.npy", np.stack([row.pop("ids") for row in rows]))
-    pq.write_table(pa.Table.from_pylist(rows), out / "windows.parquet")
+    np.save(out / "ids.npy", ids[order.to_numpy()])
+    pq.write_table(table.take(order), out / "windows.parquet")
+
+
+def merge(parts: list[Path], out: Path) -> None:
+    """What was cut in parts, as one."""
+    read = [Windows(part) for part in parts]
+    write_sorted(out, np.concatenate([p.ids for p in read]), pa.concat_tables(p.table for p in read))
 
 
 @dataclass(frozen=True)
@@ -123,9 +137,13 @@ class Windows:
     def column(self, name: str) -> NDArray[Any]:
         return np.array(self.table[name].to_pylist())
 
-    def pool(self) -> NDArray[np.int64]:
-        """Rows that may be trained on."""
-        return np.flatnonzero(~self.column("held_out") & (self.column("category") != BOOK))
+    def pool(self, most: int | None = None) -> NDArray[np.int64]:
+        """Rows that may be trained on; of whole documents, chosen by hash, where there are more."""
+        rows = np.flatnonzero(~self.column("held_out") & (self.column("category") != BOOK))
+        if most is None or len(rows) <= most:
+            return rows
+        document = self.column("document")[rows]  # a hash of its text already
+        return rows[document <= np.sort(document)[most - 1]]
 
     def held_out(self, documents: int = HELD_OUT_DOCUMENTS, copied: int = COPIED) -> HeldOut:
         """A window of each of `documents` a category, few of one repository, chosen by hash."""
@@ -159,15 +177,18 @@ class Windows:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("command", choices=["cut"])
-    for name in ("pool", "out"):
-        parser.add_argument(name, type=Path)
+    parser.add_argument("command", choices=["cut", "merge"])
+    parser.add_argument("folders", type=Path, nargs="+")
     parser.add_argument("--window", type=int, default=8192)
-    parser.add_argument("--tokenizer", type=Path, required=True)
+    parser.add_argument("--tokenizer", type=Path)
     parser.add_argument("--processes", type=int, default=2)
     given = parser.parse_args()
-    cut(given.pool, given.out, given.tokenizer / "tokenizer.json", given.window, given.processes)
-    windows = Windows(given.out)
+    *sources, out = given.folders
+    if given.command == "merge":
+        merge(sources, out)
+    else:
+        cut(sources[0], out, given.tokenizer / "tokenizer.json", given.window, given.processes)
+    windows = Windows(out)
     print("pool", Counter(windows.column("category")[windows.pool()].tolist()))
     print("held out", Counter(windows.held_out().category))
 
