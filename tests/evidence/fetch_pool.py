@@ -81,7 +81,7 @@ def category_of(name: str) -> str | None:
 
 
 def is_held_out(repository: str) -> bool:
-    """Books are never selected from."""
+    """By the hash of its name; books are never selected from."""
     if repository.startswith("book:"):
         return True
     return int.from_bytes(sha256(repository.encode()).digest()[:4]) < HELD_OUT * 2**32
@@ -135,7 +135,9 @@ def documents_of(package: str, family: str, seen: Seen) -> Iterator[dict[str, An
             ["apt-get", "-qq", "source", "--download-only", "--only-source", package],
             cwd=folder, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
-        archives = sorted(p for p in Path(folder).iterdir() if ".tar" in p.name and p.suffix != ".asc")
+        archives = sorted(
+            p for p in Path(folder).iterdir() if ".tar" in p.name and p.suffix != ".asc"
+        )
         licences = licences_of(archives)
         found: list[tuple[str, str, str]] = []
         for archive in archives:
@@ -178,7 +180,9 @@ def write(out: Path, documents: Iterator[dict[str, Any]]) -> list[dict[str, Any]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("out", type=Path)
     parser.add_argument("--minutes", type=float, default=25)
     parser.add_argument("--further", type=Path, nargs="*", default=[])
@@ -192,12 +196,16 @@ def main() -> None:
     for file in given.further:
         if not (out := given.out / f"further-{file.name}").exists():
             write(out, further_of(file, seen))
-    lines = (Path(__file__).parent / "packages.txt").read_text().splitlines()
-    families = [line.split() for line in lines if line and not line.startswith("#")]
+    listed = (Path(__file__).parent / "packages.txt").read_text().splitlines()
+    families = [line.split() for line in listed if line and not line.startswith("#")]
     # Held-out families first, then TeX Live, which has most of the manuals, then by hash, so that a
     # pool that ends early is as diverse as can be.
     families.sort(
-        key=lambda f: (not is_held_out(f[0]), f[0] != "texlive-base", sha256(f[0].encode()).digest())
+        key=lambda f: (
+            not is_held_out(f[0]),
+            f[0] != "texlive-base",
+            sha256(f[0].encode()).digest(),
+        )
     )
     total: dict[str, int] = {}
     for package, family in [(package, f[0]) for f in families for package in f]:
@@ -214,7 +222,10 @@ def main() -> None:
                 total[key] = total.get(key, 0) + document["content"]
         except subprocess.CalledProcessError:
             print(f"{package}: not to be had", flush=True)
-        print(f"{package}: {({k: f'{v / 1e6:.0f} MB' for k, v in sorted(total.items())})}", flush=True)
+        print(
+            f"{package}: { ({k: f'{v / 1e6:.0f} MB' for k, v in sorted(total.items())}) }",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

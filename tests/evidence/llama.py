@@ -107,7 +107,9 @@ def before_attention(
     return rotate(q, *turns), rotate(k, *turns), v.contiguous()
 
 
-def after_attention(x_blc: Tensor, mixed_blc: Tensor, weights: tuple[Tensor, ...], eps: float) -> Tensor:
+def after_attention(
+    x_blc: Tensor, mixed_blc: Tensor, weights: tuple[Tensor, ...], eps: float
+) -> Tensor:
     """The stream after a layer's output projection and MLP."""
     out, norm, gate_up, down = weights
     x = x_blc + F.linear(mixed_blc, out)
@@ -212,12 +214,16 @@ class Llama:
             q, k, v = self.f["before_attention"](x, norm, qkv, turns, s)
             with sdpa_kernel(self.backend):
                 mixed = F.scaled_dot_product_attention(
-                    *(t.transpose(1, 2) for t in (q, k, v)), is_causal=True,
+                    q.transpose(1, 2),
+                    k.transpose(1, 2),
+                    v.transpose(1, 2),
+                    is_causal=True,
                     enable_gqa=s.heads != s.key_heads,
-                )  # fmt: skip
+                )
             mixed = mixed.transpose(1, 2).flatten(2)
             x = self.f["after_attention"](x, mixed, tuple(rest), s.eps)
-        return self.f["rms_norm"](x, w["norm"], s.eps)
+        last: Tensor = self.f["rms_norm"](x, w["norm"], s.eps)
+        return last
 
     def mean_loss(self, ids_bl: Tensor) -> Tensor:
         """Mean loss of all tokens but each window's first, to be taken backward."""

@@ -76,7 +76,9 @@ def score_all(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("room", type=Path)
     parser.add_argument("--tokens", type=int, default=Recipe.tokens)
     parser.add_argument("--pool", type=int, help="windows of the pool at most")

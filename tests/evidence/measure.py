@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -77,9 +78,7 @@ def measure(model: Llama, ids_bl: Tensor, copied_bl: Tensor, short: int = 1024) 
         near, full = gap_of(model, ids, short, length // 2)
         far.append((near - full[:, length // 2 - 1 :]).mean(1))
         by_position.append(
-            torch.stack(
-                [full[:, a - 1 : b - 1].mean(1) for a, b in zip(bounds, bounds[1:], strict=False)], 1
-            )
+            torch.stack([full[:, a - 1 : b - 1].mean(1) for a, b in pairwise(bounds)], 1)
         )
     distances = [length // 16, length // 8, length // 4, length // 2, length * 7 // 8]
     return {
@@ -103,7 +102,9 @@ def best_model(shape: Shape, device: str, dtype: torch.dtype = torch.bfloat16) -
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     for name in ("model", "windows", "result"):
         parser.add_argument(name, type=Path)
     parser.add_argument("--short", type=int, default=1024)

@@ -42,7 +42,9 @@ def score_block(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     for name in ("model", "windows", "scores"):
         parser.add_argument(name, type=Path)
     parser.add_argument("--short", type=int, default=1024)

@@ -14,6 +14,7 @@ import argparse
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -116,9 +117,7 @@ def holm(p: dict[str, float]) -> dict[str, float]:
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
-    return "\n".join(
-        f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows]
-    )
+    return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows])
 
 
 def noise_floor(results: Results) -> str:
@@ -129,9 +128,19 @@ def noise_floor(results: Results) -> str:
         spread = f"{seeds.std(ddof=1):.5f}" if len(seeds) > 1 else "one seed"
         largest = f"{np.ptp(seeds):.5f}"
         base = f"{results.values('base', measure).mean():.4f}" if "base" in results.arms else ""
-        rows.append([measure, base, f"{seeds.mean():.4f}", ", ".join(f"{x:.4f}" for x in seeds), spread, largest])
+        rows.append(
+            [
+                measure,
+                base,
+                f"{seeds.mean():.4f}",
+                ", ".join(f"{x:.4f}" for x in seeds),
+                spread,
+                largest,
+            ]
+        )
     return table(
-        ["measure", "before training", "random", "its seeds", "deviation", "largest difference"], rows
+        ["measure", "before training", "random", "its seeds", "deviation", "largest difference"],
+        rows,
     )
 
 
@@ -170,7 +179,9 @@ def page(results: Results) -> str:
         parts.append(f"## By category: {measure}, arm minus random")
         first = ["random itself"]
         for name in names:
-            first.append(f"{results.values('random', measure)[:, results.category == name].mean():.4f}")
+            first.append(
+                f"{results.values('random', measure)[:, results.category == name].mean():.4f}"
+            )
         rows = [first] + [
             [arm, *(str(results.difference(arm, measure, name)) for name in names)]
             for arm in results.others
@@ -185,7 +196,7 @@ def page(results: Results) -> str:
             for name in (arm, "random")
         ]
         rows.append([arm, *(f"{x:+.4f}" for x in both[0] - both[1])])
-    parts.append(table(["arm", *(f"{a} to {b - 1}" for a, b in zip(bounds, bounds[1:], strict=False))], rows))
+    parts.append(table(["arm", *(f"{a} to {b - 1}" for a, b in pairwise(bounds))], rows))
     distances = results.arms["random"][0]["copy_distances"]
     parts.append("## Copying a foreign passage: nats a token that an earlier copy saves")
     rows = [
@@ -204,7 +215,17 @@ def page(results: Results) -> str:
                    f"{np.mean([np.mean(run['train_loss'][-10:]) for run in runs]):.4f}"]
             )  # fmt: skip
     parts.append(
-        table(["arm", "tokens", "documents", "repositories", "k tokens/s", "training loss at the end"], rows)
+        table(
+            [
+                "arm",
+                "tokens",
+                "documents",
+                "repositories",
+                "k tokens/s",
+                "training loss at the end",
+            ],
+            rows,
+        )
     )
     return "\n\n".join(parts) + "\n"
 
@@ -245,7 +266,9 @@ def plots(results: Results, folder: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("results", type=Path)
     parser.add_argument("page", type=Path)
     parser.add_argument("--plots", type=Path)

@@ -42,7 +42,9 @@ class Trainer:
 
     def __init__(self, model: Llama, recipe: Recipe) -> None:
         self.model, self.recipe = model, recipe
-        self.masters = {n: torch.zeros_like(w, dtype=torch.float32) for n, w in model.weights.items()}
+        self.masters = {
+            n: torch.zeros_like(w, dtype=torch.float32) for n, w in model.weights.items()
+        }
         for t in self.masters.values():
             t.grad = torch.zeros_like(t)
 
@@ -159,7 +161,9 @@ def write_whole(path: Path, told: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     for name in ("model", "windows", "scores"):
         parser.add_argument(name, type=Path)
     parser.add_argument("arm")

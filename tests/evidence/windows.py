@@ -28,7 +28,8 @@ import pyarrow.parquet as pq
 from fetch_pool import is_held_out
 from numpy.typing import NDArray
 
-from longattn.windows.cutting import document_id, sliding_windows
+from longattn.windows.cutting import sliding_windows
+from longattn.windows.ids import document_id
 from longattn.windows.recurrence import far_recurrence
 from longattn.windows.tokenizer import DocumentTokenizer
 
@@ -37,7 +38,9 @@ HELD_OUT_REPOSITORY = 16  # documents of one repository and category
 BOOK = "book"
 
 
-def cut_document(document: dict[str, Any], tokenizer: DocumentTokenizer, window: int) -> Iterator[Any]:
+def cut_document(
+    document: dict[str, Any], tokenizer: DocumentTokenizer, window: int
+) -> Iterator[Any]:
     """Rows of the table, with `ids`."""
     text = document["content"].encode()
     tokenized = tokenizer.encode(text)
@@ -107,7 +110,9 @@ def write_sorted(out: Path, ids: NDArray[np.uint16], table: pa.Table) -> None:
 def merge(parts: list[Path], out: Path) -> None:
     """What was cut in parts, as one."""
     read = [Windows(part) for part in parts]
-    write_sorted(out, np.concatenate([p.ids for p in read]), pa.concat_tables(p.table for p in read))
+    write_sorted(
+        out, np.concatenate([p.ids for p in read]), pa.concat_tables(p.table for p in read)
+    )
 
 
 @dataclass(frozen=True)
@@ -176,7 +181,9 @@ class Windows:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("command", choices=["cut", "merge"])
     parser.add_argument("folders", type=Path, nargs="+")
     parser.add_argument("--window", type=int, default=8192)
