@@ -31,18 +31,21 @@ def top(score: Floats, of: NDArray[np.bool_], share: float = 0.25) -> NDArray[np
 def candidates(arm: str, scores: dict[str, Floats]) -> NDArray[np.bool_]:
     """Of the windows of one category, which an arm may draw."""
     everything = np.ones(len(scores["ds"]), bool)
+    if arm == "random":
+        return everything
     lds = long_distance_scores(scores["ds"], scores["variance"], 0.5)
     low, high = np.quantile(scores["compression_ratio"], [0.2, 0.8])
     band = (scores["compression_ratio"] >= low) & (scores["compression_ratio"] <= high)
-    return {
-        "random": lambda: everything,
-        "lds_top": lambda: top(lds, everything),
-        "lds_bottom": lambda: top(-lds, everything),
-        "compression": lambda: band,
-        "pairs_top": lambda: top(scores["recurrence_pairs"], everything),
-        "loss_gap": lambda: top(scores["loss_gap"], everything),
-        "loss_gap_in_band": lambda: top(scores["loss_gap"], band),
-    }[arm]()
+    if arm == "compression":
+        return band
+    score, of = {
+        "lds_top": (lds, everything),
+        "lds_bottom": (-lds, everything),
+        "pairs_top": (scores["recurrence_pairs"], everything),
+        "loss_gap": (scores["loss_gap"], everything),
+        "loss_gap_in_band": (scores["loss_gap"], band),
+    }[arm]
+    return top(score, of)
 
 
 def draw(

@@ -20,11 +20,9 @@ import torch
 from llama import Llama, Shape, packed
 from measure import CHUNKS_AT_ONCE, WINDOWS_AT_ONCE, best_model
 from numpy.typing import NDArray
-from score import score_block
+from score import load_scorer, score_block
 from train import Experiment, Recipe, Trainer, write_whole
 from windows import Windows
-
-from longattn.scoring.scorer import AttentionScorer
 
 BLOCK = 128  # windows
 
@@ -60,12 +58,14 @@ def warm_up(trainer: Trainer, length: int, short: int) -> None:
 
 
 def score_all(
-    folder: Path, ids_nl: NDArray[np.uint16], model: Llama, scorer: AttentionScorer, short: int
+    room: Path, ids_nl: NDArray[np.uint16], model: Llama, short: int
 ) -> dict[str, NDArray[np.float64]]:
     """Score the blocks of the pool that nobody claimed, and read all of them."""
+    folder, scorer = room / "scores", None
     blocks = range(0, len(ids_nl), BLOCK)
     for i in blocks:
-        if is_mine(folder / f"{i}.claim"):
+        if not (folder / f"{i}.npz").exists() and is_mine(folder / f"{i}.claim"):
+            scorer = scorer or load_scorer(room / "model", model.device)
             scores = score_block(model, scorer, ids_nl[i : i + BLOCK], short)
             np.savez(folder / f"{i}.partial.npz", **scores)
             (folder / f"{i}.partial.npz").rename(folder / f"{i}.npz")
@@ -81,7 +81,7 @@ def main() -> None:
     )
     parser.add_argument("room", type=Path)
     parser.add_argument("--tokens", type=int, default=Recipe.tokens)
-    parser.add_argument("--pool", type=int, help="windows of the pool at most")
+    parser.add_argument("--share", type=float, default=1.0, help="of the pool's documents")
     parser.add_argument("--short", type=int, default=1024)
     parser.add_argument("--length", type=int, default=8192)
     parser.add_argument("--seconds", type=float, default=1e9)
@@ -97,15 +97,12 @@ def main() -> None:
     wait_for(room / "model" / "model.safetensors")
     weights = packed(room / "model")
     trainer.start(weights)
-    dtype = "float32" if given.device == "cpu" else "float16"
-    scorer = AttentionScorer.from_pretrained(str(room / "model"), given.device, dtype)
     wait_for(room / "windows" / "windows.parquet")
     windows = Windows(room / "windows")
-    rows = windows.pool(given.pool)
+    rows = windows.pool(given.share)
     log(f"scoring {len(rows)} windows")
-    scores = score_all(room / "scores", windows.ids[rows], model, scorer, given.short)
+    scores = score_all(room, windows.ids[rows], model, given.short)
     log("scored")
-    del scorer
     experiment = Experiment(windows, rows, scores, given.device)
     longest = 0.0
     for line in (room / "runs.txt").read_text().splitlines():

@@ -41,6 +41,11 @@ def score_block(
     }
 
 
+def load_scorer(model: Path, device: str) -> AttentionScorer:
+    dtype = "float32" if device == "cpu" else "float16"
+    return AttentionScorer.from_pretrained(str(model), device, dtype)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
@@ -52,8 +57,7 @@ def main() -> None:
     given = parser.parse_args()
     model = best_model(Shape.read(given.model), given.device)
     model.load(packed(given.model))
-    dtype = "float32" if given.device == "cpu" else "float16"
-    scorer = AttentionScorer.from_pretrained(str(given.model), given.device, dtype)
+    scorer = load_scorer(given.model, given.device)
     windows = Windows(given.windows)
     ids = windows.ids[windows.pool()]
     blocks = [

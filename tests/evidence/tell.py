@@ -27,7 +27,8 @@ DRAWS = 10_000
 
 def late_loss(run: dict[str, Any]) -> Floats:
     """Loss from half the window on."""
-    return np.array(run["loss_by_position"])[:, -2:].mean(1)
+    late: Floats = np.array(run["loss_by_position"])[:, -2:].mean(1)
+    return late
 
 
 def early_loss(run: dict[str, Any]) -> Floats:
@@ -35,12 +36,14 @@ def early_loss(run: dict[str, Any]) -> Floats:
     bounds, losses = run["position_bounds"], np.array(run["loss_by_position"])
     widths = np.diff(bounds)
     first = [i for i, end in enumerate(bounds[1:]) if end <= bounds[-1] // 8]
-    return (losses[:, first] * widths[first]).sum(1) / widths[first].sum()
+    early: Floats = (losses[:, first] * widths[first]).sum(1) / widths[first].sum()
+    return early
 
 
 def copying(run: dict[str, Any]) -> Floats:
     """Margin of a copy, mean over the distances, for the documents used for copying."""
-    return np.array(run["copy_margin"]).mean(1)
+    margin: Floats = np.array(run["copy_margin"]).mean(1)
+    return margin
 
 
 MEASURES: dict[str, Callable[[dict[str, Any]], Floats]] = {

@@ -70,10 +70,13 @@ class Trainer:
         for leaf in leaves:
             leaf.grad = None
         loss = self.model.mean_loss(ids_bl)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         with torch.no_grad():
             masters = list(self.masters.values())
-            torch._foreach_copy_([t.grad for t in masters], [leaf.grad for leaf in leaves])
+            torch._foreach_copy_(
+                [t.grad for t in masters if t.grad is not None],
+                [leaf.grad for leaf in leaves if leaf.grad is not None],
+            )
             torch.nn.utils.clip_grad_norm_(masters, self.recipe.clip, foreach=True)
             self.done += 1
             for group in self.optimizer.param_groups:

@@ -142,31 +142,39 @@ class Windows:
     def column(self, name: str) -> NDArray[Any]:
         return np.array(self.table[name].to_pylist())
 
-    def pool(self, most: int | None = None) -> NDArray[np.int64]:
-        """Rows that may be trained on; of whole documents, chosen by hash, where there are more."""
+    def pool(self, share: float = 1.0) -> NDArray[np.int64]:
+        """Rows that may be trained on; of a share of the documents, by the hash of their text."""
         rows = np.flatnonzero(~self.column("held_out") & (self.column("category") != BOOK))
-        if most is None or len(rows) <= most:
-            return rows
-        document = self.column("document")[rows]  # a hash of its text already
-        return rows[document <= np.sort(document)[most - 1]]
+        below = [int(name[:8], 16) < share * 2**32 for name in self.column("document")[rows]]
+        kept: NDArray[np.int64] = rows[np.array(below, bool)]
+        return kept
+
+    def held_out_rows(self) -> list[int]:
+        """One window of each held-out document, in an order that hashes decide."""
+        document, index = self.column("document"), self.column("index")
+        rows = np.flatnonzero(self.column("held_out")).tolist()
+        rows.sort(key=lambda i: sha256(f"{document[i]}-{index[i]}".encode()).digest())
+        first: dict[str, int] = {}
+        for i in rows:
+            first.setdefault(str(document[i]), i)
+        return list(first.values())
+
+    def needed(self, share: float) -> NDArray[np.int64]:
+        """Rows of `pool` and of `held_out`."""
+        return np.sort(np.concatenate([self.pool(share), np.array(self.held_out_rows(), int)]))
 
     def held_out(self, documents: int = HELD_OUT_DOCUMENTS, copied: int = COPIED) -> HeldOut:
         """A window of each of `documents` a category, few of one repository, chosen by hash."""
         category, document = self.column("category"), self.column("document")
         repository = self.column("repository")
-        rows = np.flatnonzero(self.column("held_out"))
-        keys = [sha256(f"{document[i]}-{self.ids[i, 0]}-{i}".encode()).digest() for i in rows]
         chosen: dict[str, list[int]] = {}
         taken: Counter[tuple[str, str]] = Counter()
-        seen = set()
-        for i in rows[sorted(range(len(rows)), key=lambda n: keys[n])].tolist():
+        for i in self.held_out_rows():
             of = chosen.setdefault(category[i], [])
             side = category[i], repository[i]
-            if document[i] in seen or len(of) == documents or taken[side] == HELD_OUT_REPOSITORY:
-                continue
-            seen.add(document[i])
-            taken[side] += 1
-            of.append(i)
+            if len(of) < documents and taken[side] < HELD_OUT_REPOSITORY:
+                taken[side] += 1
+                of.append(i)
         for name, of in chosen.items():  # full batches, of one compiled shape
             chosen[name] = of[: len(of) // 8 * 8 or len(of)]
         kept = [i for name in sorted(chosen) for i in chosen[name]]
