@@ -24,21 +24,26 @@ WINDOWS_AT_ONCE, CHUNKS_AT_ONCE = 8, 32
 PASSAGE, SETTLED = 64, 8  # tokens of a foreign passage, of which the first tell nothing
 
 
+def losses_of(model: Llama, ids_bl: Tensor, at_once: int, start: int) -> Tensor:
+    """`token_losses` of any number of windows; on a GPU in batches of one shape, compiled once."""
+    parts = []
+    for ids in ids_bl.split(at_once):
+        lacking = at_once - len(ids) if ids.is_cuda else 0
+        padded = torch.cat([ids, ids[:1].expand(lacking, -1)]) if lacking else ids
+        parts.append(model.token_losses(padded, start)[: len(ids)])
+    return torch.cat(parts)
+
+
 def gap_of(model: Llama, ids_bl: Tensor, short: int, start: int) -> tuple[Tensor, Tensor]:
     """Losses of the positions from `start` on, (B, L - start): with the short context, and with all.
 
     `start` is a multiple of `short`. Full losses are of all positions from 1 on, (B, L - 1).
     """
     b, length = ids_bl.shape
-    full = [model.token_losses(ids) for ids in ids_bl.split(WINDOWS_AT_ONCE)]
+    full = losses_of(model, ids_bl, WINDOWS_AT_ONCE, 1)
     first = range(start - short, length - short, short)
     chunks = torch.stack([ids_bl[:, i : i + 2 * short] for i in first], 1).flatten(0, 1)
-    parts = []
-    for ids in chunks.split(CHUNKS_AT_ONCE):
-        lacking = CHUNKS_AT_ONCE - len(ids) if ids.is_cuda else 0  # one shape, compiled once
-        padded = torch.cat([ids, ids[:1].expand(lacking, -1)]) if lacking else ids
-        parts.append(model.token_losses(padded, short)[: len(ids)])
-    return torch.cat(parts).view(b, -1), torch.cat(full)
+    return losses_of(model, chunks, CHUNKS_AT_ONCE, short).view(b, -1), full
 
 
 def copy_margin(model: Llama, ids_bl: Tensor, distances: list[int], seed: int = 0) -> Tensor:
@@ -58,19 +63,13 @@ def copy_margin(model: Llama, ids_bl: Tensor, distances: list[int], seed: int = 
         if distance is not None:
             at = length - PASSAGE - distance
             ids[:, at : at + PASSAGE] = ending[:, -PASSAGE:]
-        losses.append(
-            torch.cat(
-                [
-                    model.token_losses(some, length - PASSAGE + SETTLED).mean(1)
-                    for some in ids.split(WINDOWS_AT_ONCE)
-                ]
-            )
-        )
+        tail = losses_of(model, ids, WINDOWS_AT_ONCE, length - PASSAGE + SETTLED)
+        losses.append(tail.mean(1))
     return torch.stack([losses[0] - of for of in losses[1:]], 1)
 
 
 def measure(model: Llama, ids_bl: Tensor, copied_bl: Tensor, short: int = 1024) -> dict[str, Any]:
-    """All measures of the windows of held-out documents (B divisible by 8 on a GPU)."""
+    """All measures of the windows of held-out documents."""
     length = ids_bl.shape[1]
     bounds = [1] + [length // 2**i for i in range(5, 0, -1)] + [length * 3 // 4, length]
     far, by_position = [], []

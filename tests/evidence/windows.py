@@ -33,7 +33,7 @@ from longattn.windows.ids import document_id
 from longattn.windows.recurrence import far_recurrence
 from longattn.windows.tokenizer import DocumentTokenizer
 
-HELD_OUT_DOCUMENTS, COPIED = 96, 16  # a category, of which some are also used for copying
+HELD_OUT_DOCUMENTS, COPIED = 82, 8  # a category, of which some are also used for copying
 HELD_OUT_REPOSITORY = 16  # documents of one repository and category
 BOOK = "book"
 
@@ -175,8 +175,6 @@ class Windows:
             if len(of) < documents and taken[side] < HELD_OUT_REPOSITORY:
                 taken[side] += 1
                 of.append(i)
-        for name, of in chosen.items():  # full batches, of one compiled shape
-            chosen[name] = of[: len(of) // 8 * 8 or len(of)]
         kept = [i for name in sorted(chosen) for i in chosen[name]]
         place = {i: n for n, i in enumerate(kept)}
         return HeldOut(
