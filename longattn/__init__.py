@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from longattn.config import Config
     from longattn.errors import ConfigError, RunError
-    from longattn.lds import long_distance_scores
+    from longattn.notebook import evaluate, export, inspect, plan, report, verify
     from longattn.pipeline.job import run
     from longattn.pipeline.steps import (
         read_documents,
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     )
     from longattn.pipeline.summary import RunSummary
     from longattn.scoring.scorer import AttentionScorer, Scores
-    from longattn.selection import select
+    from longattn.selection.lds import long_distance_scores
+    from longattn.selection.select_windows import select
     from longattn.windows.cutting import sliding_windows
 
 __version__ = "0.1.0"
@@ -34,17 +35,23 @@ _ROOMS = {
     "pipeline.job": ("run",),
     "pipeline.summary": ("RunSummary",),
     "scoring.scorer": ("AttentionScorer", "Scores"),
-    "lds": ("long_distance_scores",),
-    "selection": ("select",),
+    "notebook": ("evaluate", "export", "inspect", "plan", "report", "verify"),
+    "selection.lds": ("long_distance_scores",),
+    "selection.select_windows": ("select",),
     "windows.cutting": ("sliding_windows",),
 }  # fmt: skip
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 
 __all__ = [
-    "AttentionScorer", "Config", "ConfigError", "RunError", "RunSummary", "Scores",
-    "long_distance_scores", "read_documents", "read_labelled", "run", "score_windows", "select",
-    "sliding_windows", "window_documents", "write_labelled",
+    "AttentionScorer", "Config", "ConfigError", "RunError", "RunSummary", "Scores", "evaluate",
+    "export", "inspect", "long_distance_scores", "plan", "read_documents", "read_labelled", "report",
+    "run", "score_windows", "select", "sliding_windows", "verify", "window_documents",
+    "write_labelled",
 ]  # fmt: skip
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])
 
 
 def __getattr__(name: str) -> Any:

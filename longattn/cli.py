@@ -1,24 +1,28 @@
 """The `longattn` command.
 
-Exit status: 0 all of it worked, 1 it failed, 2 a bad argument,
-75 stopped by SIGTERM: run again to go on (EX_TEMPFAIL).
+Exit status: 0 all of it worked; others as `longattn.errors` has them.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import os
 import sys
-from collections.abc import Callable
-from typing import Annotated, Any
+from enum import StrEnum
+from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.logging import RichHandler
-from rich.table import Table
 
 from longattn import __version__
+from longattn.command import ConfigPath, LogFile, OutputPath, Overrides, guarded
+from longattn.settings.numbers import ByteSize, Count, WindowLength, read_number
+from longattn.terminal import (
+    console,
+    quieten_ray,
+    show_categories,
+    show_stages,
+    table,
+)
 
 log = logging.getLogger("longattn")
 app = typer.Typer(
@@ -28,38 +32,108 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-ConfigPath = Annotated[str, typer.Argument(metavar="CONFIG", help="YAML file, local or s3://")]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="FIELD=VALUE", help="override a field, as in select.alpha=1"),
+
+
+class Executor(StrEnum):
+    """Where a run works."""
+
+    RAY = "ray"
+    LOCAL = "local"
+
+
+ExecutorOption = Annotated[
+    Executor, typer.Option(help="ray: on a cluster, or one started here; local: in this process")
 ]
 
 
 @app.command()
-def run(config: ConfigPath, set_: Overrides = None) -> None:
+def init(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="a new file, as my.yaml")],
+) -> None:
+    """Write a first config, which runs as it is on documents of this package; explains all settings.
+
+    Example: longattn init my.yaml
+    """
+
+    def work() -> None:
+        from longattn.config import Config
+        from longattn.settings.reference import write_first_config
+
+        write_first_config(Config, file)
+        print(f"written: {file}; run it: longattn run {file}")
+
+    guarded(work)
+
+
+@app.command("config")
+def show_config(
+    config: Annotated[
+        str | None, typer.Argument(metavar="CONFIG", help="YAML file, or the OUTPUT of a run")
+    ] = None,
+    set_: Overrides = None,
+    schema: Annotated[bool, typer.Option("--schema", help="print the JSON schema instead")] = False,
+    reference: Annotated[
+        bool, typer.Option("--reference", help="print the page of all settings instead")
+    ] = False,
+) -> None:
+    """Show the settings in force and where each comes from; checks them, reads no source.
+
+    Example: longattn config configs/quickstart.yaml --set window.tokens=8K
+
+    Example: longattn config --schema > longattn.schema.json
+    """
+    if schema + reference + (config is not None) != 1:
+        raise typer.BadParameter("one of CONFIG, --schema, --reference is required")
+
+    def work() -> None:
+        from longattn.config import Config
+        from longattn.settings.reference import editor_schema, print_settings, settings_page
+
+        if config is not None:
+            print_settings(Config.of(config, set_ or []), set_ or [], console(160))
+        elif schema:
+            print(json.dumps(editor_schema(Config), indent=1))
+        else:
+            print(settings_page(Config), end="")
+
+    guarded(work)
+
+
+@app.command()
+def run(
+    config: ConfigPath,
+    set_: Overrides = None,
+    executor: ExecutorOption = Executor.RAY,
+    log_file: LogFile = None,
+) -> None:
     """Score what is not labelled yet, then select.
 
     Example: longattn run configs/quickstart.yaml --set select.keep.fraction=0.25
     """
-    _guarded(lambda: _run(config, set_, select_after=True))
+    guarded(lambda: _run(config, set_, executor, select_after=True))
 
 
 @app.command()
-def score(config: ConfigPath, set_: Overrides = None) -> None:
+def score(
+    config: ConfigPath,
+    set_: Overrides = None,
+    executor: ExecutorOption = Executor.RAY,
+    log_file: LogFile = None,
+) -> None:
     """Score what is not labelled yet; select nothing.
 
     Example: longattn score configs/quickstart.yaml
     """
-    _guarded(lambda: _run(config, set_, select_after=False))
+    guarded(lambda: _run(config, set_, executor, select_after=False))
 
 
 @app.command()
-def select(config: ConfigPath, set_: Overrides = None) -> None:
+def select(config: ConfigPath, set_: Overrides = None, log_file: LogFile = None) -> None:
     """Select from stored scores; reads no corpus, needs no GPU.
 
     Example: longattn select configs/quickstart.yaml --set select.alpha=1 --set select.keep.tokens=1.5B
     """
-    _guarded(lambda: _select(config, set_))
+    guarded(lambda: _select(config, set_))
 
 
 @app.command()
@@ -72,8 +146,9 @@ def plan(
     ] = None,
     read: Annotated[
         str, typer.Option(metavar="BYTES", help="stored bytes to read of the corpus, as in 2G")
-    ] = "200M",
+    ] = "192M",
     json_: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+    log_file: LogFile = None,
 ) -> None:
     """Tell what a run would give and cost, and what will hurt. Writes nothing, needs no Ray.
 
@@ -82,32 +157,30 @@ def plan(
 
     Example: longattn plan configs/quickstart.yaml --windows-per-second 100
     """
-    _guarded(lambda: _plan(config, set_, windows_per_second, read, json_))
+    guarded(lambda: _plan(config, set_, windows_per_second, read, json_))
 
 
 @app.command()
-def report(
-    output: Annotated[
-        str, typer.Argument(metavar="OUTPUT", help="folder of a run, local or s3://")
-    ],
-) -> None:
+def report(output: OutputPath, log_file: LogFile = None) -> None:
     """Write OUTPUT/report.html anew: one page, for any browser, that shows what was selected.
 
     Example: longattn report out/quickstart
     """
 
     def work() -> None:
-        from longattn.reports.report import write_report
+        from longattn.notebook import report as write_report
+        from longattn.text import without_secrets
 
-        print(f"written: {write_report(output)}")
+        print(f"written: {without_secrets(write_report(output))}")
 
-    _guarded(work)
+    guarded(work)
 
 
 @app.command()
 def inspect(
     output: Annotated[
-        str | None, typer.Argument(metavar="OUTPUT", help="folder of a run, local or s3://")
+        str | None,
+        typer.Argument(metavar="OUTPUT", help="folder of a run, local or s3://, or its CONFIG"),
     ] = None,
     data_id: Annotated[
         str | None, typer.Argument(metavar="DATA_ID", help="a window of labelled/")
@@ -116,11 +189,14 @@ def inspect(
     model: Annotated[
         str, typer.Option(help="with --text: builtin, a local folder, or a hub id")
     ] = "builtin",
-    window: Annotated[int, typer.Option(min=64, help="with --text: tokens at most")] = 32768,
+    window: Annotated[
+        str, typer.Option(metavar="TOKENS", help="with --text: at most, as in 8K")
+    ] = "32K",
     head: Annotated[int | None, typer.Option(min=0, help="one head, not their mean")] = None,
     html: Annotated[
         str | None, typer.Option(metavar="FILE", help="the page; DATA_ID.html by default")
     ] = None,
+    log_file: LogFile = None,
 ) -> None:
     """Show how the far attention of one window is made: where it goes, between which passages.
 
@@ -134,6 +210,7 @@ def inspect(
         raise typer.BadParameter("OUTPUT and DATA_ID, or --text FILE, is wanted")
 
     def work() -> None:
+        from longattn.config import output_of
         from longattn.reports.inspection import (
             inspect_window,
             inspection_page,
@@ -144,16 +221,16 @@ def inspect(
         from longattn.storage.files import write_bytes
 
         if text is not None:
-            chosen = text_window(text, model, window)
+            chosen = text_window(text, model, read_number(WindowLength, "--window", window))
         else:
-            chosen = labelled_window(output or "", data_id or "")
+            chosen = labelled_window(output_of(output or ""), data_id or "")
         found = inspect_window(chosen, head=head)
-        print_inspection(found, _console())
+        print_inspection(found, console(160))
         url = html or f"{chosen.title.rstrip('/').rpartition('/')[2]}.html"
         write_bytes(url, inspection_page(found).encode())
         print(f"written: {url}")
 
-    _guarded(work)
+    guarded(work)
 
 
 @app.command()
@@ -170,6 +247,7 @@ def evaluate(
         typer.Option(help="take only documents that builtin/train.py held out with this share"),
     ] = None,
     seed: Annotated[int, typer.Option(help="decides what is drawn")] = 0,
+    log_file: LogFile = None,
 ) -> None:
     """Measure the scorer on the corpus itself: native windows against spliced and shuffled ones.
 
@@ -177,11 +255,11 @@ def evaluate(
 
     Example: longattn evaluate configs/quickstart.yaml --windows 10 --set window.tokens=8192
     """
-    _guarded(lambda: _evaluate(config, set_, windows, causal_model, held_out, seed))
+    guarded(lambda: _evaluate(config, set_, windows, causal_model, held_out, seed))
 
 
 @app.command()
-def export(config: ConfigPath, set_: Overrides = None) -> None:
+def export(config: ConfigPath, set_: Overrides = None, log_file: LogFile = None) -> None:
     """Write the selected windows for Megatron-LM: OUTPUT/megatron/CATEGORY-PART.bin and .idx.
 
     Prints what --data-path takes. Other trainers read the Parquet files as they are: see README.md.
@@ -191,16 +269,13 @@ def export(config: ConfigPath, set_: Overrides = None) -> None:
 
     def work() -> None:
         from longattn.config import Config
-        from longattn.export import export_megatron
+        from longattn.notebook import export as write_megatron
         from longattn.text import without_secrets
-        from longattn.windows.tokenizer import load_tokenizer
 
-        settings = Config.from_yaml(config, set_ or [])
-        vocabulary = load_tokenizer(settings.scorer.model).vocab_size
-        for prefix in export_megatron(settings.output, vocabulary):
+        for prefix in write_megatron(Config.of(config, set_ or [])):
             print(without_secrets(prefix))
 
-    _guarded(work)
+    guarded(work)
 
 
 @app.command()
@@ -209,9 +284,15 @@ def bench(
         str | None,
         typer.Option(help="8b, 70b (random tables of that shape), builtin, a folder or a hub id"),
     ] = None,
-    length: Annotated[list[int] | None, typer.Option(help="tokens a window; repeatable")] = None,
-    tokens: Annotated[str, typer.Option(help="corpus to predict for, as in 36G")] = "36G",
+    length: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TOKENS", help="of a window, as in 32K; repeatable"),
+    ] = None,
+    tokens: Annotated[
+        str, typer.Option(metavar="COUNT", help="tokens of a corpus to predict for, as in 36B")
+    ] = "36B",
     json_: Annotated[bool, typer.Option("--json", help="for machines")] = False,
+    log_file: LogFile = None,
 ) -> None:
     """Measure this machine: kernel, whole call, tokenizer, sink; predict what a corpus takes.
 
@@ -219,47 +300,36 @@ def bench(
     """
 
     def work() -> None:
-        from pydantic import TypeAdapter, ValidationError
-
-        from longattn.config import Count
         from longattn.reports.bench import run_bench, shown
 
-        try:
-            count = TypeAdapter(Count).validate_python(tokens)
-        except ValidationError:
-            raise ValueError(f"--tokens {tokens}: a count is wanted, as in 36G or 1.5B") from None
-        if bad := [n for n in length or () if n < 16]:
-            raise ValueError(f"--length {bad[0]}: 16 or more is allowed")
-        result = run_bench(model, length or [32768], count)
+        lengths = [read_number(WindowLength, "--length", text) for text in length or ["32K"]]
+        result = run_bench(model, lengths, read_number(Count, "--tokens", tokens))
         print(json.dumps(result, indent=1) if json_ else shown(result))
 
-    _guarded(work)
+    guarded(work)
 
 
 @app.command()
-def verify(
-    output: Annotated[
-        str, typer.Argument(metavar="OUTPUT", help="folder of a run, local or s3://")
-    ],
-) -> None:
+def verify(output: OutputPath, log_file: LogFile = None) -> None:
     """Read a whole output back and check it: one line a finding, status 1 on any.
 
     Example: longattn verify out/quickstart
     """
 
     def work() -> None:
+        from longattn.config import output_of
         from longattn.reports.verify import verify as findings
         from longattn.text import without_secrets
 
-        found = 0
-        for finding in findings(output):
+        folder, found = output_of(output), 0
+        for finding in findings(folder):
             found += 1
             print(finding)
         if found:
-            raise RuntimeError(f"{without_secrets(output)}: {found} findings")
-        print(f"{without_secrets(output)}: all holds")
+            raise RuntimeError(f"{without_secrets(folder)}: {found} findings")
+        print(f"{without_secrets(folder)}: all holds")
 
-    _guarded(work)
+    guarded(work)
 
 
 def _version(value: bool) -> None:
@@ -283,56 +353,56 @@ def _main(
 def _plan(
     path: str, overrides: list[str] | None, rate: float | None, read: str, as_json: bool
 ) -> None:
-    from longattn.config import Config, parse_count
+    from longattn.config import Config
     from longattn.reports.plan import plan as plan_run
     from longattn.reports.plan import print_plan
 
-    config = Config.from_yaml(path, overrides or [])
-    result = plan_run(
-        config, overrides or [], windows_per_second=rate, read_bytes=parse_count("--read", read)
-    )
+    config = Config.of(path, overrides or [])
+    read_bytes = read_number(ByteSize, "--read", read)
+    result = plan_run(config, overrides or [], windows_per_second=rate, read_bytes=read_bytes)
     if as_json:
         print(json.dumps(result.to_dict(), indent=1))
     else:
-        print_plan(result, _console())
+        print_plan(result, console())
 
 
-def _run(path: str, overrides: list[str] | None, *, select_after: bool) -> None:
+def _run(path: str, overrides: list[str] | None, executor: Executor, *, select_after: bool) -> None:
     from longattn.config import Config
 
-    config = Config.from_yaml(path, overrides or [])
+    config = Config.of(path, overrides or [])
     log.debug("listing %d sources", len(config.sources))  # before Ray is imported, which takes 4 s
-    from longattn.pipeline.job import run as run_pipeline
+    from longattn.pipeline.job import run as run_job
 
-    # That a cluster started here asks for a token, which Ray itself keeps, is no news.
-    authentication = logging.getLogger("ray._private.authentication.authentication_token_setup")
-    authentication.addFilter(lambda record: "is enabled" not in record.getMessage())
-    if not os.environ.get("LONGATTN_TRACEBACK"):
-        # Ray Data tells a failure in 110 lines, which its log file has too.
-        for handler in logging.getLogger("ray.data").handlers:
-            if isinstance(handler, logging.StreamHandler):
-                handler.setLevel(logging.CRITICAL)
-    summary = run_pipeline(config, select_after=select_after)
-    _show(summary.to_dict(), config.output)
+    if executor == Executor.RAY:
+        quieten_ray()
+    summary = run_job(config, executor=executor.value, select_after=select_after)
+    told = summary.to_dict()
+    show_categories(told["categories"], config.select.rank_by)
+    show_stages(told)
+    _show_written(config.output)
+
+
+def _show_written(output: str) -> None:
+    from longattn.storage.output_folder import OutputFolder
+    from longattn.text import without_secrets
+
+    print("written: " + "  ".join(map(without_secrets, OutputFolder(output).shown())))
 
 
 def _select(path: str, overrides: list[str] | None) -> None:
     from longattn.config import Config
+    from longattn.pipeline.remarks import remarks
     from longattn.resume.lock import held
-    from longattn.selection import select as select_labelled
-    from longattn.text import without_secrets
+    from longattn.selection.select_windows import select as select_labelled
 
-    config = Config.from_yaml(path, overrides or [])
+    config = Config.of(path, overrides or [])
     with held(config.output):
-        chosen = select_labelled(
-            config.output,
-            **config.select.model_dump(exclude={"keep"}),
-            keep=config.select.keep,
-            file_bytes=config.file_bytes,
-            on=config.workers.select,
-        )
+        chosen = select_labelled(config.output, config.select, file_bytes=config.file_bytes)
     categories = {name: c.to_dict() for name, c in chosen.items()}
-    _show({"output": without_secrets(config.output), "categories": categories}, config.output)
+    for remark in remarks(config, categories):
+        log.warning(remark)
+    show_categories(categories, config.select.rank_by)
+    _show_written(config.output)
 
 
 def _evaluate(
@@ -348,103 +418,20 @@ def _evaluate(
     from longattn.reports.evaluation import write_evaluation
     from longattn.text import without_secrets
 
-    config = Config.from_yaml(path, overrides or [])
+    config = Config.of(path, overrides or [])
     result = measure(
         config, windows=windows, causal_model=causal_model, held_out=held_out, seed=seed
     )
     for name, told in result["categories"].items():
         kinds = list(told["auc"]["LDS"])
-        table = _table(f"{name}: AUC, native against", *kinds)
+        rows = table(f"{name}: AUC, native against", *kinds)
         for scorer, cells in told["auc"].items():
-            table.add_row(
+            rows.add_row(
                 scorer, *("{auc:.2f} ({low:.2f}-{high:.2f})".format_map(cells[k]) for k in kinds)
             )
-        _console().print(table)
+        console(160).print(rows)
     for url in write_evaluation(config.output, result):
         print(f"written: {without_secrets(url)}")
-
-
-def _guarded(work: Callable[[], None]) -> None:
-    """Run a command; turn what it raises into one line and an exit status."""
-    _log_to_stderr()
-    # Who watches is told each step at once; a log holds what is refused in one line.
-    log.setLevel(logging.DEBUG if sys.stderr.isatty() else logging.INFO)
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    try:
-        work()
-    except ValueError as error:  # bad settings, sources, checkpoint, folder: each told in one line
-        _fail(error, 2)
-    except (RuntimeError, OSError) as error:
-        _fail(error, getattr(error, "exit_status", 1))
-    except Exception as error:
-        if type(error).__module__.partition(".")[0] not in ("botocore", "aiobotocore", "aiohttp"):
-            raise
-        _fail(error, 1)  # of a client of stores, which have errors of their own
-
-
-def _log_to_stderr() -> None:
-    """Log lines: above a live display in a terminal, else plain."""
-    if sys.stderr.isatty():
-        handler = RichHandler(
-            console=Console(stderr=True), show_path=False, show_level=False, log_time_format="%X"
-        )
-        logging.basicConfig(format="%(message)s", handlers=[handler])
-    else:
-        logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
-
-
-def _fail(error: BaseException, status: int) -> None:
-    from longattn.text import without_secrets
-
-    print(f"longattn: {without_secrets(' '.join(str(error).split()))}", file=sys.stderr)
-    if os.environ.get("LONGATTN_TRACEBACK"):
-        raise error
-    if hasattr(error, "exit_status"):  # of SIGTERM: Ray's threads may not survive Python's own end
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
-    raise typer.Exit(status)
-
-
-def _show(summary: dict[str, Any], output: str) -> None:
-    """The result as a table, and what of it lies in `output`."""
-    table = _table("category", *_COLUMNS)
-    for name, category in sorted(summary["categories"].items()):
-        category["bad"] = sum(category.get("quarantine", {}).values())
-        table.add_row(name, *(_cell(category.get(key)) for key in _COLUMNS.values()))
-    _console().print(table)
-    for stage, did in summary.get("stages", {}).items():
-        print(f"{stage}: {json.dumps({k: round(v, 2) for k, v in did.items()})}")
-    from longattn.storage.files import filesystem, join
-
-    fs, folder = filesystem(output)
-    places = ["labelled", "selected", "quarantine", "_longattn/summary.json", "report.html"]
-    there = [join(summary["output"], place) for place in places if fs.exists(join(folder, place))]
-    print("written: " + "  ".join(there))
-
-
-def _table(first: str, *columns: str) -> Table:
-    table = Table(first, *columns, box=None, pad_edge=False)
-    for column in table.columns[1:]:
-        column.justify = "right"
-    return table
-
-
-def _console() -> Console:
-    return Console(width=None if sys.stdout.isatty() else 160)
-
-
-_COLUMNS = {
-    "documents": "documents", "too short": "too_short", "bad": "bad", "windows": "windows",
-    "kept": "kept", "kept tokens": "kept_tokens", "unique": "unique_tokens", "DS mean": "ds_mean", "DS dev": "ds_std",
-    "DU mean": "du_mean", "LDS from": "lds_threshold",
-}  # fmt: skip
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.4g}" if isinstance(value, float) else f"{value:,}"
 
 
 def main() -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import fsspec
 import yaml
@@ -15,26 +16,28 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    TypeAdapter,
-    ValidationError,
     model_validator,
 )
 
 from longattn.errors import ConfigError
-from longattn.text import without_secrets
+from longattn.settings.numbers import (
+    ByteSize,
+    Count,
+    Fraction,
+    FractionOrZero,
+    Pool,
+    TokenLengths,
+    WindowLength,
+)
+from longattn.settings.overrides import apply_overrides, read_yaml
+from longattn.settings.paths import absolute_model, absolute_path
+from longattn.settings.refusals import checked
+from longattn.text import short, without_secrets
 
 SCORER_BATCH = {"cuda": 32, "cpu": 8}
 """Windows a scorer is handed at a time by default: a GPU pauses between two batches."""
-
-
-def _count(value: Any) -> Any:
-    """`1.5B`, `200K`, `3e9` or a plain number -> int."""
-    if isinstance(value, str):
-        match = re.fullmatch(r"\s*([0-9.]+(?:[eE]\+?[0-9]+)?)\s*([KMGBT]?)\s*", value)
-        if match:
-            scale = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "B": 10**9, "T": 10**12}
-            return round(float(match[1]) * scale[match[2]])
-    return round(value) if isinstance(value, float) else value
+MIN_SELECT_MEMORY = 64 * 10**6
+"""With less, the database that selects has no room for what it reads."""
 
 
 def check_category(value: Any) -> str:
@@ -46,38 +49,25 @@ def check_category(value: Any) -> str:
     return value
 
 
-def _range(value: Any) -> Any:
-    if isinstance(value, int):
-        value = (value, value)
-    match value:
-        case [int(smallest), int(largest)] if smallest > largest:
-            raise ValueError("the first number is the smallest pool, the second the largest")
-    return value
-
-
-Count = Annotated[int, BeforeValidator(_count), Field(ge=1)]
-Fraction = Annotated[float, Field(gt=0, le=1)]
-Pool = Annotated[
-    tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)] | None], BeforeValidator(_range)
-]
-
-
-Distances = Annotated[
-    tuple[Annotated[int, Field(ge=1)], ...],
-    BeforeValidator(lambda value: (value,) if isinstance(value, int) else value),
-    Field(min_length=1),
-]
+LocalOrURL = Annotated[str, BeforeValidator(absolute_path), Field(min_length=1)]
 
 
 class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
+    @classmethod
+    def check(cls, value: Any, where: str) -> Self:
+        """The settings themselves, or a mapping of their fields; raises ConfigError, one line."""
+        return checked(cls, value, where)
+
 
 class Sample(Settings):
     """A share of a category's windows, decided by a hash of `data_id` alone."""
 
-    fraction: Fraction
-    seed: int = 0
+    fraction: Fraction = Field(description="share of the windows, as in 0.1 or 10%")
+    seed: int = Field(
+        0, description="decides which; the same seed's larger share holds the smaller"
+    )
 
 
 class Source(Settings):
@@ -86,47 +76,67 @@ class Source(Settings):
     category: Annotated[str, AfterValidator(check_category)] = Field(
         description="name under which its windows are compared and kept"
     )
-    path: str = Field(min_length=1, description="file, folder or glob; local or any fsspec URL")
-    text_column: str = Field("content", min_length=1, description="column that holds the text")
+    path: LocalOrURL = Field(
+        description="file, folder or glob; local (relative to where the command runs) or any fsspec URL"
+    )
+    text_column: str = Field(
+        "content",
+        min_length=1,
+        description="column that holds the text; dots lead into nested ones, as in data.content",
+    )
+    columns: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+        (),
+        description="further columns, as [id, url], that each window carries into labelled and selected "
+        "files, with one type in all files (longattn/corpus/columns.py)",
+    )
     sample: Sample | None = Field(None, description="take only a share of the windows")
 
 
 class Window(Settings):
-    tokens: int = Field(32768, ge=16, description="window length in tokens")
+    tokens: WindowLength = Field(
+        32768, description="window length in tokens; K and M are powers of two: 32K is 32768"
+    )
 
 
 class Scorer(Settings):
-    model: str = Field("builtin", min_length=1, description="builtin, a local folder, or a hub id")
-    min_distance: Distances | None = Field(
+    model: Annotated[str, BeforeValidator(absolute_model)] = Field(
+        "builtin", min_length=1, description="builtin, a local folder, or a hub id owner/name"
+    )
+    min_distance: TokenLengths | None = Field(
         None,
-        description="the paper's k, in tokens; null: a quarter of the window. A list scores several "
+        description="the paper's k, in tokens (8K is 8192); null: a quarter of the window. A list scores several "
         "from one Q K^T: the first is `ds`, `variance`, each other k in columns `ds_k<k>`, `variance_k<k>`",
     )
-    query_stride: int = Field(
+    query_stride: Count = Field(
         1,
-        ge=1,
         description="score every s-th row: an estimate, at 0.4 (4) to 0.2 (16) of the cost; 1: exact",
     )
-    rope_theta: float | None = Field(None, gt=0, description="null: the checkpoint's own")
-    add_bos: bool | None = Field(None, description="null: what the checkpoint's tokenizer does")
+    rope_theta: float | None = Field(
+        None, gt=0, description="base of the rotary embedding; null: the checkpoint's own"
+    )
+    add_bos: bool | None = Field(
+        None,
+        description="a BOS token in front of each window; null: what the checkpoint's tokenizer does",
+    )
     dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
         None,
-        description="of the products; null: bfloat16 on a GPU, float32 on a CPU. float16 errs a tenth as much "
-        "as bfloat16 at the same speed; a model that leaves its range is refused",
+        description="number format of the products; null: float32 on a CPU, on a GPU the first of float16, bfloat16 and "
+        "float32 (three float16 products) that keeps the scores of real text (DS within 1e-3, variance 1e-2)",
     )
-    batch: int | None = Field(
+    batch: Count | None = Field(
         None,
-        ge=1,
         description="windows handed to a scorer at a time; null: 32 on a GPU, 8 on a CPU",
     )
 
 
 class Keep(Settings):
-    """How much of each category is kept: exactly one of the three."""
+    """How much of each category is kept: exactly one of the three. None is a total of all."""
 
-    fraction: Fraction | None = None
-    tokens: Count | None = None
-    count: Count | None = None
+    fraction: Fraction | None = Field(None, description="share of each category's windows")
+    tokens: Count | None = Field(
+        None, description="a budget of tokens for each category, as in 1.5B (decimal)"
+    )
+    count: Count | None = Field(None, description="windows of each category, as in 100K (decimal)")
 
     @model_validator(mode="after")
     def _one(self) -> Keep:
@@ -134,33 +144,36 @@ class Keep(Settings):
             raise ValueError("exactly one of fraction, tokens, count")
         return self
 
+    def __str__(self) -> str:
+        """`0.5 of the windows of each category`, `1.5 B tokens of each category`."""
+        if self.fraction is not None:
+            return f"{self.fraction:.3g} of the windows of each category"
+        if self.tokens is not None:
+            return f"{short(self.tokens)} tokens of each category"
+        return f"{self.count:,} windows of each category"
+
 
 class Select(Settings):
     alpha: float = Field(0.5, ge=0, allow_inf_nan=False, description="weight of DU in LDS (Eq. 8)")
-    standardize: Literal["zscore", "minmax"] = "zscore"
+    standardize: Literal["zscore", "minmax"] = Field(
+        "zscore", description="how DS and DU are brought to one scale, within each category"
+    )
     rank_by: Literal["lds", "recurrence", "recurrence_rarity", "recurrence_pairs"] = Field(
         "lds", description="the paper's LDS, or a far recurrence (longattn/windows/recurrence.py)"
     )
     overlap: Literal["allow", "prefer_distinct"] = Field(
         "allow",
-        description="prefer_distinct: windows that share tokens with kept ones count for less (longattn/overlap.py)",
+        description="prefer_distinct: windows that share tokens with kept ones count for less (longattn/selection/overlap.py)",
     )
-    keep: Keep = Keep(fraction=0.5)
-    second_pass: float | None = Field(
-        None,
-        gt=0,
-        lt=1,
-        description="of windows scored with scorer.query_stride: score those near the threshold exactly, "
-        "until exact scores of all, with LDS standardised as a drawn sample tells, would select others with "
-        "this probability only (longattn/second_pass.py)",
+    keep: Keep = Field(
+        Keep(fraction=0.5),
+        description="how much of each category is kept, best first; one of fraction, tokens, count. Each "
+        "category is ranked alone and has the whole budget for itself",
     )
-
-    @model_validator(mode="after")
-    def _by_lds(self) -> Select:
-        other = (self.standardize, self.rank_by, self.overlap) != ("zscore", "lds", "allow")
-        if self.second_pass is not None and other:
-            raise ValueError("second_pass goes with zscore, rank_by lds and overlap allow alone")
-        return self
+    memory: Annotated[ByteSize, Field(ge=MIN_SELECT_MEMORY)] = Field(
+        10**9,
+        description="bytes of memory for its tables; what outgrows them lies in the temporary folder",
+    )
 
 
 class Workers(Settings):
@@ -173,34 +186,37 @@ class Workers(Settings):
     window: Pool = Field((1, None), description="smallest and largest pool of CPU window actors")
     score: Pool = Field((1, None), description="smallest and largest pool of scoring actors")
     gpus_per_scorer: float | None = Field(
-        None, ge=0, description="null: 1 where the cluster has GPUs, else 0"
+        None,
+        ge=0,
+        description="0.5: two scorers share a GPU; null: 1 where the cluster has GPUs, else 0",
     )
     wait_seconds: float = Field(
         1800, gt=0, description="a run that finds no GPU for a scorer within this time stops"
-    )
-    select: Literal["auto", "local", "ray"] = Field(
-        "auto", description="where to select; auto: on Ray where score columns outgrow the machine"
     )
 
 
 class Config(Settings):
     """One run. `Config.from_yaml(path)` reads it; `--set a.b=c` and `overrides` change any field."""
 
-    sources: Annotated[tuple[Source, ...], Field(min_length=1)]
-    output: str = Field(min_length=1, description="folder, local or any fsspec URL")
-    window: Window = Window()
-    scorer: Scorer = Scorer()
-    select: Select = Select()
-    workers: Workers = Workers()
-    max_bad_fraction: float = Field(
+    sources: tuple[Source, ...] = Field(
+        min_length=1, description="where the documents are; several sources may have one category"
+    )
+    output: LocalOrURL = Field(description="folder for the results; local or any fsspec URL")
+    window: Window = Field(Window(), description="what a document is cut into")
+    scorer: Scorer = Field(Scorer(), description="the model that scores, and how")
+    select: Select = Field(Select(), description="which windows are kept")
+    workers: Workers = Field(Workers(), description="how much of a cluster is used")
+    max_bad_fraction: FractionOrZero = Field(
         0.01,
-        ge=0,
-        le=1,
         description="bad records over records (once 1000), or bytes after a broken place over all "
         "bytes (of 1 GiB or more), that stop a run",
     )
-    max_record_bytes: Count = Field(512 * 2**20, description="a larger record is quarantined")
-    file_bytes: Count = Field(512 * 2**20, description="aimed size of a selected Parquet file")
+    max_record_bytes: ByteSize = Field(
+        512 * 2**20, description="a larger record is quarantined; 512M is binary, 512MB decimal"
+    )
+    file_bytes: ByteSize = Field(
+        512 * 2**20, description="aimed size of a selected Parquet file; 1G is binary, 1GB decimal"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:
@@ -213,8 +229,6 @@ class Config(Settings):
             raise ValueError(f"scorer.min_distance {list(distances)} names one twice")
         if stride > max(1, self.window.tokens - max(distances)):
             raise ValueError(f"scorer.query_stride {stride} is over the rows that see far")
-        if self.select.second_pass is not None and stride == 1:
-            raise ValueError("select.second_pass is for a scorer.query_stride over 1: all is exact")
         samples: dict[str, Sample | None] = {}
         for source in self.sources:
             if samples.setdefault(source.category, source.sample) != source.sample:
@@ -236,15 +250,37 @@ class Config(Settings):
     @classmethod
     def parse(cls, values: dict[str, Any], where: str = "config") -> Config:
         """Check plain values; raises ConfigError, one line."""
-        try:
-            return cls.model_validate(values)
-        except ValidationError as error:
-            first = error.errors()[0]
-            field = ".".join(str(part) for part in first["loc"]) or "config"
-            given = first["input"] if first["type"] != "missing" else "nothing"
-            shown = "" if isinstance(given, (dict, Settings)) else f" (given: {given!r:.120})"
-            message = first["msg"].removeprefix("Value error, ")
-            raise ConfigError(f"{where}: {field}: {message}{shown}") from None
+        return checked(cls, values, where)
+
+    @classmethod
+    def of(cls, value: ConfigLike, overrides: Sequence[str] = ()) -> Config:
+        """The settings that `value` is or names, with `a.b=value` overrides.
+
+        Args:
+            value: a Config, a mapping, the path or URL of a YAML file, or the output folder of an
+                earlier run, which holds its settings.
+            overrides: as `--set` takes them.
+
+        Raises:
+            ConfigError: one line that names the file, the field and what is allowed.
+        """
+        if isinstance(value, Config):
+            if not overrides:
+                return value
+            values: dict[str, Any] = value.model_dump(exclude_unset=True)
+            values["sources"] = [dict(source) for source in values["sources"]]
+        elif isinstance(value, Mapping):
+            values = deepcopy(dict(value))
+        elif not isinstance(value, (str, Path)):
+            raise ConfigError(
+                f"config: a path, a mapping or a Config is required, not {type(value).__name__}"
+            )
+        elif is_config_file(value):
+            return cls.from_yaml(value, overrides)
+        else:
+            values = _stored_settings(str(absolute_path(value)))
+        apply_overrides(values, overrides)
+        return cls.parse(values, str(value) if isinstance(value, (str, Path)) else "config")
 
     @classmethod
     def from_yaml(cls, path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -254,15 +290,14 @@ class Config(Settings):
         """
         try:
             with fsspec.open(str(path), "rt", encoding="utf-8") as file:
-                values = yaml.safe_load(file)
+                values = read_yaml(file.read())
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path}: cannot be read as a config: {error}") from None
         except yaml.YAMLError as error:
             raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
         if not isinstance(values, dict):
             raise ConfigError(f"{path}: a mapping with `sources` and `output` is wanted")
-        for override in overrides:
-            _override(values, override)
+        apply_overrides(values, overrides)
         return cls.parse(values, str(path))
 
     def to_yaml(self) -> str:
@@ -274,41 +309,39 @@ class Config(Settings):
         return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
-def parse_count(name: str, text: str) -> int:
-    """`200M` -> 200000000; raises ConfigError naming `name`."""
-    try:
-        return TypeAdapter(Count).validate_python(text)
-    except ValidationError:
-        raise ConfigError(f"{name} {text}: a positive number, as in 200M, is wanted") from None
+ConfigLike = Config | Mapping[str, Any] | str | Path
 
 
-def _override(values: dict[str, Any], override: str) -> None:
-    path, equals, text = override.partition("=")
-    parts = path.split(".")
-    if not equals or not all(parts):
-        raise ConfigError(f"--set {override}: field=value is wanted, as in select.alpha=1")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise ConfigError(f"--set {override}: the value is not YAML") from None
-    if parts[:2] == ["select", "keep"] and len(parts) == 3:  # one of three: the new one replaces
-        parts, value = parts[:2], {parts[2]: value}
-    node: Any = values
-    for i, part in enumerate(parts):
-        where = ".".join(parts[: i + 1])
-        if isinstance(node, list):
-            if not part.isdigit() or int(part) >= len(node):
-                raise ConfigError(
-                    f"--set {override}: {where}: an index from 0 to {len(node) - 1} is wanted"
-                )
-            key: Any = int(part)
-        elif isinstance(node, dict):
-            key = part
-        else:
-            raise ConfigError(f"--set {override}: {where}: the value above it has no fields")
-        if i == len(parts) - 1:
-            node[key] = value
-            return
-        if isinstance(node, dict) and node.get(key) is None:
-            node[key] = {}
-        node = node[key]
+def output_of(value: ConfigLike) -> str:
+    """The output folder that `value` is, or that the config names which it is or names.
+
+    Raises ConfigError, one line, for what is neither.
+    """
+    if isinstance(value, (str, Path)) and not is_config_file(value):
+        return str(absolute_path(value))
+    return Config.of(value).output
+
+
+def is_config_file(value: str | Path) -> bool:
+    """Whether a path or URL is to be read as YAML; else it is a folder. By its name if it is not there."""
+    path = Path(str(absolute_path(value)))
+    if path.exists():
+        return not path.is_dir()
+    return path.suffix.lower() in (".yaml", ".yml", ".json")
+
+
+def _stored_settings(output: str) -> dict[str, Any]:
+    """The settings with which a run wrote into a folder, and the folder itself as output."""
+    from longattn.storage.files import read_json
+    from longattn.storage.output_folder import OutputFolder
+
+    shown = without_secrets(output)
+    record = read_json(OutputFolder(output).record("run"))
+    if record is None:
+        raise ConfigError(f"{shown}: neither a config nor the output folder of a run")
+    text = record.get("config") or ""
+    if not text:
+        raise ConfigError(f"{shown}: what wrote it had no config; give one")
+    if "://***@" in text:
+        raise ConfigError(f"{shown}: its stored config lacks a password; give the config itself")
+    return {**yaml.safe_load(text), "output": output}

@@ -1,31 +1,43 @@
 """Every way a command can end badly, each with the exit status that the shell sees.
 
-0    all of it worked
 1    it failed: `RunError`, `HeldError`, and whatever else is raised
 2    a setting, source, checkpoint or folder was refused: `ConfigError`, `FolderError`, ValueError
-75   it was stopped by SIGTERM and can go on (EX_TEMPFAIL): `Interrupted`
+75   it was stopped by SIGTERM; run it again to go on (EX_TEMPFAIL)
+130  it was stopped by Ctrl-C; run it again to go on
 """
 
 from __future__ import annotations
 
+import signal
+
 
 class ConfigError(ValueError):
-    """A bad setting, told in one line: the field, the value given, what is allowed."""
+    """A bad setting, in one line: the field, the value given, what is allowed."""
 
 
 class FolderError(ValueError):
-    """An output folder that this run may not write to, told in one line."""
+    """An output folder that this run may not write to, in one line."""
 
 
 class HeldError(RuntimeError):
-    """Another run is at work in the folder, told in one line that names it."""
+    """Another run is at work in the folder; one line names it."""
 
 
 class RunError(RuntimeError):
-    """A run that did not finish, told in one line."""
+    """A run that did not finish, in one line."""
 
 
 class Interrupted(RunError):  # noqa: N818
-    """The run was told to stop; run again to go on where it stopped."""
+    """The run was told to stop; run it again to go on where it stopped."""
 
-    exit_status = 75  # EX_TEMPFAIL
+    def __init__(self, by: signal.Signals = signal.SIGTERM) -> None:
+        name = "Ctrl-C" if by == signal.SIGINT else by.name
+        super().__init__(f"stopped by {name}; run again to go on")
+        self.exit_status = 130 if by == signal.SIGINT else 75
+
+
+def exit_status(error: BaseException) -> int:
+    """The status that a command which raised this ends with."""
+    if isinstance(error, Interrupted):
+        return error.exit_status
+    return 2 if isinstance(error, ValueError) else 1

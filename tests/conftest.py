@@ -1,4 +1,4 @@
-"""Fixtures: a real Ray cluster, a real S3 server over HTTP, a small checkpoint with random weights."""
+"""Fixtures: a finished run, a real Ray cluster, a real S3 server over HTTP, a small checkpoint."""
 
 import gzip
 import json
@@ -95,12 +95,19 @@ def corpus(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def finished(corpus, tmp_path_factory, checkpoint, ray_cluster):
+def finished(corpus, tmp_path_factory, checkpoint):
     """A whole run, for tests that only look at it."""
     settings = config(corpus, tmp_path_factory.mktemp("finished"), checkpoint)
-    return settings, la.run(settings)
+    return settings, la.run(settings, executor="local")
 
 
 def _first_document(name: str) -> str:
     with gzip.open(SAMPLES / f"{name}.jsonl.gz", "rt") as file:
         return json.loads(next(file))["content"]
+
+
+def pytest_collection_modifyitems(items):
+    """With `pytest -n 2 --dist loadgroup`, all tests on Ray share one worker, and so one cluster."""
+    for item in items:
+        if "ray_cluster" in item.fixturenames:
+            item.add_marker(pytest.mark.xdist_group("ray"))

@@ -83,9 +83,9 @@ def finish(run, seconds=300):
 def _drive(values, address, log, environment, hook, block):
     import ray
 
-    from longattn import cli, config
+    from longattn import command, config
     from longattn.corpus.sources import group_splits
-    from longattn.pipeline import job, on_ray, pools
+    from longattn.pipeline import execution, job, on_ray
 
     os.setsid()
     with Path(log).open("ab", buffering=0) as file:
@@ -93,7 +93,7 @@ def _drive(values, address, log, environment, hook, block):
         os.dup2(file.fileno(), 2)
     os.environ.update(environment, RAY_AUTH_MODE="disabled", RAY_ADDRESS=address)
     # Blocks of a few windows and tasks of one file, as a large corpus has many.
-    pools.CPU_BLOCK = block
+    execution.BLOCK_BYTES["cpu"] = block
     on_ray.group_splits = functools.partial(group_splits, target_bytes=1)
     variables = {"PYTHONPATH": ROOT, **environment}
     ray.init(
@@ -104,8 +104,8 @@ def _drive(values, address, log, environment, hook, block):
     if hook:
         pydoc.locate(hook)()
     try:
-        cli._guarded(lambda: print(job.run(settings).to_dict()))
-    except cli.typer.Exit as status:
+        command.guarded(lambda: print(job.run(settings).to_dict()))
+    except command.typer.Exit as status:
         sys.exit(status.exit_code)
 
 

@@ -4,6 +4,7 @@ import zlib
 
 import pyarrow as pa
 
+from longattn.scoring.settings import ScoreParts
 from longattn.storage.files import join
 from longattn.storage.tables import LABELLED, content_name, write_table
 
@@ -31,7 +32,16 @@ def labelled_table(category, ids, ds, variance, window=8, source="f.jsonl"):
     return pa.table(columns, schema=LABELLED)
 
 
+def score_parts(**changes):
+    """All that decides a score, of no checkpoint that there is."""
+    values = {
+        "definition": 1, "weights": "w", "tokenizer": "t", "window": 8, "min_distances": (2,),
+        "rope_theta": None, "bos": None, "dtype": "float32", "keys": "centred",
+    }  # fmt: skip
+    return ScoreParts(**{**values, **changes})
+
+
 def write_labelled(output, category, table, metadata=None):
-    url = join(str(output), "labelled", f"category={category}", content_name(table["data_id"]))
+    url = join(str(output), "labelled", category, content_name(table["data_id"]))
     write_table(url, table, metadata or {"fingerprint": "f"})
     return url

@@ -9,9 +9,10 @@ import threading
 import pyarrow as pa
 import pytest
 import ray
+import typer
 
 import longattn as la
-from longattn import cli
+from longattn import command
 from longattn.errors import ConfigError
 from longattn.storage.files import filesystem
 from longattn.storage.tables import open_parquet
@@ -71,16 +72,14 @@ def everything(output):
         yield fs.cat_file(name).decode(errors="replace")
 
 
-def test_secrets_reach_nothing_that_is_written_or_said(
-    guarded, checkpoint, ray_cluster, caplog, capfd
-):
+def test_secrets_reach_nothing_that_is_written_or_said(guarded, checkpoint, s3, caplog, capfd):
     secrets = [PASSWORD, SIGNATURE, os.environ["AWS_SECRET_ACCESS_KEY"]]
     settings = config("", "s3://bucket/secrets", checkpoint)
     source = settings.sources[0].model_copy(update={"path": guarded})
     settings = settings.model_copy(update={"sources": (source,)})
     with caplog.at_level(logging.DEBUG, "longattn"):
-        summary = la.run(settings)
-    assert summary.categories["book"]["quarantine"] == {"not_json": 1}
+        summary = la.run(settings, executor="local")
+    assert summary.categories["book"].quarantine == {"not_json": 1}
     told = [*everything(settings.output), caplog.text, *capfd.readouterr(), settings.to_yaml()]
     shown = f"http://***@{guarded.partition('@')[2].partition('?')[0]}?***"
     assert sum(shown in text for text in told) >= 4  # labelled, quarantine, marker, run.json
@@ -92,8 +91,8 @@ def test_errors_tell_no_secret(guarded, checkpoint, capfd, tmp_path):
     settings = config("", tmp_path, checkpoint)
     source = settings.sources[0].model_copy(update={"path": wrong})
     settings = settings.model_copy(update={"sources": (source,)})
-    with pytest.raises(cli.typer.Exit):
-        cli._guarded(lambda: la.run(settings))
+    with pytest.raises(typer.Exit):
+        command.guarded(lambda: la.run(settings, executor="local"))
     said = capfd.readouterr().err
     assert said.count("\n") == 1 and "http://***@127.0.0.1" in said
     assert PASSWORD not in said and "other" not in said

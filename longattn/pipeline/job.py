@@ -1,25 +1,28 @@
-"""A whole run: what remains is found, executed, selected from, and summed up."""
+"""A whole run: find what remains, execute it, select, and sum up.
+
+`Job.run` is its body: read it first. An executor, Ray's or this process, does the work between.
+"""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections.abc import Iterable
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
 
-from ray.data.context import DataContext
-
-from longattn.cluster import connected
-from longattn.config import Config
+from longattn.config import Config, ConfigLike
+from longattn.corpus.apart import require_apart
+from longattn.corpus.first_look import check_sources, column_types, with_types
 from longattn.corpus.records import Split
-from longattn.corpus.sources import check_sources, list_splits
-from longattn.errors import HeldError, Interrupted, RunError
-from longattn.pipeline.pools import plan_pools
-from longattn.pipeline.steps import (
-    score_again_with,
-)
+from longattn.corpus.sources import list_sources
+from longattn.errors import RunError
+from longattn.pipeline.execution import Executor, Outcome, Work
+from longattn.pipeline.failures import reason_of
+from longattn.pipeline.remarks import remarks
 from longattn.pipeline.stopping import Stop, stop_on_sigterm
+from longattn.pipeline.summary import RunSummary, summarise
 from longattn.resume.fingerprint import (
     grown_samples,
     note_samples,
@@ -31,205 +34,227 @@ from longattn.resume.lock import Hold, held
 from longattn.resume.markers import forget
 from longattn.resume.remaining import Remaining, drop_repeats, find_remaining
 from longattn.scoring.settings import ScoreSettings
-from longattn.selection import CategorySelection, select, undecided, unscored
-from longattn.storage.files import join, read_json, remove, sweep, warn_if_slow, write_json
-from longattn.storage.output_folder import FOLDER
+from longattn.selection.select_windows import CategorySelection, select
+from longattn.storage.files import read_json, sweep, warn_if_slow, write_json
+from longattn.storage.output_folder import OutputFolder
 from longattn.text import without_secrets
+from longattn.windows.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
     from longattn.scoring.checkpoint import Checkpoint
-from longattn.pipeline.on_ray import data_context, execute, innermost_reason
-from longattn.pipeline.summary import RunSummary, summarise
 
 log = logging.getLogger("longattn")
 
-TOLD = 10  # files that are named in the log; of more, how many
+SHOWN = 10  # files that are named in the log; of more, how many
+
+ExecutorName = Literal["ray", "local"]
 
 
-def run(config: Config, *, select_after: bool = True) -> RunSummary:
+def run(
+    config: ConfigLike, *, executor: ExecutorName = "ray", select_after: bool = True
+) -> RunSummary:
     """Score what of the corpus is not labelled yet, then select. Same result however often repeated.
 
-    Connects to the cluster of `RAY_ADDRESS` or to one that runs here, or starts Ray here.
+    Args:
+        config: path, mapping or `Config`.
+        executor: `ray` works on the cluster of RAY_ADDRESS, one that runs here, or one started here;
+            `local` in this process, on a GPU if there is one. The files are the same.
+        select_after: whether to select; `select` does it later as well.
 
     Raises:
         ValueError: a path that matches nothing, an unknown column, an unreadable checkpoint, an
             output folder of other settings; before any actor starts.
         RunError: too many bad records, or a failure of the cluster, in one line.
         HeldError: another run is at work in the output folder, or has taken it over from this one.
-        Interrupted: stopped by SIGTERM, with all that was in flight labelled where time allowed.
+        Interrupted: stopped by SIGTERM or Ctrl-C, with all that was in flight labelled where time
+            allowed.
     """
-    started = time.perf_counter()
-    with warn_if_slow("listing the sources"):
-        splits = list_splits(config.sources)
-    from longattn.scoring.checkpoint import open_checkpoint  # 7 s: a bad path is told before
-
-    log.debug("%d files; opening the scorer %s", len({s.path for s in splits}), config.scorer.model)
-    checkpoint = open_checkpoint(config.scorer.model)
-    scorer = config.scorer
-    settings = ScoreSettings(
-        scorer.model, config.min_distances, scorer.rope_theta, scorer.add_bos, scorer.dtype,
-        scorer.query_stride,
-    )  # fmt: skip
-    settings.bos(checkpoint)
-    if not read_run_record(config.output):  # of what is refused, not even an empty folder is left
-        _check(splits)
+    if executor not in ("ray", "local"):
+        raise ValueError(f"executor {executor!r}: 'ray' or 'local' is allowed")
+    config = Config.of(config)
+    job = Job(config, executor)
+    job.check()
     with stop_on_sigterm() as stop, held(config.output, stop.end) as hold:
-        return _run(config, splits, checkpoint, settings, select_after, started, stop, hold)
+        return job.run(stop, hold, select_after=select_after)
 
 
-def _run(
-    config: Config,
-    splits: list[Split],
-    checkpoint: Checkpoint,
-    settings: ScoreSettings,
-    select_after: bool,
-    started: float,
-    stop: Stop,
-    hold: Hold,
-) -> RunSummary:
-    scorer = config.scorer
-    samples = {source.category: source.sample for source in config.sources}
-    with warn_if_slow("reading the ledger"):
-        sweep(config.output)
-        grown = grown_samples(config.output, samples)
-        left = _remaining(config, splits, grown)
-    _tell_stale(left.stale, splits)
-    if read_run_record(config.output):  # else done before
-        _check(left.splits)
+@dataclass(frozen=True)
+class Done:
+    """What a run has done when it comes to select."""
 
-    def claim(dtype: str) -> str:
-        parts = settings.parts(checkpoint, config.window.tokens, dtype)
-        fingerprint = own_folder(config.output, parts, config)
-        note_samples(config.output, samples, grown)
-        return fingerprint
+    fingerprint: str
+    before: Remaining
+    labelled: Remaining
+    outcome: Outcome | None
+    """None where there was nothing to do."""
 
-    labelled = left
-    scored: dict[str, float] = {"windows": 0, "tokens": 0, "seconds": 0.0}
-    state: dict[str, Any] = {"restarts": 0, "retries": 0, "failed": []}
-    if left.splits:
-        with connected():
-            pools = plan_pools(config.workers, scorer.dtype)
-            fingerprint = claim(scorer.dtype or pools.dtype)
-            generation = left.generation + hold.owner["takeovers"]
-            scored, state = execute(config, settings, pools, left, generation, stop)
-        with warn_if_slow("reading the ledger"):
-            labelled = _remaining(config, splits)
-        if labelled.splits:
-            missing = "; ".join(state["failed"][:3] or [s.source for s in labelled.splits[:3]])
-            raise RunError(
-                f"{len(labelled.splits)} of {len(splits)} splits are unfinished: {missing}; run again"
-            )
-    else:
-        fingerprint = claim(scorer.dtype or require_run_record(config.output)["parts"]["dtype"])
-    for path in sorted(set(labelled.void.values())):
-        log.warning("%s has changed or is gone; what it was will not be labelled whole", path)
-    forget(config.output, labelled.void)
-    if too_bad := labelled.seen.too_bad(config.max_bad_fraction):
-        raise RunError(too_bad)
-    selected_in = time.perf_counter()
-    selection: dict[str, CategorySelection] = {}
-    if select_after and labelled.windows:
-        chosen = config.select
-        if chosen.second_pass is not None:
-            _score_again(config, settings)
+
+class Job:
+    """A run of one config into its output folder."""
+
+    def __init__(self, config: Config, executor: ExecutorName = "ray") -> None:
+        self.config, self.executor = config, executor
+        self.started = time.perf_counter()
+        self.folder = OutputFolder(config.output)
+        self.settings = ScoreSettings.of(config)
+        self.precision: dict[str, Any] = {}
+        self.samples = {source.category: source.sample for source in config.sources}
+        require_apart(config.sources, config.output)
+        self.listing = list_sources(config.sources)
+        self.splits = self.listing.splits
+        for line in self.listing.left_out_lines():
+            log.warning("%s", line)
+
+    def check(self) -> None:
+        """Refuse what cannot work before anything is made. Raises ValueError."""
+        self.settings.bos(self.checkpoint)
+        load_tokenizer(self.settings.model).warn_if_slow()
+        if read_run_record(self.config.output) is None:  # of what is refused, no folder is left
+            check_sources(self.splits)
+            column_types(self.splits)
+
+    def run(self, stop: Stop, hold: Hold, *, select_after: bool = True) -> RunSummary:
+        """Find what remains, execute it, select, and sum up."""
+        done = self.label(stop, hold)
         if stop.asked.is_set():
             raise stop.error
-        selection = select(
-            config.output,
-            alpha=chosen.alpha,
-            standardize=chosen.standardize,
-            rank_by=chosen.rank_by,
-            overlap=chosen.overlap,
-            keep=chosen.keep,
-            second_pass=chosen.second_pass,
-            file_bytes=config.file_bytes,
-            on=config.workers.select,
+        started = time.perf_counter()
+        selection = self.select(done.labelled) if select_after else {}
+        summary = summarise(
+            self.config, done.fingerprint, self.splits, (done.before, done.labelled),
+            done.outcome, selection,
+        ).timed(select=time.perf_counter() - started, total=time.perf_counter() - self.started)  # fmt: skip
+        summary = replace(
+            summary, extra={"left_out": self.listing.left_out, "precision": self.precision}
         )
-    now = time.perf_counter()
-    summary = summarise(
-        config,
-        fingerprint,
-        splits,
-        left,
-        labelled.windows,
-        scored,
-        state,
-        selection,
-        now - selected_in,
-        now - started,
-    )
-    write_json(join(config.output, FOLDER, "summary.json"), summary.to_dict())
-    if selection:
-        _report(config.output)
-    return summary
+        write_json(self.folder.record("summary"), summary.to_dict())
+        told = remarks(self.config, {n: c.to_dict() for n, c in summary.categories.items()})
+        if not any(category.windows for category in summary.categories.values()):
+            raise RunError(f"no window in the whole corpus: {'; '.join(told)}")
+        for remark in told:
+            log.warning("%s", remark)
+        if selection:
+            self._report()
+        return summary
 
-
-def _check(splits: list[Split]) -> None:
-    with warn_if_slow("looking into the sources"):
-        check_sources(splits)
-
-
-def _remaining(config: Config, splits: list[Split], again: Iterable[str] = ()) -> Remaining:
-    """What remains, after rows that are there twice have been put right."""
-    left = find_remaining(config.output, splits, again, config.max_record_bytes)
-    if left.twice:
-        log.warning(
-            "%d rows were labelled twice: one of each stays", sum(map(len, left.twice.values()))
-        )
-        drop_repeats(left.twice)
-        left = find_remaining(config.output, splits, again, config.max_record_bytes)
-    return left
-
-
-def _tell_stale(stale: dict[str, int], splits: list[Split]) -> None:
-    there = {split.source for split in splits}
-    for path, windows in list(stale.items())[:TOLD]:
-        what = "has changed" if path in there else "is gone from the listing"
-        log.warning("%s %s; %d windows labelled from what it was stay", path, what, windows)
-    if len(stale) > TOLD:
-        log.warning("%d more files are gone or changed", len(stale) - TOLD)
-
-
-def _report(output: str) -> None:
-    from longattn.reports.report import write_report  # workers have no use for it
-
-    try:
-        write_report(output)
-    except Exception as error:
-        raise RunError(
-            f"the selection is whole, but its report is not: {innermost_reason(error)}; "
-            f"`longattn report {without_secrets(output)}` writes it again"
-        ) from error
-
-
-def _score_again(config: Config, settings: ScoreSettings) -> None:
-    """The second pass: exact scores until none is wanted any more. Raises RunError."""
-    begun = join(config.output, FOLDER, "second_pass.json")
-    chosen = config.select.model_dump(mode="json")
-    there = read_json(begun) or {}
-    # What a killed run had begun is ended first: the next look then sees what it would have seen.
-    wanted = unscored(config.output, there["rows"]) if there.get("select") == chosen else {}
-    wanted = wanted or undecided(config.output, config.select, config.workers.select)
-    if not wanted:
-        return
-    dtype = require_run_record(config.output)["parts"]["dtype"]
-    exact = replace(settings, query_stride=1, min_distance=config.min_distance, dtype=dtype)
-    with connected():
-        pools = plan_pools(config.workers, dtype)
-        while wanted:
-            log.info("second pass: exact scores for %d windows", sum(map(len, wanted.values())))
-            rows = {url.rpartition("/labelled/")[2]: of_file for url, of_file in wanted.items()}
-            write_json(begun, {"select": chosen, "rows": rows})
-            try:
-                with DataContext.current(data_context(config, pools)):
-                    score_again_with(wanted, exact, config.scorer.batch, pools)
-            except (Interrupted, HeldError):
-                raise
-            except Exception as error:
-                raise RunError(innermost_reason(error)) from error
-            before, wanted = wanted, undecided(config.output, config.select, config.workers.select)
-            if wanted == before:
+    def label(self, stop: Stop, hold: Hold) -> Done:
+        """Score every window that is not labelled yet; raises RunError where some remain."""
+        with warn_if_slow("reading the ledger"):
+            sweep(self.config.output)
+            grown = grown_samples(self.config.output, self.samples)
+            left = self._remaining(grown)
+        self._log_stale(left.stale)
+        if read_run_record(self.config.output) is not None:  # else done before
+            check_sources(left.splits)
+        outcome, labelled = None, left
+        if left.splits:
+            generation = left.generation + hold.owner["takeovers"]
+            with self._executor()(self.config, self.settings) as stages:
+                self._choose_dtype(stages.device)
+                fingerprint = self._own(self.precision["dtype"], grown)
+                typed = replace(left, splits=self._typed(left.splits))
+                settings = replace(self.settings, dtype=self.precision["dtype"])
+                work = Work(self.config, settings, typed, generation)
+                outcome = stages.execute(work, stop)
+            with warn_if_slow("reading the ledger"):
+                labelled = self._remaining()
+            if labelled.splits:
+                missing = outcome.registry.failed[:3] or [s.source for s in labelled.splits[:3]]
                 raise RunError(
-                    f"{without_secrets(config.output)}: the second pass gave no exact scores"
+                    f"{len(labelled.splits)} of {len(self.splits)} splits are unfinished: "
+                    f"{'; '.join(missing)}; run again"
                 )
-    remove(begun)
+        else:
+            dtype = self.config.scorer.dtype or require_run_record(self.config.output).parts.dtype
+            fingerprint = self._own(dtype, grown)
+        for path in sorted(set(labelled.void.values())):
+            log.warning("%s has changed or is gone; what it was will not be labelled whole", path)
+        forget(self.config.output, labelled.void)
+        for line in labelled.seen.unread_lines(SHOWN):
+            log.warning("%s", line)
+        if too_bad := labelled.seen.too_bad(self.config.max_bad_fraction):
+            raise RunError(too_bad)
+        return Done(fingerprint, left, labelled, outcome)
+
+    def select(self, labelled: Remaining) -> dict[str, CategorySelection]:
+        """Select from all that is labelled, where there is something."""
+        if not labelled.windows:
+            return {}
+        return select(self.config.output, self.config.select, file_bytes=self.config.file_bytes)
+
+    @cached_property
+    def checkpoint(self) -> Checkpoint:
+        from longattn.scoring.checkpoint import open_checkpoint  # 7 s: a bad path is told before
+
+        files = len({split.path for split in self.splits})
+        log.debug("%d files; opening the scorer %s", files, self.config.scorer.model)
+        return open_checkpoint(self.config.scorer.model)
+
+    def _executor(self) -> Executor:
+        if self.executor == "local":
+            from longattn.pipeline.in_process import in_process
+
+            return in_process
+        from longattn.pipeline.on_ray import on_ray
+
+        return on_ray
+
+    def _choose_dtype(self, device: str) -> None:
+        """Settle the dtype of the products; where it is chosen, how far it is off float32."""
+        scorer = self.config.scorer
+        if scorer.dtype or device == "cpu":
+            self.precision = {"dtype": scorer.dtype or "float32"}
+            return
+        from longattn.scoring.precision import choose_dtype
+
+        with warn_if_slow("choosing the dtype of the products"):
+            errors = choose_dtype(self.checkpoint, scorer.rope_theta)
+        log.info("products in %s (of float32, %d tokens of real text)", errors, errors.tokens)
+        self.precision = asdict(errors)
+
+    def _own(self, dtype: str, grown: set[str]) -> str:
+        """Make the folder this run's; returns the fingerprint of its scores."""
+        parts = self.settings.parts(self.checkpoint, self.config.window.tokens, dtype)
+        fingerprint = own_folder(self.config.output, parts, self.config)
+        note_samples(self.config.output, self.samples, grown)
+        return fingerprint
+
+    def _remaining(self, again: Iterable[str] = ()) -> Remaining:
+        """What remains, after rows that are there twice have been put right."""
+        output, largest = self.config.output, self.config.max_record_bytes
+        left = find_remaining(output, self.splits, again, largest)
+        if left.twice:
+            repeats = sum(map(len, left.twice.values()))
+            log.warning("%d rows were labelled twice: one of each stays", repeats)
+            drop_repeats(left.twice)
+            left = find_remaining(output, self.splits, again, largest)
+        return left
+
+    def _typed(self, splits: list[Split]) -> list[Split]:
+        """The splits with the types of the user's columns: what earlier runs into the folder had."""
+        url = self.folder.record("columns")
+        known = read_json(url) or {}
+        types = column_types(splits, known)
+        if types != known:
+            write_json(url, types)
+        return with_types(splits, types)
+
+    def _log_stale(self, stale: dict[str, int]) -> None:
+        listed = {split.source for split in self.splits}
+        for path, windows in list(stale.items())[:SHOWN]:
+            what = "has changed" if path in listed else "is gone from the listing"
+            log.warning("%s %s; %d windows labelled from what it was stay", path, what, windows)
+        if len(stale) > SHOWN:
+            log.warning("%d more files are gone or changed", len(stale) - SHOWN)
+
+    def _report(self) -> None:
+        from longattn.reports.report import write_report  # workers have no use for it
+
+        output = self.config.output
+        try:
+            write_report(output)
+        except Exception as error:
+            raise RunError(
+                f"the selection is whole, but its report is not: {reason_of(error)}; "
+                f"`longattn report {without_secrets(output)}` writes it again"
+            ) from error

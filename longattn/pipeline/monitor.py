@@ -1,42 +1,122 @@
-"""What the actors of a run report while it goes on: watched, logged, and put in the summary.
+"""What the stages of a run report while it goes on: watched, logged, exported, and put in the summary.
 
-Apart from the pipeline so that workers that only report do not import what the driver does.
+One `Monitor` of the run takes all reports. On a cluster it is an actor on the driver's node, and
+raises Prometheus metrics, exported by Ray under `ray_<name>`: no series for every actor of every
+node, and a split that is read again is not counted twice.
 """
 
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from typing import Any
-
-import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from longattn.corpus.counts import Counts, ReadTotals
 from longattn.corpus.records import Split
 from longattn.errors import RunError
-from longattn.pipeline.metrics import Exporter
+from longattn.pipeline.failures import Failure, FailureReport
+from longattn.pipeline.stopping import every
+from longattn.resume.claims import Caller
+
+if TYPE_CHECKING:  # workers that only report import no stage
+    from longattn.pipeline.labelled_sink import WriteReport
+    from longattn.pipeline.score_actor import ScoreReport
+    from longattn.pipeline.window_actor import WindowReport
 
 log = logging.getLogger("longattn")
 LOG_SECONDS = 30.0
-BALANCE_SECONDS = 60.0  # of work before the rates of the stages are told
+BALANCE_SECONDS = 60.0  # of work before the rates of the stages are logged
+
+MAX_FAILURES = 5  # kept of a run
+LABELS = ("stage", "category")  # stage: window (read, tokenize, cut), score, write
+# What the monitor is told -> the metric that it raises, and what that counts.
+METRICS = {
+    "documents": ("longattn_documents_total", "documents read"),
+    "windows": (
+        "longattn_windows_total",
+        "windows cut (stage window), scored (score), written (write)",
+    ),
+    "tokens": (
+        "longattn_tokens_total",
+        "tokens of documents tokenized (stage window), of windows scored (score)",
+    ),
+    "quarantined": ("longattn_quarantined_records_total", "records that could not be used"),
+    "bytes": ("longattn_written_bytes_total", "bytes of labelled Parquet files"),
+    "busy": ("longattn_busy_seconds_total", "seconds of work, summed over actors"),
+    "kernel": ("longattn_kernel_seconds_total", "seconds of it in the attention statistics"),
+    "waiting": (
+        "longattn_waiting_seconds_total",
+        "seconds without input or without room downstream, summed over actors",
+    ),
+}
 
 
-class _Monitor:
-    def __init__(self, max_bad_fraction: float, before: ReadTotals | None = None) -> None:
+@dataclass(frozen=True)
+class StageWork:
+    """What all actors of a stage did so far."""
+
+    windows: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+
+    def plus(self, windows: int, tokens: int, seconds: float) -> StageWork:
+        return StageWork(self.windows + windows, self.tokens + tokens, self.seconds + seconds)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run has come."""
+
+    documents: int = 0
+    """Read."""
+    stored: int = 0
+    """Bytes of the splits that were read to their ends."""
+    cut: StageWork = field(default_factory=StageWork)
+    scored: StageWork = field(default_factory=StageWork)
+    stopped: str = ""
+    """Why the run must stop, or empty."""
+    failures: tuple[Failure, ...] = ()
+    """What went wrong in its stages, the first few."""
+
+
+class Exporter:
+    """Raises the metrics of this process, through Ray."""
+
+    def __init__(self) -> None:
+        from ray.util.metrics import Counter as Metric
+
+        self._counters = {
+            short: Metric(name, description=about, tag_keys=LABELS)
+            for short, (name, about) in METRICS.items()
+        }
+
+    def add(self, stage: str, category: str, **amounts: float) -> None:
+        """Add to metrics by their short names; what is not above 0 is left out."""
+        for name, amount in amounts.items():
+            if amount > 0:
+                self._counters[name].inc(amount, {"stage": stage, "category": category})
+
+
+class RunMonitor:
+    """The sums over all reports of a run; called through `Monitor`."""
+
+    def __init__(
+        self, max_bad_fraction: float, before: ReadTotals | None = None, *, export: bool = False
+    ) -> None:
         self.max_bad_fraction = max_bad_fraction
         self.before = before or ReadTotals()  # in splits that are done
-        self.metrics = Exporter()
+        self.metrics = Exporter() if export else None
         self.read_before: dict[str, Counts] = {}  # by split that is read again, how far it had come
         self.splits: dict[str, Counts] = {}
         self.stored: dict[str, int] = {}  # bytes of the splits that were read to their ends
         self.stopped = ""
-        self.scored = {"windows": 0, "tokens": 0, "seconds": 0.0}
+        self.failures: list[Failure] = []
+        self.scored = StageWork()
 
     def add_windows(self, split: Split, counts: Counts, ended: bool, waiting: float) -> str:
         """Returns why the run must stop, or an empty string. A retried split replaces its counts."""
@@ -44,18 +124,18 @@ class _Monitor:
         if counts.records < before.records:
             self.read_before.setdefault(split.id, before)
         self._raise(split, counts, self.read_before.get(split.id, before), waiting)
-        self.splits[split.id] = counts
+        self.splits[split.id] = deepcopy(counts)
         self.stored[split.id] = split.size if ended else 0
         seen = deepcopy(self.before)
         for of_split in self.splits.values():
-            seen.add(vars(of_split))
+            seen.add(of_split)
         self.stopped = seen.too_bad(self.max_bad_fraction)
         return self.stopped
 
     def _raise(self, split: Split, counts: Counts, before: Counts, waiting: float) -> None:
         if split.id in self.read_before and counts.records > before.records:
             del self.read_before[split.id]
-        self.metrics.add(
+        self._export(
             "window", split.category,
             documents=counts.documents - before.documents,
             windows=counts.windows - before.windows,
@@ -70,127 +150,125 @@ class _Monitor:
     ) -> None:
         """A batch: windows by category, tokens a window, seconds of work, in it of the statistics."""
         total = windows.total()
-        self.scored["windows"] += total
-        self.scored["tokens"] += total * length
-        self.scored["seconds"] += seconds
+        self.scored = self.scored.plus(total, total * length, seconds)
         for category, n in windows.items():
-            self.metrics.add(
+            self._export(
                 "score", category, windows=n, tokens=n * length, busy=seconds * n / total,
                 kernel=kernel * n / total, waiting=waiting * n / total,
             )  # fmt: skip
 
     def add_written(self, category: str, windows: int, size: int, seconds: float) -> None:
-        self.metrics.add("write", category, windows=windows, bytes=size, busy=seconds)
+        self._export("write", category, windows=windows, bytes=size, busy=seconds)
 
-    def snapshot(self) -> dict[str, Any]:
-        return {
-            "documents": sum(c.documents for c in self.splits.values()),
-            "windows": sum(c.windows for c in self.splits.values()),
-            "stored": sum(self.stored.values()),
-            "read": {
-                "windows": sum(c.windows for c in self.splits.values()),
-                "seconds": sum(c.seconds for c in self.splits.values()),
-            },
-            "scored": dict(self.scored),
-            "stopped": self.stopped,
-        }
+    def add_failure(self, failure: Failure) -> None:
+        if len(self.failures) < MAX_FAILURES:
+            self.failures.append(failure)
+
+    def _export(self, stage: str, category: str, **amounts: float) -> None:
+        if self.metrics:
+            self.metrics.add(stage, category, **amounts)
+
+    def progress(self) -> Progress:
+        splits = self.splits.values()
+        return Progress(
+            documents=sum(c.documents for c in splits),
+            stored=sum(self.stored.values()),
+            cut=StageWork(
+                sum(c.windows for c in splits),
+                sum(c.tokens for c in splits),
+                sum(c.seconds for c in splits),
+            ),
+            scored=self.scored,
+            stopped=self.stopped,
+            failures=tuple(self.failures),
+        )
 
 
 class Monitor:
-    """The driver's hold on the monitor of a run, an actor of its own."""
+    """The monitor of a run, as the driver and its stages call it."""
 
-    def __init__(self, max_bad_fraction: float, before: ReadTotals | None = None) -> None:
-        # On the driver's node: on another, a spot node's death would end the run, and the actor
-        # would keep an idle node from being given back.
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        actor: Any = ray.remote(num_cpus=0)(_Monitor)
-        self._actor = actor.options(scheduling_strategy=here).remote(max_bad_fraction, before)
+    def __init__(self, of_run: Caller) -> None:
+        self._run = of_run
 
-    def snapshot(self) -> dict[str, Any]:
-        snapshot: Any = self._actor.snapshot.remote()
-        return ray.get(snapshot)
+    def progress(self) -> Progress:
+        progress: Progress = self._run.ask("progress")()
+        return progress
 
-    def window_report(self) -> Callable[[Split, Counts, bool, float], None]:
-        """For window actors; the call raises RunError when too many records are bad.
-
-        It takes a split, its counts so far, whether it is read to its end, and the seconds that the
-        actor has waited since it last told.
-        """
-        actor = self._actor
+    def window_report(self) -> WindowReport:
+        """For the window stage; the call raises RunError when too many records are bad."""
+        run = self._run
 
         def report(split: Split, counts: Counts, ended: bool, waiting: float) -> None:
-            stopped = ray.get(actor.add_windows.remote(split, counts, ended, waiting))
+            stopped = run.ask("add_windows", split, counts, ended, waiting)()
             if stopped:
                 raise RunError(stopped)
 
         return report
 
-    def score_report(self) -> Callable[[Counter[str], int, float, float, float], None]:
-        """For scoring actors: what `_Monitor.add_scored` takes of a batch."""
-        actor = self._actor
+    def score_report(self) -> ScoreReport:
+        """For the scoring stage."""
+        run = self._run
 
         def report(
             windows: Counter[str], length: int, seconds: float, kernel: float, waiting: float
         ) -> None:
-            actor.add_scored.remote(windows, length, seconds, kernel, waiting)
+            run.ask("add_scored", windows, length, seconds, kernel, waiting)
 
         return report
 
-    def write_report(self) -> Callable[[str, int, int, float], None]:
-        """For the sink: category, windows, bytes and seconds of a file."""
-        actor = self._actor
+    def write_report(self) -> WriteReport:
+        """For the sink."""
+        run = self._run
 
         def report(category: str, windows: int, size: int, seconds: float) -> None:
-            actor.add_written.remote(category, windows, size, seconds)
+            run.ask("add_written", category, windows, size, seconds)
+
+        return report
+
+    def failure_report(self) -> FailureReport:
+        """For all stages."""
+        run = self._run
+
+        def report(failure: Failure) -> None:
+            run.ask("add_failure", failure)()
 
         return report
 
     @contextmanager
     def logged(self) -> Iterator[None]:
         """One log line every LOG_SECONDS while the block runs; once, what sizes the pools."""
-        ended = threading.Event()
         started = time.perf_counter()
+        balanced = ""
 
-        def watch() -> None:
-            balanced = ""
-            while not ended.wait(LOG_SECONDS):
-                now, seconds = self.snapshot(), time.perf_counter() - started
-                log.info(
-                    "%.0f s: %d documents read, %d windows cut, %d scored, %.0f tokens/s",
-                    seconds, now["documents"], now["windows"], now["scored"]["windows"],
-                    now["scored"]["tokens"] / seconds,
-                )  # fmt: skip
-                if seconds >= BALANCE_SECONDS and not balanced:
-                    balanced = balance(now["read"], now["scored"])
-                    if balanced:
-                        log.info("%s", balanced)
+        def line() -> None:
+            nonlocal balanced
+            now, seconds = self.progress(), time.perf_counter() - started
+            log.info(
+                "%.0f s: %d documents read, %d windows cut, %d scored, %.0f tokens/s",
+                seconds, now.documents, now.cut.windows, now.scored.windows,
+                now.scored.tokens / seconds,
+            )  # fmt: skip
+            if seconds >= BALANCE_SECONDS and not balanced:
+                balanced = balance(now.cut, now.scored)
+                if balanced:
+                    log.info("%s", balanced)
 
-        thread = threading.Thread(target=watch, daemon=True)
-        thread.start()
-        try:
+        with every(LOG_SECONDS, line):
             yield
-        finally:
-            ended.set()
-            thread.join()
 
 
-def balance(read: Mapping[str, float], scored: Mapping[str, float]) -> str:
-    """What one actor of each stage does, by which Ray Data proportions the pools; "" if unknown.
-
-    Args:
-        read: `windows` and busy `seconds` of all window actors so far.
-        scored: `windows`, `tokens` and busy `seconds` of all scoring actors.
-    """
-    if not (read["windows"] and scored["windows"]):
+def balance(cut: StageWork, scored: StageWork) -> str:
+    """What one actor of each stage does, by which Ray Data proportions the pools; "" if unknown."""
+    if not (cut.windows and scored.windows):
         return ""
-    cut, taken = (stage["windows"] / stage["seconds"] for stage in (read, scored))
-    length = scored["tokens"] / scored["windows"]
+    cuts, takes = (stage.windows / stage.seconds for stage in (cut, scored))
+    length = scored.tokens / scored.windows
     ratio = (
-        f"one window actor feeds {cut / taken:.1f} scoring actors"
-        if cut >= taken
-        else f"one scoring actor takes {taken / cut:.1f} window actors"
+        f"one window actor feeds {cuts / takes:.1f} scoring actors"
+        if cuts >= takes
+        else f"one scoring actor takes {takes / cuts:.1f} window actors"
     )
     return (
-        f"measured: a window actor cuts {cut * length:,.0f} tokens/s, a scoring actor scores "
-        f"{taken:.2f} windows/s ({taken * length:,.0f} tokens/s); {ratio}"
+        f"measured: a window actor cuts {cuts * length:,.0f} tokens/s, a scoring actor scores "
+        f"{takes:.2f} windows/s ({takes * length:,.0f} tokens/s); {ratio}"
     )

@@ -7,117 +7,189 @@ that makes labelled files appear whole. No stage collects.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import ray
 from ray.data.context import DataContext
 from ray.data.exceptions import ExecutionTimeoutError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from longattn.cluster import connected, require_shared_folder
 from longattn.config import Config
 from longattn.corpus.sources import group_splits
 from longattn.errors import HeldError, Interrupted, RunError
 from longattn.pipeline.display import watched
-from longattn.pipeline.labelled_sink import LabelledSink
-from longattn.pipeline.monitor import Monitor
-from longattn.pipeline.pools import Pools, actor_pool
-from longattn.pipeline.steps import (
-    RETRIES,
-    dataset_of_tasks,
-    with_scores,
-    write_with,
-)
-from longattn.pipeline.stopping import Stop, describe_wait
+from longattn.pipeline.execution import Outcome, Work
+from longattn.pipeline.failures import reason_of
+from longattn.pipeline.monitor import Monitor, Progress, RunMonitor
+from longattn.pipeline.pools import Pools, actor_pool, plan_pools
+from longattn.pipeline.score_actor import ScoreStage
+from longattn.pipeline.steps import RETRIES, LabelledSink, dataset_of_tasks, with_scores, write_with
+from longattn.pipeline.stopping import Stop
 from longattn.pipeline.window_actor import SplitWindows
-from longattn.resume.claims import DocumentRegistry
-from longattn.resume.remaining import Remaining
+from longattn.resume.claims import DocumentRegistry, shared_registries
 from longattn.scoring.settings import ScoreSettings
 
 log = logging.getLogger("longattn")
 
 
-def execute(
-    config: Config,
-    settings: ScoreSettings,
-    pools: Pools,
-    left: Remaining,
-    generation: int,
-    stop: Stop,
-) -> tuple[dict[str, float], dict[str, Any]]:
-    """The streaming execution; returns what the scorers did, and the claims' last state.
+@contextmanager
+def on_ray(config: Config, settings: ScoreSettings) -> Iterator[RayStages]:
+    """A cluster with the pools of a run, for a block."""
+    with connected():
+        require_shared_folder(config.output)
+        yield RayStages(config, plan_pools(config.workers, settings.dtype))
 
-    Raises RunError; Interrupted after SIGTERM.
+
+class OnDriverNode:
+    """A `Caller` of an actor on the driver's node.
+
+    On another, a spot node's death would end the run, and the actor would keep an idle node from
+    being given back.
     """
-    claims = DocumentRegistry(left.labelled, left.documents, pools.claims)
 
-    def sign() -> tuple[Any, str]:
-        state = claims.state()
-        return (monitor.snapshot(), state), describe_wait(
-            state["at"], pools.window_cpus, pools.score_gpus
+    def __init__(self, target: Any, *arguments: Any, **named: Any) -> None:
+        def made() -> Any:
+            return target(*arguments, **named)
+
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        actor: Any = ray.remote(num_cpus=0)(_Hosted)
+        self._actor = actor.options(scheduling_strategy=here).remote(made)
+
+    def ask(self, method: str, *arguments: Any) -> Callable[[], Any]:
+        reference = self._actor.call.remote(method, *arguments)
+        return lambda: ray.get(reference)
+
+
+class _Hosted:
+    """The actor: it makes its target where it runs, and calls it."""
+
+    def __init__(self, made: Callable[[], Any]) -> None:
+        self._target = made()
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        return getattr(self._target, method)(*arguments)
+
+
+class RayStages:
+    """The stages of a run in the pools of a cluster."""
+
+    def __init__(self, config: Config, pools: Pools) -> None:
+        self.config, self.pools = config, pools
+
+    @property
+    def device(self) -> str:
+        return self.pools.device
+
+    def execute(self, work: Work, stop: Stop) -> Outcome:
+        """The streaming execution; raises RunError, or Interrupted after a signal."""
+        pools, left = self.pools, work.left
+        registry = DocumentRegistry([
+            OnDriverNode(lambda part=part: part)
+            for part in shared_registries(left.labelled, left.documents, pools.registries)
+        ])  # fmt: skip
+        monitor = Monitor(
+            OnDriverNode(RunMonitor, self.config.max_bad_fraction, left.seen, export=True)
         )
+        log.info(
+            "%d splits to read (%d done); window actors %s, scoring actors %s on %s",
+            len(left.splits), left.finished, _bounds(pools.window), _bounds(pools.score),
+            pools.device,
+        )  # fmt: skip
 
-    monitor = Monitor(config.max_bad_fraction, left.seen)
-    log.info(
-        "%d splits to read (%d done); window actors %s, scoring actors %s on %s",
-        len(left.splits), left.finished, _told(pools.window), _told(pools.score), pools.device,
-    )  # fmt: skip
-    context = data_context(config, pools)
-    with DataContext.current(context):
-        groups = group_splits(left.splits)
+        def sign() -> tuple[Any, str]:
+            state = registry.state()
+            return (monitor.progress(), state), describe_wait(
+                state.at, pools.window_cpus, pools.score_gpus
+            )
+
+        context = self._context()
+        with DataContext.current(context):
+            scored = self._scored(work, registry, monitor)
+            sink = LabelledSink(
+                self.config.output, monitor.write_report(), monitor.failure_report()
+            )
+            try:
+                with (
+                    watched(monitor, work.stored_bytes, self.config.output),
+                    stop.draining(registry.stop, sign),
+                ):
+                    write_with(scored, sink)
+            except (Interrupted, HeldError):
+                raise
+            except ExecutionTimeoutError as error:
+                seconds = context.execution_no_progress_timeout_s
+                raise RunError(
+                    f"no progress for {seconds:.0f} s; waited for {sign()[1]}; run again to go on"
+                ) from error
+            except Exception as error:
+                raise RunError(run_failure(monitor.progress(), error)) from error
+        return Outcome(monitor.progress(), registry.state())
+
+    def _scored(self, work: Work, registry: DocumentRegistry, monitor: Monitor) -> Any:
+        pools = self.pools
+        groups = group_splits(work.left.splits)
         windows = dataset_of_tasks(groups).map_batches(
             SplitWindows,
-            fn_constructor_kwargs={
-                "model": config.scorer.model,
-                "window": config.window.tokens,
-                "min_distance": config.min_distance,
-                "samples": {source.category: source.sample for source in config.sources},
-                "output": config.output,
-                "max_record_bytes": config.max_record_bytes,
-                "block_bytes": pools.block_bytes,
-                "report": monitor.window_report(),
-                "claims": claims,
-                "generation": generation,
-            },
+            fn_constructor_args=(
+                work.window_stage(pools.block_bytes), registry, monitor.window_report(),
+                monitor.failure_report(),
+            ),
             batch_size=1,
             batch_format="numpy",
             compute=actor_pool(pools.window),
             num_cpus=pools.window_cpus,
             **RETRIES,
-        )
-        scored = with_scores(
-            windows, settings, config.scorer.batch, pools, monitor.score_report(), len(groups)
-        )
-        try:
-            size = sum(split.size for split in left.splits)
-            with watched(monitor, size, config.output), stop.drained(claims.stop, sign):
-                write_with(scored, LabelledSink(config.output, monitor.write_report()))
-        except (Interrupted, HeldError):
-            raise
-        except ExecutionTimeoutError as error:
-            raise RunError(
-                f"no progress for {context.execution_no_progress_timeout_s:.0f} s; waited for {sign()[1]}; run again to go on"
-            ) from error
-        except Exception as error:
-            stopped = monitor.snapshot()["stopped"]
-            raise RunError(stopped or innermost_reason(error)) from error
-    return monitor.snapshot()["scored"], claims.state()
+        )  # fmt: skip
+        stage = ScoreStage(work.settings, pools.device, pools.threads, self.config.scorer.batch)
+        reports = monitor.score_report(), monitor.failure_report()
+        return with_scores(windows, stage, pools, reports, len(groups))
+
+    def _context(self) -> DataContext:
+        context = DataContext.get_current().copy()
+        # The window stage gives blocks of this size, and none is merged with the next or cut: so
+        # the labelled files of a run are the same whatever the cluster.
+        context.target_max_block_size = self.pools.block_bytes - 1
+        # Ray Data stops a run that stands still for so long; a lost GPU may take as long to be
+        # made up.
+        stall = max(context.execution_no_progress_timeout_s, self.config.workers.wait_seconds)
+        context.execution_no_progress_timeout_s = stall
+        context.enable_progress_bars = False
+        return context
 
 
-def data_context(config: Config, pools: Pools) -> DataContext:
-    context = DataContext.get_current().copy()
-    context.target_max_block_size = pools.block_bytes  # else smaller yields are merged
-    # Ray Data stops a run that stands still for so long; a lost GPU may take as long to be made up.
-    stall = max(context.execution_no_progress_timeout_s, config.workers.wait_seconds)
-    context.execution_no_progress_timeout_s = stall
-    context.enable_progress_bars = False
-    return context
-
-
-def _told(pool: tuple[int, int | None]) -> str:
+def _bounds(pool: tuple[int, int | None]) -> str:
     return f"{pool[0]} to {pool[1] or 'what the cluster has'}"
 
 
-def innermost_reason(error: BaseException) -> str:
-    """The innermost cause of a failure of Ray, in one line."""
+def run_failure(progress: Progress, error: BaseException) -> str:
+    """Why a run failed, in one line: what a stage reported, or else the innermost cause."""
+    if progress.stopped:
+        return progress.stopped
+    for failure in progress.failures:
+        log.debug("%s", failure.stack)
+    if progress.failures:
+        return str(progress.failures[0])
     while error.__cause__ is not None:
         error = error.__cause__
-    lines = [line for line in str(error).strip().splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[-1].strip() if lines else ''}"[:500]
+    return reason_of(error)
+
+
+def describe_wait(at: list[str], cpus: float, gpus: float) -> str:
+    """What a run without progress waits for, as far as can be seen.
+
+    Args:
+        at: documents that are being tokenized.
+        cpus, gpus: what one actor of each pool needs.
+    """
+    resources = ray.cluster_resources()
+    if resources.get("GPU", 0) < gpus:
+        return f"a node with {gpus:g} GPU; the cluster has {resources.get('GPU', 0):g}"
+    free = ray.available_resources()
+    if free.get("CPU", 0) < cpus and free.get("CPU", 0) == 0:
+        return "free CPUs: other work on the cluster may have all of them"
+    if at:
+        return f"the tokenizer, at documents {', '.join(at[:3])}"
+    return "its scorers, or the storage; `ray status` and the Ray dashboard say more"

@@ -18,14 +18,9 @@ from ray.data import ActorPoolStrategy
 
 from longattn.config import Workers
 from longattn.errors import RunError
+from longattn.pipeline.execution import BLOCK_BYTES
 
 log = logging.getLogger("longattn")
-
-# The block is the unit of retry and of spreading over actors, and a labelled file: about 110 windows
-# of 32K tokens on a GPU, a second or two of its work; on a CPU 14, since each takes seconds there. The
-# driver works as long for a small block as for a large one (tests/bench/scale.py).
-GPU_BLOCK, CPU_BLOCK = 32 * 2**20, 4 * 2**20
-
 
 # Actors of a pool without a bound of its own: with none at all Ray Data 2.60 was seen to use two of three
 # GPU nodes. So it does where a node is given back before an actor is placed on it, whatever the bound.
@@ -64,20 +59,15 @@ class Pools:
 
     @property
     def block_bytes(self) -> int:
-        return GPU_BLOCK if self.device == "cuda" else CPU_BLOCK
+        return BLOCK_BYTES[self.device]
 
     @property
-    def claims(self) -> int:
-        """Actors that share the claims on documents.
+    def registries(self) -> int:
+        """Actors that share the registry of documents.
 
         One takes 1,900 calls a second, two for each document: 15 GPUs of 64K-token documents.
         """
         return 8 if self.device == "cuda" else 1
-
-    @property
-    def dtype(self) -> str:
-        """Of the products where the settings name none."""
-        return "bfloat16" if self.device == "cuda" else "float32"
 
 
 def plan_pools(workers: Workers, dtype: str | None) -> Pools:

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
 import ray
-from ray.data import Dataset
+from ray.data import Dataset, Datasink
+from ray.data.block import Block, BlockAccessor
 
-from longattn.config import SCORER_BATCH, Sample, Source, Workers
+from longattn.config import ConfigLike, Sample, Scorer, Source, Workers, output_of
+from longattn.corpus.columns import arrow_type
+from longattn.corpus.first_look import check_sources, column_types, with_types
 from longattn.corpus.reading import read_split
 from longattn.corpus.records import Record, Split, pack_task, unpack_task
-from longattn.corpus.sources import check_sources, group_splits, list_splits
-from longattn.pipeline.labelled_sink import LabelledSink, no_report
+from longattn.corpus.sources import group_splits, list_splits
+from longattn.pipeline.failures import FailureReport, failures_reported, no_failure_report
+from longattn.pipeline.inputs import as_dataset, as_model, as_sources
+from longattn.pipeline.labelled_sink import WriteReport, no_report, write_labelled_windows
 from longattn.pipeline.pools import Pools, actor_pool, plan_pools
-from longattn.pipeline.score_actor import ScoreAgain, ScoreWindows
+from longattn.pipeline.score_actor import ScoreReport, ScoreStage, ScoreWindows
 from longattn.pipeline.window_actor import DocumentWindows
 from longattn.scoring.settings import ScoreSettings
-from longattn.storage.files import join, list_files
+from longattn.settings.numbers import TokenLength, read_number
+from longattn.storage.output_folder import OutputFolder
 from longattn.storage.tables import LABELLED, open_parquet
+from longattn.text import without_secrets
 
 MAX_BLOCK = 32 * 2**20
 WRITERS = 128  # files being written at once; an upload of a second keeps up with 300 GPUs
@@ -31,14 +38,16 @@ warnings.filterwarnings("ignore", message="The maximum number of concurrent task
 RETRIES: dict[str, Any] = {"max_restarts": 100, "max_task_retries": 20}
 
 
-def read_documents(sources: Iterable[Source | dict[str, Any]]) -> Dataset:
+def read_documents(sources: Iterable[Source | dict[str, Any]] | ConfigLike) -> Dataset:
     """Documents of the sources as rows `content`, `category`, `source`; bad records are left out.
+
+    The `columns` of a source come with them. `sources` may be a config, too.
 
     Raises ValueError at once for a path that matches nothing or a column that is not there.
     """
-    checked = [s if isinstance(s, Source) else Source.model_validate(s) for s in sources]
-    splits = list_splits(checked)
+    splits = list_splits(as_sources(sources))
     check_sources(splits)
+    splits = with_types(splits, column_types(splits))
     return dataset_of_tasks(group_splits(splits)).map_batches(
         _read_task, batch_size=1, batch_format="numpy", num_cpus=0.25
     )
@@ -49,30 +58,40 @@ def _read_task(batch: dict[str, Any]) -> Iterator[pa.Table]:
         for record in read_split(split):
             if isinstance(record, Record):
                 row = {"content": record.text, "category": split.category, "source": split.source}
-                yield pa.table(
-                    {name: pa.array([value], pa.large_string()) for name, value in row.items()}
-                )
+                columns = {
+                    name: pa.array([value], pa.large_string()) for name, value in row.items()
+                }
+                for name, kind in split.columns:
+                    columns[name] = pa.array([record.extra.get(name)], arrow_type(kind))
+                yield pa.table(columns)
 
 
 def window_documents(
-    documents: Dataset,
+    documents: Any,
     *,
     model: str = "builtin",
-    window: int = 32768,
-    min_distance: int | None = None,
+    window: int | str = 32768,
+    min_distance: int | str | None = None,
     text_column: str = "content",
-    sample: Sample | None = None,
+    sample: Sample | dict[str, Any] | None = None,
     workers: tuple[int, int | None] = (1, None),
 ) -> Dataset:
     """Documents -> windows, with the tokenizer of the scoring checkpoint.
 
     Reads `text_column` and, where they are there, `category` and `source`; gives storage.WINDOWS.
-    `min_distance` is that of the far recurrence; a quarter of the window by default. `workers`:
-    the smallest and the largest pool of actors; None: as large as the cluster.
+    `documents`: a Ray Dataset, a table of pandas, Arrow, Polars or Hugging Face, or a list of rows or
+    texts. `min_distance` is that of the far recurrence; a quarter of the window by default.
+    `workers`: the smallest and the largest pool of actors; None: as large as the cluster.
+
+    Raises ValueError, one line, for an argument that cannot be meant.
     """
+    window = read_number(TokenLength, "window", window)
     if min_distance is None:
         min_distance = max(1, window // 4)
-    return documents.map_batches(
+    min_distance = read_number(TokenLength, "min_distance", min_distance)
+    sample = sample and Sample.check(sample, "sample")
+    model = as_model(model)
+    return as_dataset(documents, "documents", text_column).map_batches(
         DocumentWindows,
         fn_constructor_kwargs={
             "model": model, "window": window, "min_distance": min_distance,
@@ -86,10 +105,10 @@ def window_documents(
 
 
 def score_windows(
-    windows: Dataset,
+    windows: Any,
     *,
     model: str = "builtin",
-    min_distance: int | None = None,
+    min_distance: int | str | None = None,
     rope_theta: float | None = None,
     add_bos: bool | None = None,
     dtype: str | None = None,
@@ -99,16 +118,46 @@ def score_windows(
 ) -> Dataset:
     """Windows (a column `input_ids`, all of one length) -> the same rows with their scores.
 
-    Adds `ds`, `variance` (mean over heads) and `ds_heads`, `variance_heads`.
+    Adds `ds`, `variance` (mean over heads) and `ds_heads`, `variance_heads`. `windows` may be what
+    `window_documents` takes, too. Raises ValueError, one line, for an argument that cannot be meant.
     """
-    pools = plan_pools(Workers(score=workers, gpus_per_scorer=gpus_per_scorer), dtype)
-    settings = ScoreSettings(model, min_distance, rope_theta, add_bos, dtype)
-    return with_scores(windows, settings, batch, pools, no_report)
+    pool = {"score": workers, "gpus_per_scorer": gpus_per_scorer}
+    scorer = Scorer.check(
+        {
+            "model": model, "min_distance": min_distance, "rope_theta": rope_theta,
+            "add_bos": add_bos, "dtype": dtype, "batch": batch,
+        },
+        "score_windows",
+    )  # fmt: skip
+    settings = ScoreSettings(
+        as_model(scorer.model), scorer.min_distance, rope_theta, add_bos, scorer.dtype
+    )
+    windows = as_dataset(windows, "windows", "input_ids")
+    pools = plan_pools(Workers.check(pool, "score_windows: workers"), dtype)
+    stage = ScoreStage(settings, pools.device, pools.threads, scorer.batch)
+    return with_scores(windows, stage, pools)
 
 
-def write_labelled(scored: Dataset, path: str) -> None:
-    """Write scored windows below `<path>/labelled/category=.../`; each file appears whole."""
-    write_with(scored, LabelledSink(path))
+def write_labelled(scored: Dataset, path: ConfigLike) -> None:
+    """Write scored windows below `<path>/labelled/<category>/`; each file appears whole."""
+    write_with(scored, LabelledSink(output_of(path)))
+
+
+class LabelledSink(Datasink[int]):
+    """The sink of a run as Ray Data calls it: each block becomes one file a category."""
+
+    def __init__(
+        self,
+        output: str,
+        report: WriteReport = no_report,
+        failed: FailureReport = no_failure_report,
+    ) -> None:
+        self.output, self.report, self.failed = output, report, failed
+
+    def write(self, blocks: Iterable[Block], ctx: Any) -> int:
+        tables = [BlockAccessor.for_block(block).to_arrow() for block in blocks]
+        with failures_reported(self.failed, "writing", lambda: without_secrets(self.output)):
+            return write_labelled_windows(self.output, tables, self.report)
 
 
 def write_with(scored: Dataset, sink: LabelledSink) -> None:
@@ -124,11 +173,12 @@ def write_with(scored: Dataset, sink: LabelledSink) -> None:
     scored.write_datasink(sink, ray_remote_args=arguments, concurrency=writers)
 
 
-def read_labelled(path: str, columns: Sequence[str] | None = None) -> Dataset:
+def read_labelled(path: ConfigLike, columns: Sequence[str] | None = None) -> Dataset:
     """The labelled windows below `<path>/labelled` as a Dataset, only the named columns if given."""
-    files = list(list_files(join(path, "labelled"), ".parquet"))
+    folder = OutputFolder(output_of(path))
+    files = list(folder.labelled_files())
     if not files:
-        raise ValueError(f"{join(path, 'labelled')}: no labelled windows there")
+        raise ValueError(f"{folder.labelled}: no labelled windows there")
     names = list(columns or LABELLED.names)
 
     def read(batch: dict[str, Any]) -> Iterator[pa.Table]:
@@ -145,44 +195,23 @@ def read_labelled(path: str, columns: Sequence[str] | None = None) -> Dataset:
 
 def with_scores(
     windows: Dataset,
-    settings: ScoreSettings,
-    batch: int | None,
+    stage: ScoreStage,
     pools: Pools,
-    report: Callable[..., None],
+    reports: tuple[ScoreReport, FailureReport] = (no_report, no_failure_report),
     tasks: int = 1,
 ) -> Dataset:
-    """The scoring stage, with actors as `pools` says; `report` as `Monitor.score_report` gives.
+    """The scoring stage, with actors as `pools` says; `reports` as a `Monitor` gives them.
 
-    `tasks` is how many the stage before has: no more actors start at first.
+    A block of windows is scored whole, so that what is written depends on no other block. `tasks` is
+    how many the stage before has: no more actors start at first.
     """
     return windows.map_batches(
         ScoreWindows,
-        fn_constructor_args=(settings, pools.device, pools.threads, report),
-        batch_size=batch or SCORER_BATCH[pools.device],
+        fn_constructor_args=(stage, *reports),
+        batch_size=None,
         batch_format="pyarrow",
         **scoring_pool(pools, tasks),
     )
-
-
-def score_again_with(
-    wanted: Mapping[str, list[int]], settings: ScoreSettings, batch: int | None, pools: Pools
-) -> int:
-    """Give rows of labelled files their exact scores; returns how many."""
-    rows = [{"url": url, "rows": of_file} for url, of_file in wanted.items()]
-    done = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
-        ScoreAgain,
-        fn_constructor_args=(
-            batch or SCORER_BATCH[pools.device],
-            settings,
-            pools.device,
-            pools.threads,
-            no_report,
-        ),
-        batch_size=1,
-        batch_format="pyarrow",
-        **scoring_pool(pools, len(rows)),
-    )
-    return sum(row["scored"] for row in done.iter_rows())
 
 
 def scoring_pool(pools: Pools, tasks: int) -> dict[str, Any]:

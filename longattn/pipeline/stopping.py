@@ -1,4 +1,4 @@
-"""SIGTERM, as spot machines and schedulers send it: finish what is in flight, then say "resume me"."""
+"""SIGTERM, SIGINT and the watching of a run: finish what is in flight, then say "resume me"."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import ray
-
 from longattn.errors import Interrupted
 
 log = logging.getLogger("longattn")
@@ -26,18 +24,40 @@ POLL = 0.5
 STALLED = 120.0  # seconds without a sign of progress, after which a run says what it waits for
 
 
+@contextmanager
+def every(seconds: float, work: Callable[[], None]) -> Iterator[None]:
+    """Calls `work` in a thread every so many seconds while the block runs; it stops when it raises."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(seconds):
+            work()
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
 class Stop:
-    """What SIGTERM does to a run: ends it at once, or, while it executes, after what is in flight."""
+    """What a signal does to a run: ends it at once, or, while it executes, after what is in flight.
+
+    A second Ctrl-C ends it at once in any case.
+    """
 
     def __init__(self) -> None:
         self.asked = threading.Event()
-        self.draining = False
+        self.in_flight = False
         self.installed = False
-        self.error: Exception = Interrupted("stopped by SIGTERM; run again to go on")
+        self.error: Exception = Interrupted(signal.SIGTERM)
 
     def install(self) -> None:
         """Take the signals, in the main thread."""
-        signal.signal(signal.SIGTERM, self._term)
+        signal.signal(signal.SIGTERM, self._told)
+        signal.signal(signal.SIGINT, self._told)
         signal.signal(signal.SIGALRM, self._late)
         self.installed = True
 
@@ -48,9 +68,12 @@ class Stop:
         if self.installed:
             signal.setitimer(signal.ITIMER_REAL, 1e-3, AGAIN)
 
-    def _term(self, *_: object) -> None:
+    def _told(self, number: int, _: object) -> None:
+        again = self.asked.is_set() and number == signal.SIGINT
+        if not self.asked.is_set():
+            self.error = Interrupted(signal.Signals(number))
         self.asked.set()
-        if not self.draining:
+        if again or not self.in_flight:
             self._late()
         signal.setitimer(signal.ITIMER_REAL, GRACE, AGAIN)
 
@@ -58,49 +81,42 @@ class Stop:
         raise self.error
 
     @contextmanager
-    def drained(
+    def draining(
         self, stop: Callable[[], None], sign: Callable[[], tuple[Any, str]]
     ) -> Iterator[None]:
-        """Inside the block SIGTERM calls `stop` and grants GRACE seconds.
+        """Inside the block a signal calls `stop` and grants GRACE seconds.
 
         `sign` gives something that changes while there is progress, and what is waited for.
         Raises Interrupted at the end of the block where a stop was asked for.
         """
-        ended = threading.Event()
+        stopped, last, since = False, None, time.monotonic()
 
-        def watch() -> None:
-            told, last, since = False, None, time.monotonic()
-            while not ended.wait(POLL):
-                if self.asked.is_set() and not told:
-                    told = True
-                    log.warning("told to stop: finishing what is in flight, %.0f s at most", GRACE)
-                    stop()
-                if time.monotonic() - since > STALLED / 2:
-                    try:
-                        now, waiting = sign()
-                    except ray.exceptions.RayError:  # the run fails of it, and tells
-                        return
-                    if now == last:
-                        log.warning("no progress for a minute or more; waiting for %s", waiting)
-                    last, since = now, time.monotonic()
+        def look() -> None:
+            nonlocal stopped, last, since
+            if self.asked.is_set() and not stopped:
+                stopped = True
+                log.warning("told to stop: finishing what is in flight, %.0f s at most", GRACE)
+                stop()
+            if time.monotonic() - since > STALLED / 2:
+                now, waiting = sign()
+                if now == last:
+                    log.warning("no progress for a minute or more; waiting for %s", waiting)
+                last, since = now, time.monotonic()
 
-        thread = threading.Thread(target=watch, daemon=True)
-        self.draining = True
-        thread.start()
+        self.in_flight = True
         try:
-            yield
+            with every(POLL, look):
+                yield
         finally:
-            self.draining = False
-            ended.set()
+            self.in_flight = False
             signal.setitimer(signal.ITIMER_REAL, 0)
-            thread.join()
         if self.asked.is_set():
             self._late()
 
 
 @contextmanager
 def stop_on_sigterm() -> Iterator[Stop]:
-    """SIGTERM raises Interrupted in the block; the handlers of before are put back after it.
+    """SIGTERM and SIGINT raise Interrupted in the block; the handlers of before are put back after it.
 
     So do failures that follow: Ray's processes may have been told as well. A process that is still in
     the block LAST seconds after it was to end exits all the same.
@@ -109,7 +125,7 @@ def stop_on_sigterm() -> Iterator[Stop]:
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    before = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGALRM)}
+    before = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)}
     stop.install()
     try:
         with _ended(stop):
@@ -135,10 +151,10 @@ def _ended(stop: Stop) -> Iterator[None]:
     here, there = socket.socketpair()
 
     def watch() -> None:
-        told = b""
-        while signal.SIGTERM not in told and not stop.asked.is_set():
-            told = here.recv(64)
-            if not told:
+        heard = b""
+        while signal.SIGTERM not in heard and not stop.asked.is_set():
+            heard = here.recv(64)
+            if not heard:
                 return
         if not ended.wait(LAST):
             print(f"longattn: {stop.error}", file=sys.stderr, flush=True)
@@ -156,21 +172,3 @@ def _ended(stop: Stop) -> Iterator[None]:
         there.close()
         thread.join()
         here.close()
-
-
-def describe_wait(at: list[str], cpus: float, gpus: float) -> str:
-    """What a run without progress waits for, as far as can be seen.
-
-    Args:
-        at: documents that are being tokenized.
-        cpus, gpus: what one actor of each pool needs.
-    """
-    there = ray.cluster_resources()
-    if there.get("GPU", 0) < gpus:
-        return f"a node with {gpus:g} GPU; the cluster has {there.get('GPU', 0):g}"
-    free = ray.available_resources()
-    if free.get("CPU", 0) < cpus and free.get("CPU", 0) == 0:
-        return "free CPUs: other work on the cluster may have all of them"
-    if at:
-        return f"the tokenizer, at documents {', '.join(at[:3])}"
-    return "its scorers, or the storage; `ray status` and the Ray dashboard tell more"

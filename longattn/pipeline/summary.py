@@ -1,82 +1,146 @@
-"""What a run did, in numbers: `summary.json`, and the table that a command prints."""
+"""What a run did, in numbers: `summary.json` holds it, and the commands print a table of it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 from longattn.config import Config
+from longattn.corpus.counts import Counts
 from longattn.corpus.records import Split
 from longattn.resume.markers import read_markers
 from longattn.resume.remaining import Remaining
-from longattn.selection import CategorySelection
+from longattn.selection.select_windows import CategorySelection
 from longattn.text import without_secrets
+
+if TYPE_CHECKING:
+    from longattn.pipeline.execution import Outcome
+
+
+@dataclass(frozen=True)
+class CategorySummary:
+    """One category of the whole folder: what became of its records, and what was selected."""
+
+    counts: Counts
+    windows: int
+    """Labelled, also from files that are gone or have changed since."""
+    selection: CategorySelection | None
+    """None where nothing was selected in this run."""
+
+    @property
+    def quarantine(self) -> dict[str, int]:
+        """Records that could not be used, by reason."""
+        return dict(self.counts.bad)
+
+    def to_dict(self) -> dict[str, Any]:
+        """One flat mapping; what was selected is missing where nothing was."""
+        counts = self.counts.to_dict()
+        del counts["bad"], counts["seconds"]
+        selection = self.selection.to_dict() if self.selection else {}
+        return {**counts, "quarantine": self.quarantine, "windows": self.windows, **selection}
+
+
+@dataclass(frozen=True)
+class StageRate:
+    """What all actors of a stage did in this run."""
+
+    documents: int = 0
+    windows: int = 0
+    bytes: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Of one actor."""
+        return self.tokens / self.seconds if self.seconds else 0.0
+
+    def to_dict(self) -> dict[str, float]:
+        return {**asdict(self), "tokens_per_second": self.tokens_per_second}
 
 
 @dataclass(frozen=True)
 class RunSummary:
-    """What a run did; `summary.json` holds the same."""
+    """What a run did; `summary.json` holds `to_dict()`."""
 
     output: str
     fingerprint: str
-    categories: dict[str, dict[str, Any]]
-    stages: dict[str, dict[str, float]]
+    categories: dict[str, CategorySummary]
+    window: StageRate
+    score: StageRate
     splits: dict[str, int]
     faults: dict[str, int]
-    seconds: float
+    select_seconds: float = 0.0
+    seconds: float = 0.0
+    extra: dict[str, Any] = field(default_factory=dict)
+    """What executors and checks have to say beside: the dtype, files left out, ..."""
+
+    def timed(self, *, select: float, total: float) -> RunSummary:
+        return replace(self, select_seconds=select, seconds=total)
 
     def to_dict(self) -> dict[str, Any]:
-        return dict(self.__dict__)
+        return {
+            "output": self.output,
+            "fingerprint": self.fingerprint,
+            "categories": {name: c.to_dict() for name, c in self.categories.items()},
+            "stages": {
+                "window": self.window.to_dict(),
+                "score": self.score.to_dict(),
+                "select": {"seconds": self.select_seconds},
+            },
+            "splits": self.splits,
+            "faults": self.faults,
+            "seconds": self.seconds,
+            **self.extra,
+        }
 
 
 def summarise(
     config: Config,
     fingerprint: str,
     splits: list[Split],
-    left: Remaining,
-    windows: dict[str, int],
-    scored: dict[str, float],
-    state: dict[str, Any],
-    selection: dict[str, CategorySelection],
-    select_seconds: float,
-    seconds: float,
+    remaining: tuple[Remaining, Remaining],
+    outcome: Outcome | None,
+    selection: Mapping[str, CategorySelection],
 ) -> RunSummary:
-    """Totals of the whole folder by category, from the markers; rates of this run by stage."""
+    """Totals of the whole folder by category, from the markers; rates of this run by stage.
+
+    Args:
+        remaining: before the execution and after it.
+        outcome: of the execution; None where nothing remained.
+    """
+    before, after = remaining
     markers = read_markers(config.output)
-    this_run = {split.id for split in left.splits}
-    categories: dict[str, dict[str, Any]] = {}
-    read = {"documents": 0, "bytes": 0, "tokens": 0, "seconds": 0.0}
+    this_run = {split.id for split in before.splits}
+    totals: dict[str, Counts] = {}
+    read = Counts()
     for split in splits:
         counts = markers[split.id].counts
-        total = categories.setdefault(split.category, {"quarantine": {}})
-        for name, value in counts.items():
-            if name == "bad":
-                for reason, n in value.items():
-                    total["quarantine"][reason] = total["quarantine"].get(reason, 0) + n
-            elif name != "seconds":
-                total[name] = total.get(name, 0) + value
+        totals.setdefault(split.category, Counts()).add(counts)
         if split.id in this_run:
-            read = {name: value + counts[name] for name, value in read.items()}
-    for category, total in categories.items():  # some may be of files that are gone or changed
-        total["windows"] = windows.get(category, 0)
-    for category, chosen in selection.items():
-        categories.setdefault(category, {"quarantine": {}}).update(chosen.to_dict())
+            read.add(counts)
+    categories = {
+        name: CategorySummary(
+            totals.get(name, Counts()), after.windows.get(name, 0), selection.get(name)
+        )
+        for name in sorted({*totals, *selection})
+    }
+    scored = outcome.progress.scored if outcome else None
     return RunSummary(
         output=without_secrets(config.output),
         fingerprint=fingerprint,
         categories=categories,
-        stages={
-            "window": _rate(read),
-            "score": _rate(scored),
-            "select": {"seconds": select_seconds},
+        window=StageRate(
+            documents=read.documents, windows=read.windows, bytes=read.bytes, tokens=read.tokens,
+            seconds=read.seconds,
+        ),
+        score=StageRate(windows=scored.windows, tokens=scored.tokens, seconds=scored.seconds)
+        if scored
+        else StageRate(),
+        splits={"all": len(splits), "read": len(before.splits), "done before": before.finished},
+        faults={
+            "actor restarts": outcome.registry.restarts if outcome else 0,
+            "splits tried again": outcome.registry.retries if outcome else 0,
         },
-        splits={"all": len(splits), "read": len(left.splits), "done before": left.finished},
-        faults={"actor restarts": state["restarts"], "splits tried again": state["retries"]},
-        seconds=seconds,
-    )
-
-
-def _rate(stage: dict[str, float]) -> dict[str, float]:
-    """A stage's totals over all its actors, with tokens a second of one actor."""
-    rate = stage["tokens"] / stage["seconds"] if stage["seconds"] else 0.0
-    return {**stage, "tokens_per_second": rate}
+    )  # fmt: skip

@@ -1,4 +1,9 @@
-"""The CPU actors of a run: read documents, tokenize them and cut them into windows."""
+"""The stage of a run that reads documents, tokenizes them and cuts them into windows, on CPUs.
+
+In: tasks, each naming some splits of one category. Does: reads a split record by record; a document
+that is long enough, and no other split's, becomes windows. Out: tables of windows of about one size,
+whatever the executor; a marker for each split that was read to its end; bad records in quarantine.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +19,7 @@ from longattn.config import Sample
 from longattn.corpus.counts import Counts
 from longattn.corpus.reading import read_split
 from longattn.corpus.records import BadRecord, Reason, Record, Split, unpack_task
+from longattn.pipeline.failures import FailureReport, failures_reported, no_failure_report
 from longattn.resume.claims import (
     DEATHS,
     DeadlyDocument,
@@ -22,13 +28,17 @@ from longattn.resume.claims import (
     Stopping,
     was_restarted,
 )
-from longattn.resume.markers import IdSet, marker_of, write_markers
+from longattn.resume.markers import IdSet, Marker, write_markers
 from longattn.storage.files import join
+from longattn.storage.output_folder import OutputFolder
 from longattn.storage.tables import QUARANTINE, write_table
 from longattn.windows.cutting import WindowCutter, window_table
 from longattn.windows.tokenizer import load_tokenizer
 
 QUARANTINE_ROWS = 10_000  # bad records held before a quarantine file is written
+
+WindowReport = Callable[[Split, Counts, bool, float], None]
+"""A split, its counts so far, whether it is read to its end, seconds waited since the last report."""
 
 
 class SplitError(Exception):
@@ -39,10 +49,26 @@ class SplitError(Exception):
 class SplitProgress:
     """What one try at a split found and gave."""
 
-    claim: SplitReader
+    reader: SplitReader
     counts: Counts = field(default_factory=Counts)
     seen: set[tuple[str, str]] = field(default_factory=set)
     ids: IdSet = field(default_factory=IdSet)  # windows labelled under this split
+
+
+@dataclass(frozen=True)
+class WindowStage:
+    """How a run cuts windows."""
+
+    model: str
+    window: int
+    min_distance: int
+    samples: Mapping[str, Sample | None]
+    output: str
+    max_record_bytes: int
+    block_bytes: int
+    generation: int
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """Names and types of the user's columns that windows carry."""
 
 
 class SplitWindows:
@@ -55,107 +81,117 @@ class SplitWindows:
 
     def __init__(
         self,
-        *,
-        model: str,
-        window: int,
-        min_distance: int,
-        samples: Mapping[str, Sample | None],
-        output: str,
-        max_record_bytes: int,
-        block_bytes: int,
-        report: Callable[[Split, Counts, bool, float], None],
-        claims: DocumentRegistry,
-        generation: int,
+        stage: WindowStage,
+        registry: DocumentRegistry,
+        report: WindowReport,
+        failed: FailureReport = no_failure_report,
     ) -> None:
-        tokenizer = load_tokenizer(model)
-        self.cutter = WindowCutter(tokenizer, window, min_distance, samples)
-        self.output, self.max_record_bytes = output, max_record_bytes
-        self.rows_per_block = max(1, block_bytes // (9 * window))  # 4 bytes an id, 4 to 5 of text
+        self.failed, self.source = failed, ""
+        with failures_reported(failed, "windows"):
+            tokenizer = load_tokenizer(stage.model)
+        self.cutter = WindowCutter(tokenizer, stage.window, stage.min_distance, stage.samples)
+        self.stage, self.registry = stage, registry
         self._report = report  # raises when too many records of the run are bad
-        self.waiting, self.left = 0.0, time.perf_counter()  # seconds not told yet; when work ended
-        self.claims, self.generation = claims, generation
+        self.waiting, self.left = 0.0, time.perf_counter()  # seconds to report; when work ended
         if was_restarted():
-            claims.restarted()
+            registry.restarted()
 
     def __call__(self, batch: dict[str, Any]) -> Iterator[pa.Table]:
-        attempt = uuid.uuid4().hex
         for task in batch["task"]:
             self.waiting += time.perf_counter() - self.left
-            markers = []
-            for split in unpack_task(task):
-                begin = self.claims.begin(split.id, attempt)
-                if begin == "stop":
-                    break
-                if begin == "deadly":
-                    self.claims.fail(split.id, f"{split.source}: {DEATHS} processes died at it")
-                    continue
-                given = SplitProgress(self.claims.claimer(split.id, attempt))
-                try:
-                    yield from self._windows(split, given)
-                except Stopping:
-                    break
-                except SplitError as error:
-                    self.claims.fail(split.id, str(error))
-                    continue
-                for data_id in sorted(given.claim.kept):
-                    given.ids.add(data_id)
-                markers.append(
-                    marker_of(
-                        split,
-                        given.counts,
-                        given.ids,
-                        self.generation,
-                        given.claim.waits_for,
-                        self.max_record_bytes,
-                    )
-                )
-            if markers:
-                write_markers(self.output, markers)
+            with failures_reported(self.failed, "windows", lambda: self.source):
+                yield from self._blocks(task)
             self.left = time.perf_counter()
 
-    def _windows(self, split: Split, given: SplitProgress) -> Iterator[pa.Table]:
-        started = time.perf_counter()
-        counts = given.counts
+    def _blocks(self, task: str) -> Iterator[pa.Table]:
+        """The windows of a task, in tables of `block_bytes` or, the last, less."""
         rows: list[dict[str, Any]] = []
+        splits: list[str] = []
+        size = 0
+        markers: list[Marker] = []
+        for row, split in self._rows(task, markers):
+            rows.append(row)
+            splits.append(split)
+            size += 4 * len(row["input_ids"]) + len(row["content"])
+            if size >= self.stage.block_bytes:
+                self.reader.passed()  # who is killed while waiting did not die of it
+                table, rows, splits, size = (
+                    window_table(rows, splits, self.stage.columns),
+                    [],
+                    [],
+                    0,
+                )
+                yield table
+        if rows:
+            yield window_table(rows, splits, self.stage.columns)
+        if markers:
+            write_markers(self.stage.output, markers)
+
+    def _rows(self, task: str, markers: list[Marker]) -> Iterator[tuple[dict[str, Any], str]]:
+        """New windows of the splits of a task, each with its split; markers of those at their end."""
+        attempt = uuid.uuid4().hex
+        for split in unpack_task(task):
+            begin = self.registry.begin(split.id, attempt)
+            if begin == "stop":
+                return
+            if begin == "deadly":
+                self.registry.fail(split.id, f"{split.source}: {DEATHS} processes died at it")
+                continue
+            self.source = split.source
+            self.reader = self.registry.reader(split.id, attempt)
+            progress = SplitProgress(self.reader)
+            try:
+                for row in self._windows(split, progress):
+                    yield row, split.id
+            except Stopping:
+                return
+            except SplitError as error:
+                self.registry.fail(split.id, str(error))
+                continue
+            for data_id in sorted(progress.reader.kept):
+                progress.ids.add(data_id)
+            markers.append(
+                Marker.of(
+                    split, progress.counts, progress.ids, self.stage.generation,
+                    progress.reader.waits_for, self.stage.max_record_bytes,
+                )
+            )  # fmt: skip
+
+    def _windows(self, split: Split, progress: SplitProgress) -> Iterator[dict[str, Any]]:
+        """Windows of a split that are not labelled yet."""
+        started = time.perf_counter()
+        counts, reader = progress.counts, progress.reader
         bad: list[BadRecord] = []
-        parts = told = 0
+        parts = reported = 0
         for record in self._records(split):
-            cut = self._cut(record, split, given)
+            cut = self._cut(record, split, progress)
             if isinstance(cut, BadRecord):
-                counts.records += cut.records
-                counts.bad[cut.reason] += cut.records
-                counts.lost_bytes += cut.lost_bytes
+                counts.add_bad(cut)
                 bad.append(cut)
             else:
                 counts.records += 1
-                labelled = given.claim.labelled
                 for row in cut:
-                    under = labelled.get(row["window_index"])
+                    under = reader.labelled.get(row["window_index"])
                     if under in (None, split.id):
-                        given.ids.add(row["data_id"])
+                        progress.ids.add(row["data_id"])
                     if under is None:
-                        rows.append(row)
-                    if len(rows) == self.rows_per_block:
-                        given.claim.passed()  # who is killed while waiting did not die of it
-                        table, rows = window_table(rows, split.id), []
-                        counts.seconds += time.perf_counter() - started
                         left = time.perf_counter()
-                        yield table
+                        counts.seconds += left - started
+                        yield row | getattr(record, "extra", {})
                         started = time.perf_counter()
                         self.waiting += started - left
-            given.claim.passed()
+            reader.passed()
             if len(bad) == QUARANTINE_ROWS:
                 self._quarantine(split, parts, bad)
                 bad, parts = [], parts + 1
-            if counts.records >= told + 1000:
-                told = counts.records
+            if counts.records >= reported + 1000:
+                reported = counts.records
                 self._tell(split, counts, ended=False)
         if bad:
             self._quarantine(split, parts, bad)
         counts.seconds += time.perf_counter() - started
+        counts.end()
         self._tell(split, counts, ended=True)
-        if rows:
-            yield window_table(rows, split.id)
 
     def _tell(self, split: Split, counts: Counts, *, ended: bool) -> None:
         waiting, self.waiting = self.waiting, 0.0
@@ -163,7 +199,7 @@ class SplitWindows:
 
     def _records(self, split: Split) -> Iterator[Record | BadRecord]:
         """Raises SplitError where the file is not the one that was listed, or cannot be had."""
-        records = read_split(split, max_record_bytes=self.max_record_bytes)
+        records = read_split(split, max_record_bytes=self.stage.max_record_bytes)
         while True:
             try:
                 record = next(records, None)
@@ -174,26 +210,26 @@ class SplitWindows:
             yield record
 
     def _cut(
-        self, record: Record | BadRecord, split: Split, given: SplitProgress
+        self, record: Record | BadRecord, split: Split, progress: SplitProgress
     ) -> Iterator[dict[str, Any]] | BadRecord:
         if isinstance(record, BadRecord):
             return record
         try:
             text = record.text.encode()
         except MemoryError:
-            told = f"{len(record.text)} characters of text"
-            return BadRecord(record.position, Reason.OUT_OF_MEMORY, told)
+            size = f"{len(record.text)} characters of text"
+            return BadRecord(record.position, Reason.OUT_OF_MEMORY, size)
         try:
             return self.cutter.cut(
-                text, split.category, split.source, given.counts, given.seen, given.claim
+                text, split.category, split.source, progress.counts, progress.seen, progress.reader
             )
         except DeadlyDocument as error:
             return BadRecord(record.position, Reason.KILLED_PROCESS, str(error))
         except MemoryError:
-            given.claim.keep()
+            progress.reader.keep()
             return BadRecord(record.position, Reason.OUT_OF_MEMORY, f"{len(text)} bytes of text")
         except ValueError as error:
-            given.claim.keep()
+            progress.reader.keep()
             return BadRecord(record.position, Reason.NOT_TOKENIZED, str(error)[:200])
 
     def _quarantine(self, split: Split, part: int, bad: list[BadRecord]) -> None:
@@ -204,7 +240,7 @@ class SplitWindows:
             "reason": [record.reason for record in bad],
             "detail": [record.detail for record in bad],
         }
-        url = join(self.output, "quarantine", f"{split.id}-{part}.parquet")
+        url = join(OutputFolder(self.stage.output).quarantine, f"{split.id}-{part}.parquet")
         write_table(url, pa.table(columns, schema=QUARANTINE), {"split": split.id})
 
 

@@ -21,11 +21,13 @@ import orjson
 from numpy.typing import NDArray
 
 from longattn.config import Config
-from longattn.lds import moments
 from longattn.reports.foils import Ids, Windows, foils, generator, long_documents, native_windows
 from longattn.reports.page import render
 from longattn.reports.report import uniform_ds
-from longattn.storage.files import join, write_bytes
+from longattn.selection.auc import auc
+from longattn.selection.lds import moments
+from longattn.storage.files import write_bytes
+from longattn.storage.output_folder import OutputFolder
 from longattn.text import without_secrets
 from longattn.windows.recurrence import Recurrence, far_recurrence
 from longattn.windows.tokenizer import DocumentTokenizer, load_tokenizer
@@ -33,7 +35,7 @@ from longattn.windows.tokenizer import DocumentTokenizer, load_tokenizer
 if TYPE_CHECKING:
     from longattn.reports.causal_model import CausalModel
     from longattn.scoring.scorer import AttentionScorer
-
+from longattn.scoring.window_scorer import with_bos
 
 log = logging.getLogger("longattn")
 
@@ -41,40 +43,9 @@ Floats = NDArray[np.float64]
 Score = Callable[[Ids], "Attention"]
 
 ALPHAS = (0.0, 0.25, 1.0, 2.0)
-DRAWS = 1000  # bootstrap samples behind an interval
 
 
 # --- statistics ----------------------------------------------------------------------------------
-
-
-def auc(
-    native_n: Floats,
-    foil_m: Floats,
-    native_group_n: NDArray[np.int64],
-    foil_group_m: NDArray[np.int64],
-    rng: np.random.Generator,
-    *,
-    together: bool,
-) -> tuple[float, float, float]:
-    """Share of pairs in which the native window scores higher (ties half), and its 95% interval.
-
-    Windows of one document are no independent evidence: the bootstrap draws documents, and takes
-    all windows of each. Foils made of the native windows are drawn with them (`together`). A splice
-    is drawn alone, though others share its documents: there the interval is somewhat too narrow.
-    """
-    wins_nm = (native_n[:, None] > foil_m) + 0.5 * (native_n[:, None] == foil_m)
-    w_bn = _bootstrap(native_group_n, rng)
-    v_bm = w_bn if together else _bootstrap(foil_group_m, rng)
-    values_b = ((w_bn @ wins_nm) * v_bm).sum(1) / (w_bn.sum(1) * v_bm.sum(1))
-    low, high = np.quantile(values_b, [0.025, 0.975])
-    return float(wins_nm.mean()), float(low), float(high)
-
-
-def _bootstrap(group_n: NDArray[np.int64], rng: np.random.Generator) -> Floats:
-    """How often each window is drawn, (DRAWS, n)."""
-    groups, of_n = np.unique(group_n, return_inverse=True)
-    share = np.full(len(groups), 1 / len(groups))
-    return rng.multinomial(len(groups), share, size=DRAWS)[:, of_n].astype(float)
 
 
 def spearman(a_n: Floats, b_n: Floats) -> float | None:
@@ -105,9 +76,7 @@ def attention(
     scorer: AttentionScorer, ids_nl: Ids, k: int, bos: int | None, stride: int = 1
 ) -> Attention:
     """Scores of the windows, with the checkpoint's BOS in front as the pipeline puts it."""
-    if bos is not None:
-        ids_nl = np.concatenate([np.full_like(ids_nl[:, :1], bos), ids_nl[:, :-1]], axis=1)
-    scores = [scorer.score(ids_l, k, stride) for ids_l in ids_nl]
+    scores = [scorer.score(ids_l, k, stride) for ids_l in with_bos(ids_nl, bos)]
     ds_n = np.array([float(s.ds.mean()) for s in scores])
     return Attention(ds_n, np.array([float(s.variance.mean()) for s in scores]))
 
@@ -205,13 +174,14 @@ def write_evaluation(output: str, result: dict[str, Any]) -> list[str]:
         title=f"How well {result['settings']['model']} selects",
         **result,
     )
+    folder = OutputFolder(output)
     files = {
-        "evaluation.json": orjson.dumps(result, option=orjson.OPT_INDENT_2),
-        "evaluation.html": page.encode(),
+        folder.evaluation("json"): orjson.dumps(result, option=orjson.OPT_INDENT_2),
+        folder.evaluation("html"): page.encode(),
     }
-    for name, content in files.items():
-        write_bytes(join(output, name), content)
-    return [join(output, name) for name in files]
+    for url, content in files.items():
+        write_bytes(url, content)
+    return list(files)
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from longattn.config import Config
+from longattn.corpus.first_look import check_sources
 from longattn.corpus.reading import read_split
 from longattn.corpus.records import Record, Split
-from longattn.corpus.sources import check_sources, list_splits
+from longattn.corpus.sources import list_splits
 from longattn.windows.ids import document_id
 from longattn.windows.tokenizer import DocumentTokenizer, load_tokenizer
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
@@ -23,7 +22,9 @@ from longattn.reports.page import packed, render
 from longattn.resume.fingerprint import require_run_record
 from longattn.scoring.checkpoint import open_checkpoint
 from longattn.scoring.scorer import AttentionScorer
-from longattn.storage.files import join, list_files, read_bytes
+from longattn.scoring.window_scorer import with_bos
+from longattn.storage.files import read_bytes
+from longattn.storage.output_folder import OutputFolder
 from longattn.storage.tables import open_parquet
 from longattn.windows.tokenizer import DocumentTokenizer, load_tokenizer
 
@@ -95,7 +96,8 @@ class Inspection:
     @property
     def ds_h(self) -> Floats:
         """DS of each head."""
-        return self.far_hqk.sum((1, 2)) / self.edges[-1]
+        ds_h: Floats = self.far_hqk.sum((1, 2)) / self.edges[-1]
+        return ds_h
 
     @property
     def times_qk(self) -> Floats:
@@ -105,12 +107,14 @@ class Inspection:
     @property
     def far_given_q(self) -> Floats:
         """Share of each passage's attention that goes far."""
-        return _of_head(self.far_hqk, self.head).sum(1) / np.diff(self.edges)
+        share_q: Floats = _of_head(self.far_hqk, self.head).sum(1) / np.diff(self.edges)
+        return share_q
 
     @property
     def far_received_k(self) -> Floats:
         """Far attention that each passage receives, a token of it."""
-        return _of_head(self.far_hqk, self.head).sum(0) / np.diff(self.edges)
+        received_k: Floats = _of_head(self.far_hqk, self.head).sum(0) / np.diff(self.edges)
+        return received_k
 
 
 # --- what to inspect -----------------------------------------------------------------------------
@@ -121,22 +125,19 @@ def labelled_window(output: str, data_id: str) -> Window:
 
     Raises ValueError where no run has written there, or no such window.
     """
-    claimed = require_run_record(output)
-    parts, settings = claimed["parts"], yaml.safe_load(claimed["config"] or "{}")
+    record = require_run_record(output)
+    parts = record.parts
     category = data_id.rsplit("-", 2)[0]
-    row = _row(
-        list(list_files(join(output, "labelled", f"category={category}"), ".parquet")), data_id
-    )
+    row = _row(list(OutputFolder(output).labelled_files(category)), data_id)
     if row is None:
         raise ValueError(
             f"{output}: no labelled window {data_id!r}; ids are category-document-index, as the "
             "column data_id of labelled/ and the report have them"
         )
     ids = np.array(row.pop("input_ids"), np.int32)
-    row["weights"] = parts["weights"]
+    row["weights"] = parts.weights
     return Window(
-        data_id, ids, settings.get("scorer", {}).get("model", "builtin"),
-        parts["min_distance"], parts["bos"], parts["rope_theta"], row,
+        data_id, ids, record.model, parts.min_distance, parts.bos, parts.rope_theta, row,
     )  # fmt: skip
 
 
@@ -178,7 +179,8 @@ def _row(urls: list[str], data_id: str) -> dict[str, Any] | None:
                 size = parquet.metadata.row_group(group).num_rows
                 if place < size:
                     table = parquet.read_row_group(group, columns=columns).slice(place, 1)
-                    return table.to_pylist()[0]
+                    row: dict[str, Any] = table.to_pylist()[0]
+                    return row
                 place -= size
     return None
 
@@ -208,9 +210,7 @@ def inspect_window(
     )
     if head is not None and not 0 <= head < scorer.heads:
         raise ValueError(f"--head {head}: {window.model} has heads 0 to {scorer.heads - 1}")
-    ids = window.ids.astype(np.int64)
-    if window.bos is not None:  # takes position 0, and the last token gives way, as in scoring
-        ids = np.concatenate([[window.bos], ids[:-1]])
+    ids = with_bos(window.ids.astype(np.int64)[None], window.bos)[0]
     ids_l = torch.from_numpy(ids).to(scorer.device)
     positions_l = torch.arange(len(ids), device=scorer.device)
     q_hld, k_gld = scorer.tables.rotated(ids_l, positions_l)
@@ -282,7 +282,8 @@ def _uniform(length: int, min_distance: int, edges: list[int]) -> Floats:
 
 
 def _of_head(values_hqk: Floats, head: int | None) -> Floats:
-    return values_hqk.mean(0) if head is None else values_hqk[head]
+    values_hqk_mean: Floats = values_hqk.mean(0) if head is None else values_hqk[head]
+    return values_hqk_mean
 
 
 def _times(values_qk: Floats, uniform_qk: Floats) -> Floats:

@@ -14,26 +14,26 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
 
-from longattn.config import SCORER_BATCH, Config, Keep, Source
+from longattn.config import SCORER_BATCH, Config, Keep
 from longattn.corpus.counts import Counts
+from longattn.corpus.first_look import check_sources, column_types
+from longattn.corpus.parts import sample_part
 from longattn.corpus.reading import read_split
 from longattn.corpus.records import BadRecord, Reason, Split
-from longattn.corpus.sources import check_sources, list_splits, row_group_sizes
+from longattn.corpus.sources import list_splits
+from longattn.resume.fingerprint import read_run_record
 from longattn.resume.remaining import find_remaining
-from longattn.storage.files import filesystem, join, read_json
-from longattn.storage.output_folder import FOLDER
+from longattn.scoring.settings import ScoreSettings
+from longattn.settings.reference import settings_in_force
+from longattn.storage.files import filesystem
 from longattn.storage.tables import parquet_writer
 from longattn.text import count, duration, share, short, size, without_secrets
 from longattn.windows.cutting import WindowCutter, sliding_windows, window_table
@@ -47,6 +47,7 @@ SAMPLE_ROWS = 64  # windows of a category written aside to learn their size as P
 ALONE_BYTES = 2 << 30  # a file of this size that one actor must read alone is warned of
 FEW_WINDOWS = 30  # below, mean and deviation of a category say little
 MEASURE_SECONDS = 3.0
+CUT_OFF = (Reason.TRUNCATED_ARCHIVE, Reason.NOT_JSON, Reason.BAD_ROW)  # where the bytes read end
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,7 @@ def plan(
     """
     splits = list_splits(config.sources)
     check_sources(splits)
+    column_types(splits)
     files: dict[str, list[Split]] = {}
     for (category, *_), parts in _by_file(splits).items():
         files.setdefault(category, []).append(parts)
@@ -153,7 +155,7 @@ def plan(
     if device != "cpu":
         scorers = (smallest, largest) if largest else (smallest, 8 * smallest, 64 * smallest)
     done = ""
-    if read_json(join(config.output, FOLDER, "run.json")) is not None:
+    if read_run_record(config.output) is not None:
         finished = find_remaining(
             config.output, splits, max_record_bytes=config.max_record_bytes
         ).finished
@@ -207,11 +209,11 @@ class _Sample:
     def _look(self, file: Split, budget: int, max_record_bytes: int) -> None:
         seen: set[tuple[str, str]] = set()
         most = TEXT_BYTES[self.tokenizer.backend]
-        with _part(file, budget) as (split, stored):
+        with sample_part(file, budget) as (split, stored):
             records, cut = 0, False
             for record in read_split(split, max_record_bytes=max_record_bytes):
                 if isinstance(record, BadRecord):
-                    if record.reason == Reason.TRUNCATED_ARCHIVE and stored < file.file_size:
+                    if record.reason in CUT_OFF and stored < file.file_size and not split.is_part:
                         cut = True
                         break
                     self.counts.bad[record.reason] += record.records
@@ -269,34 +271,6 @@ class _Sample:
         )
 
 
-@contextmanager
-def _part(file: Split, budget: int) -> Iterator[tuple[Split, float]]:
-    """A part of a file that can be read alone, and the stored bytes that it stands for."""
-    if file.file_size <= budget:
-        yield file, file.file_size
-    elif file.format == "parquet":
-        sizes = row_group_sizes(file)
-        behind = list(accumulate(reversed(sizes)))[::-1]  # bytes from each group to the end
-        starts = sum(size >= budget for size in behind)  # groups with the budget behind them
-        first = int(file.id, 16) % max(starts, 1)
-        ends = accumulate(sizes[first:])
-        stop = first + next((i for i, end in enumerate(ends, 1) if end >= budget), len(sizes))
-        yield replace(file, start=first, stop=stop) if sizes else file, sum(sizes[first:stop])
-    elif not file.compression:
-        start = int(file.id, 16) % (file.file_size - budget)
-        yield replace(file, start=start, stop=start + budget), budget
-    else:
-        fs, path = filesystem(file.path)
-        suffix = ".jsonl.gz" if file.compression == "gzip" else ".jsonl.zst"
-        with tempfile.TemporaryDirectory(prefix="longattn-") as folder:
-            head = Path(folder, f"head{suffix}")
-            with fs.open(path, "rb", cache_type="none") as opened:
-                head.write_bytes(opened.read(budget))
-            source = Source(category=file.category, path=str(head), text_column=file.text_column)
-            (split,) = list_splits([source])
-            yield split, budget
-
-
 def _ratio_error(documents: list[tuple[int, int]]) -> float:
     """Relative standard error of windows a byte, the documents being drawn at random."""
     size_d, windows_d = np.array(documents, np.float64).T
@@ -317,10 +291,6 @@ def _row_bytes(rows: list[dict[str, Any]]) -> float:
     if not rows:
         return 0.0
     table = window_table(rows).drop_columns(["split", "fingerprint"])
-    table = table.set_column(
-        table.column_names.index("category"), "category",
-        pa.array(table["category"].to_pylist()).dictionary_encode(),
-    )  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="longattn-") as folder:
         path = Path(folder, "rows.parquet")
         with parquet_writer(path, table.schema, {}) as writer:
@@ -333,48 +303,37 @@ def _row_bytes(rows: list[dict[str, Any]]) -> float:
 
 def _measured(config: Config, ids: np.ndarray) -> tuple[float, str]:
     """Windows a second of one scorer on this machine, and its device."""
-    from longattn.scoring.scorer import AttentionScorer  # 7 s, for who states no rate
+    from longattn.scoring.window_scorer import WindowScorer  # 7 s, for who states no rate
 
-    scorer = AttentionScorer.from_pretrained(
-        config.scorer.model, dtype=config.scorer.dtype, rope_theta=config.scorer.rope_theta
-    )
+    scorer = WindowScorer(ScoreSettings.of(config))
+    device = scorer.scorer.device.type
     if not len(ids):  # no window at all: how fast does not matter
         ids = np.zeros(config.window.tokens, np.int32)
-    on_gpu = scorer.device.type != "cpu"
-    batch = np.repeat(ids[None], config.scorer.batch or SCORER_BATCH["cuda"] if on_gpu else 1, 0)
-    how = list(config.min_distances), config.scorer.query_stride
-    if on_gpu:
-        scorer.score(batch, *how)  # compiles its kernel
+    size = config.scorer.batch or SCORER_BATCH["cuda"] if device == "cuda" else 1
+    ids_bl = np.repeat(ids[None].astype(np.int64), size, 0)
+    if device == "cuda":
+        scorer.score(ids_bl)  # compiles its kernel
     windows, started = 0, time.perf_counter()
     while not windows or time.perf_counter() - started < MEASURE_SECONDS:
-        scorer.score(batch, *how)
-        windows += len(batch)
-    return windows / (time.perf_counter() - started), scorer.device.type
+        scorer.score(ids_bl)
+        windows += len(ids_bl)
+    return windows / (time.perf_counter() - started), device
 
 
 def _provenance(config: Config, overrides: Sequence[str]) -> list[tuple[str, Any, str]]:
     """Every setting in force but the sources, with where it comes from."""
     given = [override.partition("=")[0] for override in overrides]
-
-    def walk(settings: BaseModel, prefix: str, inherited: str) -> Iterator[tuple[str, Any, str]]:
-        for name in type(settings).model_fields:
-            path, value = f"{prefix}{name}", getattr(settings, name)
-            origin = inherited if name in settings.model_fields_set else "default"
-            if any(path == other or path.startswith(f"{other}.") for other in given):
-                origin = "--set"
-            if isinstance(value, BaseModel):
-                yield from walk(value, f"{path}.", origin)
-            elif path == "output":
-                yield path, without_secrets(value), origin
-            elif path != "sources" and not (prefix == "select.keep." and value is None):
-                yield path, list(value) if isinstance(value, tuple) else value, origin
-
-    return list(walk(config, "", "file"))
+    return [
+        (path, without_secrets(value) if path == "output" else value, origin)
+        for path, value, origin in settings_in_force(config, given)
+        if not path.startswith("sources.")
+        and not (path.startswith("select.keep.") and value is None)
+    ]
 
 
 def _warnings(config: Config, files: dict[str, list[Split]], result: Plan) -> Iterator[str]:
-    if config.select.second_pass is not None:
-        yield "the time of the second pass, which depends on the scores, is not counted"
+    if slow := load_tokenizer(config.scorer.model).slow_warning:
+        yield slow
     for name, told in result.categories.items():
         if not told.windows:
             yield f"{name}: no document gives a window of {config.window.tokens} tokens"

@@ -18,11 +18,11 @@ import yaml
 from numpy.typing import NDArray
 
 from longattn.config import Select
-from longattn.lds import long_distance_scores
 from longattn.reports.page import packed, render
 from longattn.resume.fingerprint import require_run_record
-from longattn.storage.files import READERS, join, list_files, parallel, read_json, write_bytes
-from longattn.storage.output_folder import FOLDER
+from longattn.selection.lds import long_distance_scores
+from longattn.storage.files import READERS, list_files, parallel, read_json, write_bytes
+from longattn.storage.output_folder import OutputFolder, category_of
 from longattn.storage.tables import open_parquet
 
 # Windows looked at, over all categories; of more, whole files are taken by their names, which are
@@ -67,29 +67,27 @@ def write_report(output: str) -> str:
 
     Raises ValueError where no run has written here, or nothing was labelled.
     """
-    url = join(output, "report.html")
+    url = OutputFolder(output).report
     write_bytes(url, report_page(output).encode())
     return url
 
 
 def report_page(output: str) -> str:
     """The page of `write_report` as text."""
-    claimed = require_run_record(output)
-    summary = read_json(join(output, FOLDER, "summary.json")) or {}
-    selection = read_json(join(output, FOLDER, "selection.json"))
+    record, folder = require_run_record(output), OutputFolder(output)
+    summary = read_json(folder.record("summary")) or {}
+    selection = read_json(folder.record("selection"))
     if selection is None:
         raise ValueError(f"{output}: nothing was selected here yet; `longattn select` comes first")
     select = selection["select"]
     files = _files(output)
-    ids = parallel(_selected_ids, list_files(join(output, "selected"), ".parquet"))
+    ids = parallel(_selected_ids, folder.selected_files())
     kept_ids = pa.chunked_array([chunk for column in ids for chunk in column.chunks], pa.string())
     categories = {
         name: _windows(urls, MAX_ROWS // len(files), kept_ids, select)
         for name, urls in sorted(files.items())
     }
-    window, k = claimed["parts"]["window"], claimed["parts"]["min_distance"]
-    k = k[0] if isinstance(k, list) else k
-    null = uniform_ds(window, k)
+    null = uniform_ds(record.parts.window, record.parts.min_distance)
     told = summary.get("categories", {})
     names = sorted({*categories, *told})
     chosen = selection["categories"]
@@ -103,17 +101,17 @@ def report_page(output: str) -> str:
         "by_lds": by_lds,
         "null": null,
         "heads": {n: _heads(urls, HEAD_ROWS // len(files)) for n, urls in sorted(files.items())},
-        "rates": read_json(join(output, FOLDER, "rates.json")) or [],
+        "rates": read_json(folder.record("rates")) or [],
     }
-    settings = yaml.safe_load(claimed["config"] or "{}")
+    settings = yaml.safe_load(record.config.to_yaml()) if record.config else {}
     return render(
         "report.html",
         script="report.js",
         data=data,
         title=f"Selection of {summary.get('output', output)}",
         summary=summary,
-        parts=claimed["parts"],
-        fingerprint=claimed["fingerprint"],
+        parts=record.parts.to_dict(),
+        fingerprint=record.fingerprint,
         settings=_flat({key: value for key, value in settings.items() if key != "sources"}),
         sources=settings.get("sources", []),
         select=select,
@@ -136,10 +134,11 @@ def report_page(output: str) -> str:
 def _files(output: str) -> dict[str, list[str]]:
     """Labelled files by category, each list sorted by name."""
     found: dict[str, list[str]] = defaultdict(list)
-    for url in list_files(join(output, "labelled"), ".parquet"):
-        found[url.rpartition("/category=")[2].partition("/")[0]].append(url)
+    folder = OutputFolder(output)
+    for url in folder.labelled_files():
+        found[category_of(url)].append(url)
     if not found:
-        raise ValueError(f"{join(output, 'labelled')}: no labelled windows to report on")
+        raise ValueError(f"{folder.labelled}: no labelled windows to report on")
     return found
 
 
@@ -193,7 +192,10 @@ def _content(url: str, row: int) -> str:
         for group in range(parquet.num_row_groups):
             size = parquet.metadata.row_group(group).num_rows
             if row < size:
-                return parquet.read_row_group(group, columns=["content"])["content"][row].as_py()
+                text: str = parquet.read_row_group(group, columns=["content"])["content"][
+                    row
+                ].as_py()
+                return text
             row -= size
     raise ValueError(f"{url}: it has no row {row}")
 
@@ -202,7 +204,7 @@ def _quarantine(output: str) -> list[dict[str, Any]]:
     """Reasons by category with how often, and up to three examples of each."""
     counts: Counter[tuple[str, str]] = Counter()
     examples: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
-    for url in list_files(join(output, "quarantine"), ".parquet"):
+    for url in list_files(OutputFolder(output).quarantine, ".parquet"):
         if counts.total() > QUARANTINE_ROWS:
             break
         with open_parquet(url) as parquet:

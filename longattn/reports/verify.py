@@ -1,21 +1,20 @@
 """`longattn verify`: reads a whole output back, and checks all that it says of itself.
 
 By other eyes than the writer's where there are some: fastparquet reads the ids, positions and
-scores that pyarrow wrote, the tokenizers library decodes the ids.
+scores that pyarrow wrote, the tokenizers library decodes the ids. What the files say goes into a
+database (`longattn.selection.database`), where sets are compared, so memory stays bounded.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
-import yaml
 from fastparquet import ParquetFile
 from tokenizers import Tokenizer
 
@@ -24,35 +23,37 @@ from longattn.models import model_folder
 from longattn.resume.fingerprint import require_run_record
 from longattn.resume.markers import IdSet, read_markers
 from longattn.resume.remaining import labelled_files
-from longattn.selection import kept, ranked
-from longattn.storage.files import filesystem, join, list_files, read_json
-from longattn.storage.output_folder import FOLDER
+from longattn.selection.database import database
+from longattn.selection.score_table import ScoreTable, batches
+from longattn.selection.select_windows import choose_windows
+from longattn.storage.files import filesystem, read_json
+from longattn.storage.output_folder import OutputFolder, category_of
 from longattn.storage.tables import (
-    EXACT,
     EXTRA_SCORE_COLUMNS,
     LABELLED,
     SELECTED,
+    carried_fields,
     file_metadata,
     open_parquet,
 )
-from longattn.windows.ids import hash_key
 
 SCALARS = [
     "data_id", "document_id", "window_index", "token_start", "token_stop",
     "recurrence", "recurrence_rarity", "recurrence_pairs", "ds", "variance",
 ]  # fmt: skip
+CHOSEN = ["data_id", "category", "ds", "variance", "lds"]
 SHOWN = 5  # of many findings of one kind in one file
 
 
 @dataclass
-class _Seen:
-    """What the files read so far hold."""
+class _Files:
+    """What the files of one folder are compared with, and where their rows go."""
 
     tokenizer: Tokenizer | None
     window: int
     fingerprint: str
-    ids: set[bytes] = field(default_factory=set)
-    tables: list[pd.DataFrame] = field(default_factory=list)
+    insert: Callable[[pa.Table], None]
+    urls: list[str] = field(default_factory=list)  # by `file`
 
 
 def verify(output: str) -> Iterator[str]:
@@ -61,52 +62,79 @@ def verify(output: str) -> Iterator[str]:
     Every file opens and has the columns it should; ids are unique; numbers of rows equal the
     markers and the summary; windows have the stated length; content equals the decoded ids; the
     selected set is exactly what the stored scores and settings select, its rows those of the
-    labelled set; one fingerprint throughout. Memory: the scalar columns of all windows.
+    labelled set; one fingerprint throughout. Memory: `memory` of the default `Select`, and one file.
 
     Raises ValueError where no run has written.
     """
-    claim = require_run_record(output)
-    model = yaml.safe_load(claim["config"] or "{}").get("scorer", {}).get("model", "builtin")
+    record, places = require_run_record(output), OutputFolder(output)
+    model = record.model
     tokenizer = None
     try:
         tokenizer = Tokenizer.from_file(str(model_folder(model) / "tokenizer.json"))
     except Exception as error:  # noqa: BLE001 - the library raises plain Exception
         yield f"{model}: no tokenizer, so content was not compared: {error}"
-    sets = {}
-    for folder, schema in (("labelled", LABELLED), ("selected", SELECTED)):
-        seen = _Seen(tokenizer, claim["parts"]["window"], claim["fingerprint"])
-        for url in list_files(join(output, folder), ".parquet"):
-            try:
-                yield from _file(url, schema.names, seen)
-            except Exception as error:  # noqa: BLE001 - a broken file makes readers raise anything
-                yield f"{url}: cannot be read: {type(error).__name__}: {str(error)[:200]}"
-        names = [*SCALARS, "category", "url", *(["lds"] if folder == "selected" else [])]
-        empty = pd.DataFrame({name: [] for name in names})
-        sets[folder] = pd.concat(seen.tables) if seen.tables else empty
-    yield from _ledger(output, sets["labelled"])
-    yield from _summary(output, sets["labelled"])
-    yield from _selection(output, sets["labelled"], sets["selected"])
+    stored = read_json(places.record("selection"))
+    select = Select.model_validate(stored["select"]) if stored else Select()
+    with database(select.memory) as connection:
+        table = ScoreTable(connection)
+        connection.execute(
+            "CREATE TABLE chosen (data_id VARCHAR, category VARCHAR, ds DOUBLE, variance DOUBLE, "
+            "lds DOUBLE, file INTEGER, row INTEGER)"
+        )
+
+        def insert_labelled(rows: pa.Table) -> None:
+            rank = rows["ds" if select.rank_by == "lds" else select.rank_by]
+            table.insert(rows.append_column("rank", rank))
+
+        def insert_selected(rows: pa.Table) -> None:
+            connection.register("rows", rows.select([*CHOSEN, "file", "row"]))
+            connection.execute("INSERT INTO chosen BY NAME FROM rows")
+            connection.unregister("rows")
+
+        for name, schema, urls, insert in (
+            ("windows", LABELLED, places.labelled_files(), insert_labelled),
+            ("chosen", SELECTED, places.selected_files(), insert_selected),
+        ):
+            files = _Files(tokenizer, record.parts.window, record.fingerprint, insert)
+            for url in urls:
+                try:
+                    yield from _file(url, schema.names, files)
+                except Exception as error:  # noqa: BLE001 - a broken file makes readers raise anything
+                    yield f"{url}: cannot be read: {type(error).__name__}: {str(error)[:200]}"
+            yield from _repeated(table, name, files.urls)
+        counts = connection.execute("SELECT category, count(*) FROM windows GROUP BY category")
+        labelled = Counter({table.categories[of]: rows for of, rows in counts.fetchall()})
+        yield from _ledger(output, labelled.total())
+        yield from _summary(output, labelled)
+        if stored is not None:
+            yield from _selection(output, table, select)
+            yield from _listed(output, stored["files"])
+        elif places.selected_files():
+            yield f"{output}: selected files, and no selection.json that tells how they came about"
 
 
-def _file(url: str, names: list[str], seen: _Seen) -> Iterator[str]:
+def _file(url: str, names: list[str], files: _Files) -> Iterator[str]:
     fs, path = filesystem(url)
-    category = url.rpartition("/category=")[2].partition("/")[0]
+    category = category_of(url)
     with open_parquet(url) as parquet:
         metadata = file_metadata(parquet)
+        carried = [field.name for field in carried_fields([parquet.schema_arrow])]
         there = [
-            name for name in parquet.schema_arrow.names if not EXTRA_SCORE_COLUMNS.fullmatch(name)
+            name
+            for name in parquet.schema_arrow.names
+            if not EXTRA_SCORE_COLUMNS.fullmatch(name) and name not in carried
         ]
         if there != names:
             yield f"{url}: columns {there}, not {names}"
             return
-        if metadata.get("fingerprint") != seen.fingerprint:
-            yield f"{url}: fingerprint {metadata.get('fingerprint')}, not {seen.fingerprint}"
+        if metadata.get("fingerprint") != files.fingerprint:
+            yield f"{url}: fingerprint {metadata.get('fingerprint')}, not {files.fingerprint}"
         told = sum(rows for _, _, rows, *_ in metadata.get("runs", []))
         if "runs" in metadata and told != parquet.metadata.num_rows:
             yield f"{url}: {parquet.metadata.num_rows} rows, its footer tells of {told}"
         wrong: Counter[str] = Counter()
         for finding in chain.from_iterable(
-            _rows(parquet.read_row_group(group).to_pylist(), category, seen)
+            _rows(parquet.read_row_group(group).to_pylist(), category, files)
             for group in range(parquet.num_row_groups)
         ):
             kind = finding.partition(" ")[0]
@@ -116,42 +144,66 @@ def _file(url: str, names: list[str], seen: _Seen) -> Iterator[str]:
         yield from (
             f"{url}: {n - SHOWN} more of these ({k})" for k, n in wrong.items() if n > SHOWN
         )
-        scalars = [*SCALARS, *(name for name in EXACT if name in parquet.schema_arrow.names)]
-        narrow = parquet.read(columns=scalars).to_pandas()
-    columns = [*scalars, *(["lds"] if "lds" in names else [])]
+        narrow = parquet.read(columns=SCALARS).to_pandas()
+    columns = [*SCALARS, *(["lds"] if "lds" in names else [])]
     again = ParquetFile(path, fs=fs).to_pandas(columns=columns)
-    for name in scalars:
+    for name in SCALARS:
         one, two = again[name].to_numpy(), narrow[name].to_numpy()
         if not np.array_equal(one, two, equal_nan=one.dtype.kind == "f"):
             yield f"{url}: column {name} reads otherwise with fastparquet"
-    seen.tables.append(again.assign(category=category, url=url))
+    places = {"file": np.int32(len(files.urls)), "row": np.arange(len(again), dtype=np.int32)}
+    files.urls.append(url)
+    files.insert(
+        pa.Table.from_pandas(again.assign(category=category, **places), preserve_index=False)
+    )
 
 
-def _rows(rows: list[dict[str, Any]], category: str, seen: _Seen) -> Iterator[str]:
+def _rows(rows: list[dict[str, Any]], category: str, files: _Files) -> Iterator[str]:
     """Findings on rows: a word for their kind, then the line."""
     for row in rows:
         name, length = row["data_id"], len(row["input_ids"])
-        if hash_key(name) in seen.ids:
-            yield f"twice {name}: there more than once"
-        seen.ids.add(hash_key(name))
         if name != f"{category}-{row['document_id']}-{row['window_index']}":
             yield f"id {name}: not the id of its category, document and window"
-        if not length == row["token_stop"] - row["token_start"] == seen.window:
+        if not length == row["token_stop"] - row["token_start"] == files.window:
             yield (
                 f"length {name}: {length} ids for tokens {row['token_start']} to "
-                f"{row['token_stop']}, windows have {seen.window}"
+                f"{row['token_stop']}, windows have {files.window}"
             )
         if not np.isfinite([row["ds"], row["variance"]]).all():
             yield f"score {name}: ds {row['ds']}, variance {row['variance']}"
-        if seen.tokenizer is not None:
-            decoded = seen.tokenizer.decode(row["input_ids"], skip_special_tokens=False)
+        if files.tokenizer is not None:
+            decoded = files.tokenizer.decode(row["input_ids"], skip_special_tokens=False)
             # A character cut by the window's edge is left out of content.
             told = row["content"].strip("\ufffd")
             if decoded.strip("\ufffd") not in (told, told.removeprefix(" ")):
                 yield f"content {name}: content is not what its ids decode to"
 
 
-def _ledger(output: str, labelled: pd.DataFrame) -> Iterator[str]:
+def _repeated(table: ScoreTable, name: str, urls: list[str]) -> Iterator[str]:
+    """Windows that are there twice, in the table `windows` or `chosen`."""
+    found = batches(
+        table.connection,
+        f"SELECT data_id, file FROM {name} WHERE hash(data_id) IN "
+        f"(SELECT hash(data_id) FROM {name} GROUP BY hash(data_id) HAVING count(*) > 1) "
+        "QUALIFY row_number() OVER (PARTITION BY data_id ORDER BY file, row) > 1 "
+        "ORDER BY file, data_id",
+    )
+    repeats: Counter[int] = Counter()
+    for rows in found:
+        for data_id, file in zip(
+            *(rows[of].to_pylist() for of in ("data_id", "file")), strict=True
+        ):
+            repeats[file] += 1
+            if repeats[file] <= SHOWN:
+                yield f"{urls[file]}: {data_id}: there more than once"
+    yield from (
+        f"{urls[file]}: {n - SHOWN} more of these (twice)"
+        for file, n in repeats.items()
+        if n > SHOWN
+    )
+
+
+def _ledger(output: str, labelled: int) -> Iterator[str]:
     under: dict[str, IdSet] = {}
     try:
         files = labelled_files(output)
@@ -165,55 +217,65 @@ def _ledger(output: str, labelled: pd.DataFrame) -> Iterator[str]:
         if (given.count, given.hex) != (marker.windows, marker.ids):
             what = "other windows" if given.count == marker.windows else f"{given.count} windows"
             yield f"{marker.path}: its marker tells of {marker.windows} windows, labelled are {what}"
-    if sum(file.rows for file in files) != len(labelled):
-        yield f"{output}: footers tell of {sum(f.rows for f in files)} rows, read were {len(labelled)}"
+    if sum(file.rows for file in files) != labelled:
+        yield f"{output}: footers tell of {sum(f.rows for f in files)} rows, read were {labelled}"
 
 
-def _summary(output: str, labelled: pd.DataFrame) -> Iterator[str]:
-    summary = read_json(join(output, FOLDER, "summary.json"))
+def _summary(output: str, labelled: Counter[str]) -> Iterator[str]:
+    summary = read_json(OutputFolder(output).record("summary"))
     if summary is None:
         yield f"{output}: no summary: its run is not finished"
         return
-    there = labelled["category"].value_counts()
     for category, told in summary["categories"].items():
-        if told.get("windows", 0) != there.get(category, 0):
+        if told.get("windows", 0) != labelled[category]:
             yield (
-                f"{output}: category {category} has {there.get(category, 0)} labelled windows, "
+                f"{output}: category {category} has {labelled[category]} labelled windows, "
                 f"the summary tells of {told.get('windows', 0)}"
             )
 
 
-def _selection(output: str, labelled: pd.DataFrame, selected: pd.DataFrame) -> Iterator[str]:
-    stored = read_json(join(output, FOLDER, "selection.json"))
-    if stored is None:
-        if len(selected):
-            yield f"{output}: selected files, and no selection.json that tells how they came about"
+def _selection(output: str, table: ScoreTable, select: Select) -> Iterator[str]:
+    """The table `chosen`, of what the selected files hold, against what the scores select."""
+    connection = table.connection
+    (strange,) = connection.execute(
+        "SELECT count(*) FROM windows WHERE "
+        "coalesce(NOT (isfinite(ds) AND isfinite(variance) AND isfinite(rank)), true)"
+    ).fetchone() or (0,)
+    if strange:
+        yield f"{output}: {strange} windows have no finite scores: what they select is not known"
         return
-    select = Select.model_validate(stored["select"])
-    wanted: dict[str, float] = {}
-    for _, rows in labelled.drop_duplicates("data_id").groupby("category", sort=True):
-        rows = rows.sort_values("data_id")
-        lds, order_by = ranked(pa.Table.from_pandas(rows, preserve_index=False), select)
-        tokens = (rows["token_stop"] - rows["token_start"]).to_numpy()
-        ids = rows["data_id"].to_numpy()
-        wanted |= {ids[i]: float(lds[i]) for i in kept(order_by, tokens, select.keep)}
-    there = dict(zip(selected["data_id"], selected["lds"], strict=True))
-    if missing := sorted(wanted.keys() - there.keys()):
-        yield f"{output}: {len(missing)} windows should be selected and are not: {missing[0]} ..."
-    if extra := sorted(there.keys() - wanted.keys()):
-        yield f"{output}: {len(extra)} windows should not be selected: {extra[0]} ..."
-    both = sorted(wanted.keys() & there.keys())
-    if other := [name for name in both if wanted[name] != there[name]]:
-        name = other[0]
-        yield f"{output}: {len(other)} windows have another LDS: {name} {there[name]}, not {wanted[name]}"
-    scores = labelled.drop_duplicates("data_id").set_index("data_id")[["ds", "variance"]]
-    chosen = selected.set_index("data_id")[["ds", "variance"]]
-    chosen = chosen[chosen.index.isin(scores.index)]
-    if not chosen.equals(scores.loc[chosen.index]):
-        yield f"{output}: selected windows have other scores than the labelled ones"
-    told, found = (
+    try:
+        choose_windows(table, select, output)
+    except ValueError as error:
+        yield str(error)
+        return
+    for one, other, what in (
+        ("kept", "chosen", "should be selected and are not"),
+        ("chosen", "kept", "should not be selected"),
+    ):
+        n, first = connection.execute(
+            f"SELECT count(*), min(data_id) FROM {one} ANTI JOIN {other} USING (data_id)"
+        ).fetchone() or (0, None)
+        if n:
+            yield f"{output}: {n} windows {what}: {first} ..."
+    n, first, lds, right = connection.execute(
+        "SELECT count(*), min(data_id), arg_min(chosen.lds, data_id), arg_min(kept.lds, data_id) "
+        "FROM chosen JOIN kept USING (data_id) WHERE chosen.lds IS DISTINCT FROM kept.lds"
+    ).fetchone() or (0, None, None, None)
+    if n:
+        yield f"{output}: {n} windows have another LDS: {first} {lds}, not {right}"
+    (n,) = connection.execute(
+        "SELECT count(*) FROM chosen JOIN windows USING (data_id) WHERE chosen.ds IS DISTINCT FROM "
+        "windows.ds OR chosen.variance IS DISTINCT FROM windows.variance"
+    ).fetchone() or (0,)
+    if n:
+        yield f"{output}: {n} selected windows have other scores than the labelled ones"
+
+
+def _listed(output: str, files: list[str]) -> Iterator[str]:
+    listed, found = (
         sorted(url.rpartition("/selected/")[2] for url in urls)  # the folder may have moved
-        for urls in (stored["files"], list_files(join(output, "selected"), ".parquet"))
+        for urls in (files, OutputFolder(output).selected_files())
     )
-    if told != found:
+    if listed != found:
         yield f"{output}: the selected files are not those of selection.json"

@@ -1,21 +1,22 @@
-"""Which split cuts which document, while a run goes on: actors on the driver's node know.
+"""Which split cuts which document, while a run goes on.
 
 A document that is in several splits of a category is cut by the first that asks, and by that one
-again when its task is tried again. The actors also see a document at which process after process
-dies, and they pass on the word to stop. Each knows the documents whose key falls to it.
+again when its task is tried again. A registry also counts the processes that die at a document, and
+passes on the word to stop. On a cluster several registries, actors on the driver's node, share the
+documents by their keys; in one process there is one.
 """
 
 from __future__ import annotations
 
+import sys
+import threading
 import warnings
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Protocol
 
 import numpy as np
-import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from longattn.windows.ids import hash_key
 
@@ -34,9 +35,36 @@ class Stopping(Exception):  # noqa: N818
     """The run was told to stop: nothing new is begun."""
 
 
-def _share(name: bytes, actors: int) -> int:
-    """Which of the actors knows a document of this key."""
-    return name[0] % actors
+class Caller(Protocol):
+    """An object that is called from other threads or processes: here, or an actor of Ray."""
+
+    def ask(self, method: str, *arguments: Any) -> Callable[[], Any]:
+        """Start a call; calling what this returns waits for its answer."""
+
+
+class InThisProcess:
+    """A `Caller` of an object here, one call at a time."""
+
+    def __init__(self, target: Any) -> None:
+        self._target, self._lock = target, threading.Lock()
+
+    def ask(self, method: str, *arguments: Any) -> Callable[[], Any]:
+        with self._lock:
+            answer = getattr(self._target, method)(*arguments)
+        return lambda: answer
+
+
+@dataclass(frozen=True)
+class RegistryState:
+    """What the splits of a run have come to."""
+
+    failed: list[str]
+    """Why each split that cannot be read to its end in this run cannot."""
+    retries: int
+    restarts: int
+    stopping: bool
+    at: list[str]
+    """Documents that are being tokenized."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +78,8 @@ class Answer:
     """Windows that earlier runs labelled: index -> split they are under."""
 
 
-class _Registry:
-    """See `Claims`; plain, so that it can be used without a cluster."""
+class Registry:
+    """The documents whose key falls to it: who cuts them, and who died at them."""
 
     def __init__(self, labelled: Mapping[str, str], finished: np.ndarray) -> None:
         self.finished = finished
@@ -111,70 +139,68 @@ class _Registry:
     def stop(self) -> None:
         self.stopping = True
 
-    def state(self) -> dict[str, Any]:
-        return {
-            "failed": list(self.failed.values()),
-            "retries": self.retries,
-            "restarts": self.restarts,
-            "stopping": self.stopping,
-            "at": [name for _, document, name in self.at.values() if document],
-        }
+    def state(self) -> RegistryState:
+        at = [name for _, document, name in self.at.values() if document]
+        return RegistryState(
+            list(self.failed.values()), self.retries, self.restarts, self.stopping, at
+        )
 
 
-class DocumentRegistry:
-    """A handle on the claims of a run, for the driver and its actors.
+def shared_registries(
+    labelled: Mapping[str, str], finished: np.ndarray, parts: int = 1
+) -> list[Registry]:
+    """Registries that share the documents of a run by their keys.
 
     Args:
         labelled: data_ids of windows under splits that are not finished -> split.
-        finished: sorted `key`s (dtype S16) of the documents of finished splits: 16 bytes each.
-        actors: how many share the documents, by their keys.
+        finished: sorted `hash_key`s (dtype S16) of the documents of finished splits: 16 bytes each.
+        parts: how many share them.
     """
+    ids: list[dict[str, str]] = [{} for _ in range(parts)]
+    for data_id, split in labelled.items():
+        ids[hash_key(data_id.rpartition("-")[0])[0] % parts][data_id] = split
+    shares = finished.view(np.uint8).reshape(-1, 16)[:, 0] % parts
+    return [Registry(part, finished[shares == i]) for i, part in enumerate(ids)]
 
-    def __init__(self, labelled: Mapping[str, str], finished: np.ndarray, actors: int = 1) -> None:
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        actor: Any = ray.remote(_Registry)
-        parts: list[dict[str, str]] = [{} for _ in range(actors)]
-        for data_id, split in labelled.items():
-            parts[_share(hash_key(data_id.rpartition("-")[0]), actors)][data_id] = split
-        shares = finished.view(np.uint8).reshape(-1, 16)[:, 0] % actors
-        self._actors = [
-            actor.options(num_cpus=0, scheduling_strategy=here).remote(part, finished[shares == i])
-            for i, part in enumerate(parts)
-        ]
 
-    def _of(self, document: str) -> Any:
-        return self._actors[_share(hash_key(document), len(self._actors))]
+class DocumentRegistry:
+    """All registries of a run as one, for the driver and its actors."""
+
+    def __init__(self, parts: Sequence[Caller]) -> None:
+        self._parts = parts
+
+    def _of(self, document: str) -> Caller:
+        return self._parts[hash_key(document)[0] % len(self._parts)]
 
     def begin(self, split: str, attempt: str) -> Begin:
-        told = self._get([actor.begin.remote(split, attempt) for actor in self._actors])
-        return "stop" if "stop" in told else told[0]
+        asked = [part.ask("begin", split, attempt) for part in self._parts]
+        verdicts: list[Begin] = [answer() for answer in asked]
+        return "stop" if "stop" in verdicts else verdicts[0]
 
-    def claimer(self, split: str, attempt: str) -> SplitReader:
+    def reader(self, split: str, attempt: str) -> SplitReader:
         return SplitReader(self, split, attempt)
 
     def claim(self, split: str, attempt: str, document: str) -> Answer:
-        return self._get(self._of(document).claim.remote(split, attempt, document))
+        answer: Answer = self._of(document).ask("claim", split, attempt, document)()
+        return answer
 
     def passed(self, split: str, attempt: str, document: str) -> None:
-        self._of(document).passed.remote(split, attempt, document)
+        self._of(document).ask("passed", split, attempt, document)
 
     def fail(self, split: str, why: str) -> None:
-        self._get(self._actors[0].fail.remote(split, why))
+        self._parts[0].ask("fail", split, why)()
 
     def restarted(self) -> None:
-        self._actors[0].restarted.remote()
+        self._parts[0].ask("restarted")
 
     def stop(self) -> None:
-        for actor in self._actors:
-            actor.stop.remote()
+        for part in self._parts:
+            part.ask("stop")
 
-    def state(self) -> dict[str, Any]:
-        states = self._get([actor.state.remote() for actor in self._actors])
-        return {**states[0], "at": [name for state in states for name in state["at"]]}
-
-    @staticmethod
-    def _get(reference: Any) -> Any:
-        return ray.get(reference)
+    def state(self) -> RegistryState:
+        asked = [part.ask("state") for part in self._parts]
+        states: list[RegistryState] = [answer() for answer in asked]
+        return replace(states[0], at=[name for state in states for name in state.at])
 
 
 class SplitReader:
@@ -184,8 +210,8 @@ class SplitReader:
     Stopping.
     """
 
-    def __init__(self, claims: DocumentRegistry, split: str, attempt: str) -> None:
-        self.claims, self.split, self.attempt = claims, split, attempt
+    def __init__(self, registry: DocumentRegistry | Registry, split: str, attempt: str) -> None:
+        self.registry, self.split, self.attempt = registry, split, attempt
         self.document = ""  # the one claimed last, with its category
         self.cutting = False  # it, so that `passed` has something to tell
         self.labelled: Mapping[int, str] = {}  # of that one
@@ -194,7 +220,7 @@ class SplitReader:
 
     def __call__(self, category: str, document: str) -> bool:
         self.document = f"{category}-{document}"
-        answer = self.claims.claim(self.split, self.attempt, self.document)
+        answer = self.registry.claim(self.split, self.attempt, self.document)
         if answer.verdict == "stop":
             raise Stopping
         self.labelled = answer.labelled
@@ -215,14 +241,19 @@ class SplitReader:
         self.kept.update(f"{self.document}-{index}" for index in mine)
 
     def passed(self) -> None:
-        """After each record; a call for each short one would keep the claims busier than all else."""
+        """Called after each record; a call to the registry for each short one would keep it busier
+        than all else."""
         if self.cutting:
             self.cutting = False
-            self.claims.passed(self.split, self.attempt, self.document)
+            self.registry.passed(self.split, self.attempt, self.document)
 
 
 def was_restarted() -> bool:
-    """Whether Ray started this actor again after its process died."""
+    """Whether this is an actor that Ray started again after its process died."""
+    ray = sys.modules.get("ray")
+    if ray is None or not ray.is_initialized():
+        return False
     with warnings.catch_warnings():  # of Ray about itself, in every worker's output
         warnings.simplefilter("ignore")
-        return ray.is_initialized() and ray.get_runtime_context().was_current_actor_reconstructed
+        context = ray.get_runtime_context()
+        return bool(context.get_actor_id() and context.was_current_actor_reconstructed)

@@ -1,97 +1,131 @@
-"""Whose scores an output folder holds: `_longattn/run.json` names all that decides a score.
+"""Whose scores an output folder holds: `run.json` names all that decides a score.
 
-`_longattn/samples.json` says which share of its windows each category was cut to.
+`samples.json` says which share of its windows each category was cut to.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from hashlib import blake2b
+from dataclasses import dataclass
 from typing import Any
 
+import yaml
+
 from longattn.config import Config, Sample
-from longattn.errors import FolderError
-from longattn.storage.files import join, list_files, read_json, remove, write_json
-from longattn.storage.output_folder import FOLDER
+from longattn.errors import ConfigError, FolderError
+from longattn.scoring.settings import ScoreParts
+from longattn.storage.files import list_files, read_json, remove, write_json
+from longattn.storage.output_folder import FORMAT, OutputFolder
+from longattn.text import without_secrets
 
 
-def fingerprint_of(parts: dict[str, Any]) -> str:
-    """Hex of all that decides a score: weights, tokenizer, window, min_distance, rope, BOS, ..."""
-    return blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16).hexdigest()
+@dataclass(frozen=True)
+class RunRecord:
+    """`run.json`: the parts that decide a score, and the settings of the run that made the folder."""
+
+    parts: ScoreParts
+    config: Config | None
+    """Secrets in its URLs are masked; None for a folder without settings."""
+
+    @property
+    def fingerprint(self) -> str:
+        return self.parts.fingerprint
+
+    @property
+    def model(self) -> str:
+        """The checkpoint that scored the windows."""
+        return self.config.scorer.model if self.config else "builtin"
+
+    def to_dict(self) -> dict[str, Any]:
+        settings = self.config.to_yaml() if self.config else None
+        return {
+            "format": FORMAT, "fingerprint": self.fingerprint, "parts": self.parts.to_dict(),
+            "config": settings,
+        }  # fmt: skip
 
 
-def read_run_record(output: str) -> dict[str, Any] | None:
-    """What `run.json` says; None where no run has written yet."""
-    there: dict[str, Any] | None = read_json(join(output, FOLDER, "run.json"))
-    return there
+def read_run_record(output: str) -> RunRecord | None:
+    """What `run.json` says; None where no run has written yet.
+
+    Raises FolderError for a folder that another version of longattn laid out.
+    """
+    stored = read_json(OutputFolder(output).record("run"))
+    if stored is None:
+        return None
+    if stored.get("format", 1) != FORMAT:
+        raise FolderError(
+            f"{without_secrets(output)} has the layout {stored.get('format', 1)} of another version "
+            f"of longattn, this one reads and writes {FORMAT}; choose another output"
+        )
+    settings = yaml.safe_load(stored["config"] or "null")
+    try:
+        config = Config.parse(settings) if settings else None
+    except ConfigError:  # of a version that had other settings: what decides scores is in the parts
+        config = None
+    return RunRecord(ScoreParts.from_dict(stored["parts"]), config)
 
 
-def require_run_record(output: str) -> dict[str, Any]:
-    """What `run.json` says; raises LedgerError where there is none."""
-    there = read_run_record(output)
-    if there is None:
-        raise FolderError(f"{output}: no run has written here")
-    return there
+def require_run_record(output: str) -> RunRecord:
+    """What `run.json` says; raises FolderError where there is none."""
+    record = read_run_record(output)
+    if record is None:
+        raise FolderError(f"{without_secrets(output)}: no run has written here")
+    return record
 
 
-def own_folder(output: str, parts: dict[str, Any], config: Config | None) -> str:
+def own_folder(output: str, parts: ScoreParts, config: Config | None) -> str:
     """Make the folder this run's, or check that it already is; returns the fingerprint.
 
-    Raises LedgerError naming both values where the folder holds scores of other settings.
+    Raises FolderError naming both values where the folder holds scores of other settings.
     """
-    mine = fingerprint_of(parts)
-    url = join(output, FOLDER, "run.json")
-    there = read_json(url)
-    if there is None:
-        settings = config.to_yaml() if config else None
-        write_json(url, {"fingerprint": mine, "parts": parts, "config": settings})
-        return mine
-    if there["fingerprint"] == mine:
-        return mine
-    old = there["parts"]
-    other = [k for k in sorted({*old, *parts}) if old.get(k) != parts.get(k)]
-    changes = ", ".join(f"{k}: there {old.get(k)!r}, here {parts.get(k)!r}" for k in other)
-    raise FolderError(
-        f"{output} holds scores of other settings ({changes}); "
-        "choose another output, or the settings of the folder"
-    )
+    record = read_run_record(output)
+    if record is None:
+        write_json(OutputFolder(output).record("run"), RunRecord(parts, config).to_dict())
+    elif record.parts != parts:
+        old, new = record.parts.to_dict(), parts.to_dict()
+        other = [k for k in sorted({*old, *new}) if old.get(k) != new.get(k)]
+        changes = ", ".join(f"{k}: there {old.get(k)!r}, here {new.get(k)!r}" for k in other)
+        raise FolderError(
+            f"{without_secrets(output)} holds scores of other settings ({changes}); "
+            "choose another output, or the settings of the folder"
+        )
+    return parts.fingerprint
 
 
 def grown_samples(output: str, samples: Mapping[str, Sample | None]) -> set[str]:
     """Categories of which this run takes a larger share than earlier ones: to be read again.
 
-    With the same seed the windows of a smaller share are all in a larger one. Raises LedgerError on
+    With the same seed the windows of a smaller share are all in a larger one. Raises FolderError on
     any other change, which would mix two samples.
     """
-    there = read_json(join(output, FOLDER, "samples.json")) or {}
+    stored = read_json(OutputFolder(output).record("samples")) or {}
     grown = set()
     for category, sample in samples.items():
-        old, new = there.get(category, _share(sample)), _share(sample)
+        old, new = stored.get(category, _share(sample)), _share(sample)
         if old == new:
             continue
         if new["fraction"] < old["fraction"] or (
             new["fraction"] < 1 and new["seed"] != old["seed"]
         ):
             raise FolderError(
-                f"{output} holds category {category!r} with sample {old}, here {new}: only a larger "
-                "fraction of the same seed may follow; choose another output"
+                f"{without_secrets(output)} holds category {category!r} with sample {old}, here {new}: only "
+                "a larger fraction of the same seed may follow; choose another output"
             )
         grown.add(category)
     return grown
 
 
 def note_samples(output: str, samples: Mapping[str, Sample | None], grown: set[str]) -> None:
-    """Tell later runs which samples the folder holds; void the markers of `grown` categories first."""
-    url = join(output, FOLDER, "samples.json")
-    there = read_json(url) or {}
-    now = {**there, **{category: _share(sample) for category, sample in samples.items()}}
-    if now == there:
+    """Record which samples the folder holds; void the markers of `grown` categories first."""
+    folder = OutputFolder(output)
+    stored = read_json(folder.record("samples")) or {}
+    now = {**stored, **{category: _share(sample) for category, sample in samples.items()}}
+    if now == stored:
         return
-    for file in list_files(join(output, FOLDER, "splits"), ".json") if grown else ():
-        if any(marker_of["category"] in grown for marker_of in read_json(file)):
+    for file in list_files(folder.markers, ".json") if grown else ():
+        if any(marker["category"] in grown for marker in read_json(file)):
             remove(file)
-    write_json(url, now)
+    write_json(folder.record("samples"), now)
 
 
 def _share(sample: Sample | None) -> dict[str, Any]:

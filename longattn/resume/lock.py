@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from longattn.errors import HeldError
-from longattn.storage.files import filesystem, is_local, join, read_bytes, remove, write_json
+from longattn.storage.files import filesystem, is_local, read_bytes, remove, write_json
+from longattn.storage.output_folder import OutputFolder
 from longattn.text import without_secrets
 
 log = logging.getLogger("longattn")
@@ -96,17 +97,18 @@ class Hold:
                 if last:  # what was there may have been released since
                     raise
         # The hold that is there may be ours: a store may have done what it then failed to answer.
-        return self._token() == self.owner["token"]
+        ours: bool = self._token() == self.owner["token"]
+        return ours
 
     def _replaced(self, dead: dict[str, Any]) -> bool:
         """Put this hold in the dead one's place, unless another did; raises HeldError while it does."""
         token = dead.get("token", "")
         with _holding(Hold(f"{self.url}.{token}")):
-            there = self._token() == token
-            if there:
+            unchanged: bool = self._token() == token
+            if unchanged:
                 self.owner["takeovers"] = dead.get("takeovers", 0) + 1
                 write_json(self.url, self.owner)
-            return there
+            return unchanged
 
     def _wait_out(self) -> dict[str, Any] | None:
         """Watch the hold that is there; what it says once its owner is dead, None once it is gone.
@@ -164,7 +166,8 @@ class Hold:
 def _parsed(data: bytes) -> dict[str, Any]:
     """The owner; empty while another process has created the file and not yet written it."""
     try:
-        return json.loads(data)
+        owner: dict[str, Any] = json.loads(data)
+        return owner
     except ValueError:
         return {}
 
@@ -175,7 +178,8 @@ def _alive(owner: dict[str, Any]) -> bool | None:
         return None
     if owner["boot"] != _boot():  # before a new start of it, or in another container on it
         return None
-    return _started(owner["pid"]) == owner["started"] is not None
+    alive: bool = _started(owner["pid"]) == owner["started"] is not None
+    return alive
 
 
 def _boot() -> str:
@@ -204,7 +208,7 @@ def held(
     `on_lost` is called in another thread when another run has taken the folder over: this one was
     not seen to live for EXPIRES seconds.
     """
-    return _holding(Hold(join(output, "_longattn", "hold.json"), on_lost))
+    return _holding(Hold(OutputFolder(output).record("hold"), on_lost))
 
 
 @contextmanager

@@ -5,19 +5,16 @@ They lie in `_longattn/splits/*.json`, one file a task.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from longattn.corpus.counts import Counts
 from longattn.corpus.records import Reason, Split
-from longattn.storage.files import join, list_files, read_json, remove, write_json
+from longattn.storage.files import join, list_files, parallel, read_json, remove, write_json
+from longattn.storage.output_folder import OutputFolder
 from longattn.windows.ids import hash_key
-
-if TYPE_CHECKING:
-    from longattn.corpus.counts import Counts
-from longattn.storage.files import parallel
-from longattn.storage.output_folder import FOLDER
 
 
 @dataclass
@@ -45,7 +42,7 @@ class IdSet:
 
 @dataclass(frozen=True)
 class Marker:
-    """What one split gave, as put by the actor that read it to its end."""
+    """What one split gave, as written by the actor that read it to its end."""
 
     split: str
     path: str
@@ -54,45 +51,56 @@ class Marker:
     ids: str  # IdSet.hex of them
     generation: int  # of the run; the marker of a later run replaces an earlier one
     waits_for: list[str]  # splits that cut documents which this one holds too
-    counts: dict[str, Any] = field(repr=False)
+    counts: Counts = field(repr=False)
     largest: int = 0  # bytes that a record was allowed when one was over it; else 0
 
+    @classmethod
+    def of(
+        cls,
+        split: Split,
+        counts: Counts,
+        ids: IdSet,
+        generation: int,
+        waits_for: Iterable[str] = (),
+        max_record_bytes: int = 0,
+    ) -> Marker:
+        """The marker of a split that has been read to its end."""
+        largest = max_record_bytes if counts.bad[Reason.OVER_SIZE_CAP] else 0
+        return cls(
+            split.id, split.source, split.category, ids.count, ids.hex, generation,
+            sorted(waits_for), counts, largest,
+        )  # fmt: skip
 
-def marker_of(
-    split: Split,
-    counts: Counts,
-    ids: IdSet,
-    generation: int,
-    waits_for: Iterable[str] = (),
-    max_record_bytes: int = 0,
-) -> Marker:
-    values = {**vars(counts), "bad": dict(counts.bad)}
-    largest = max_record_bytes if counts.bad[Reason.OVER_SIZE_CAP] else 0
-    return Marker(
-        split.id, split.source, split.category, ids.count, ids.hex, generation, sorted(waits_for),
-        values, largest,
-    )  # fmt: skip
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Marker:
+        return cls(**{**values, "counts": Counts.from_dict(values["counts"])})
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**vars(self), "counts": self.counts.to_dict()}
 
 
 def write_markers(output: str, markers: Sequence[Marker]) -> None:
     """Put the markers of one task as one file, named after its splits."""
     name = blake2b("".join(m.split for m in markers).encode(), digest_size=16).hexdigest()
-    write_json(join(output, FOLDER, "splits", f"{name}.json"), [asdict(m) for m in markers])
+    url = join(OutputFolder(output).markers, f"{name}.json")
+    write_json(url, [m.to_dict() for m in markers])
 
 
 def read_markers(output: str) -> dict[str, Marker]:
     """The latest marker of each split, by its id."""
-    files = list_files(join(output, FOLDER, "splits"), ".json")
-    found = (Marker(**value) for values in parallel(read_json, files) for value in values or [])
+    files = list_files(OutputFolder(output).markers, ".json")
+    found = (
+        Marker.from_dict(value) for values in parallel(read_json, files) for value in values or []
+    )
     return {m.split: m for m in sorted(found, key=lambda m: m.generation)}
 
 
 def forget(output: str, void: Collection[str]) -> None:
     """Take the markers of some splits out."""
-    for url in list_files(join(output, FOLDER, "splits"), ".json") if void else ():
-        there = read_json(url)
-        kept = [value for value in there if value["split"] not in void]
+    for url in list_files(OutputFolder(output).markers, ".json") if void else ():
+        stored = read_json(url)
+        kept = [value for value in stored if value["split"] not in void]
         if not kept:
             remove(url)
-        elif len(kept) < len(there):
+        elif len(kept) < len(stored):
             write_json(url, kept)

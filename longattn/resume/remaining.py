@@ -20,7 +20,8 @@ import pyarrow as pa
 from longattn.corpus.counts import ReadTotals
 from longattn.corpus.records import Split
 from longattn.resume.markers import IdSet, read_markers
-from longattn.storage.files import READERS, join, list_files, parallel, remove
+from longattn.storage.files import READERS, join, parallel, remove
+from longattn.storage.output_folder import OutputFolder, category_of
 from longattn.storage.tables import content_name, file_metadata, open_parquet, write_table
 from longattn.windows.ids import hash_key
 
@@ -79,7 +80,7 @@ def read_footer(url: str) -> Labelled:
 
 
 def labelled_files(output: str) -> list[Labelled]:
-    return parallel(read_footer, list_files(join(output, "labelled"), ".parquet"))
+    return parallel(read_footer, OutputFolder(output).labelled_files())
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ def find_remaining(
     paths: dict[str, str] = {m.split: m.path for m in markers.values()}
     windows: Counter[str] = Counter()
     for file in files:
-        windows[file.url.rpartition("/category=")[2].partition("/")[0]] += file.rows
+        windows[category_of(file.url)] += file.rows
         for span in file.row_spans:
             under[span.split].merge(span.rows, span.ids)
             paths[span.split] = span.path
@@ -144,7 +145,7 @@ def find_remaining(
         labelled, documents, twice = _known(files, done & current)
     seen = ReadTotals(sum(split.size for split in splits))
     for name in done & current:
-        seen.add(markers[name].counts)
+        seen.add(markers[name].counts, markers[name].path)
     stale: dict[str, int] = defaultdict(int)
     for name in paths.keys() - current:
         stale[paths[name]] += under[name].count
@@ -234,4 +235,5 @@ def drop_repeats(twice: Mapping[str, Sequence[int]]) -> None:
 
 def _ids(file: Labelled) -> list[str]:
     with open_parquet(file.url) as parquet:
-        return parquet.read(columns=["data_id"])["data_id"].to_pylist()
+        ids: list[str] = parquet.read(columns=["data_id"])["data_id"].to_pylist()
+        return ids

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
@@ -20,15 +20,12 @@ import pyarrow.parquet as pq
 from longattn.storage.files import filesystem, staged, storage_errors
 from longattn.text import without_secrets
 
-# `category` is dictionary encoded: pandas and pyarrow then agree with the type that they derive
-# from the folder name `category=...`; with a plain string both refuse to open the folder.
-CATEGORY = pa.dictionary(pa.int32(), pa.string())
 WINDOWS = pa.schema(
     [
         ("data_id", pa.string()),
         ("content", pa.string()),
         ("input_ids", pa.list_(pa.int32())),
-        ("category", CATEGORY),
+        ("category", pa.string()),
         ("source", pa.string()),
         ("document_id", pa.string()),
         ("window_index", pa.int32()),
@@ -48,20 +45,46 @@ LABELLED = pa.schema(
         ("variance_heads", pa.list_(pa.float32())),
     ]
 )
-# Labelled files may have more: scores at further distances; exact ones where `ds` and `variance` are
-# of a stride of rows, null until a second pass gives them.
-EXTRA_SCORE_COLUMNS = re.compile(r"(ds|variance)_(k\d+|exact)")
-EXACT = ("ds_exact", "variance_exact")
+EXTRA_SCORE_COLUMNS = re.compile(r"(ds|variance)_k\d+")
+"""Labelled files may have more: scores at further distances."""
 SELECTED = LABELLED.append(pa.field("lds", pa.float64()))
 QUARANTINE = pa.schema(
     [
-        ("category", CATEGORY),
+        ("category", pa.string()),
         ("source", pa.string()),
         ("position", pa.int64()),
         ("reason", pa.string()),
         ("detail", pa.string()),
     ]
 )
+
+_OWN = re.compile("|".join([*SELECTED.names, EXTRA_SCORE_COLUMNS.pattern, "split", "fingerprint"]))
+
+
+def is_own(name: str) -> bool:
+    """Whether a column of windows is ours: of the schemas, a further score, or between the stages."""
+    return _OWN.fullmatch(name) is not None
+
+
+def carried_fields(schemas: Iterable[pa.Schema]) -> list[pa.Field]:
+    """The columns of the user's in tables of windows: those that are not ours and hold single values."""
+    fields = {field.name: field for schema in schemas for field in schema}
+    return [
+        field.remove_metadata()
+        for name, field in sorted(fields.items())
+        if not is_own(name)
+        and not pa.types.is_nested(field.type)
+        and not isinstance(field.type, pa.BaseExtensionType)
+    ]
+
+
+def with_schema(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The columns of a schema, null where the table has none."""
+    for field in schema:
+        if field.name not in table.column_names:
+            table = table.append_column(field, pa.nulls(len(table), field.type))
+    return table.select(schema.names).cast(schema)
+
 
 METADATA_KEY = b"longattn"
 ROWS_PER_GROUP = 64  # about 16 MB of 32K-token windows: what a reader of whole rows holds
@@ -121,7 +144,10 @@ def readable(url: str) -> Iterator[None]:
 
 def file_metadata(parquet: pq.ParquetFile) -> dict[str, Any]:
     """What `write_table` put into the footer; empty for a file of another writer."""
-    return json.loads((parquet.schema_arrow.metadata or {}).get(METADATA_KEY, b"{}"))
+    metadata: dict[str, Any] = json.loads(
+        (parquet.schema_arrow.metadata or {}).get(METADATA_KEY, b"{}")
+    )
+    return metadata
 
 
 def content_name(*columns: pa.ChunkedArray | pa.Array) -> str:

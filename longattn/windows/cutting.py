@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from longattn.config import Sample
+from longattn.corpus.columns import arrow_type
 from longattn.corpus.counts import Counts
 from longattn.storage.tables import WINDOWS
 from longattn.windows.ids import document_id, is_sampled
@@ -17,7 +18,7 @@ from longattn.windows.tokenizer import DocumentTokenizer, TokenizedDocument
 
 Claim = Callable[[str, str], bool]
 
-# Internal columns, taken off by the sink, which puts what they say into the file's metadata.
+# Columns between the stages: the sink takes them off, and puts what they say into a file's footer.
 INTERNAL_COLUMNS = [("split", pa.string()), ("fingerprint", pa.string())]
 
 
@@ -139,8 +140,16 @@ class WindowCutter:
             }
 
 
-def window_table(rows: list[dict[str, Any]], split: str = "") -> pa.Table:
-    """Rows of `WindowCutter.cut` as an Arrow table, the ids never as Python integers."""
+def window_table(
+    rows: Sequence[dict[str, Any]],
+    splits: Sequence[str] = (),
+    carried: Mapping[str, str] | None = None,
+) -> pa.Table:
+    """Rows of `WindowCutter.cut` as an Arrow table, the ids never as Python integers.
+
+    `splits` names the split of each row, for the footer of the labelled file; `carried` the user's
+    columns in the rows, with their types, null where a row has none.
+    """
     columns: dict[str, Any] = {
         name: [row[name] for row in rows] for name in WINDOWS.names if name != "input_ids"
     }
@@ -148,5 +157,7 @@ def window_table(rows: list[dict[str, Any]], split: str = "") -> pa.Table:
     offsets = np.cumsum([0, *map(len, ids)], dtype=np.int32)
     values = np.concatenate(ids) if ids else np.empty(0, np.int32)
     columns["input_ids"] = pa.ListArray.from_arrays(pa.array(offsets), pa.array(values))
-    columns |= {"split": [split] * len(rows), "fingerprint": [""] * len(rows)}
-    return pa.table(columns, schema=pa.schema([*WINDOWS, *INTERNAL_COLUMNS]))
+    columns |= {"split": splits or [""] * len(rows), "fingerprint": [""] * len(rows)}
+    extra = {name: arrow_type(kind) for name, kind in (carried or {}).items()}
+    columns |= {name: [row.get(name) for row in rows] for name in extra}
+    return pa.table(columns, schema=pa.schema([*WINDOWS, *extra.items(), *INTERNAL_COLUMNS]))

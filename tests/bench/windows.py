@@ -21,11 +21,12 @@ from ray.data.context import DataContext
 
 from longattn.config import Source
 from longattn.corpus.sources import list_splits
-from longattn.pipeline.monitor import Monitor
-from longattn.pipeline.pools import GPU_BLOCK
+from longattn.pipeline.execution import BLOCK_BYTES
+from longattn.pipeline.monitor import Monitor, RunMonitor
+from longattn.pipeline.on_ray import OnDriverNode
 from longattn.pipeline.steps import dataset_of_tasks
-from longattn.pipeline.window_actor import SplitWindows
-from longattn.resume.claims import DocumentRegistry
+from longattn.pipeline.window_actor import SplitWindows, WindowStage
+from longattn.resume.claims import DocumentRegistry, Registry
 from longattn.resume.markers import read_markers
 from longattn.resume.remaining import find_remaining
 from longattn.samples import SAMPLES
@@ -55,7 +56,7 @@ class Timed(SplitWindows):
     def __call__(self, batch):
         began = time.time()
         yield from super().__call__(batch)
-        with Path(self.output, f"times-{os.getpid()}").open("a") as file:
+        with Path(self.stage.output, f"times-{os.getpid()}").open("a") as file:
             file.write(f"{began} {time.time()}\n")
 
 
@@ -66,22 +67,21 @@ def measure(folder: str, actors: int) -> float:
     splits = list_splits([Source(category="book", path=f"{folder}/in")])
     left = find_remaining(output, splits)
     context = DataContext.get_current()
-    context.target_max_block_size, context.enable_progress_bars = GPU_BLOCK, False
+    context.target_max_block_size, context.enable_progress_bars = BLOCK_BYTES["cuda"] - 1, False
     windows = dataset_of_tasks([[split] for split in splits]).map_batches(
         Timed,
-        fn_constructor_kwargs={
-            "model": "builtin", "window": WINDOW, "min_distance": WINDOW // 4, "samples": {},
-            "output": output, "max_record_bytes": 512 << 20, "block_bytes": GPU_BLOCK,
-            "report": Monitor(0.01).window_report(), "claims": DocumentRegistry(left.labelled, left.documents),
-            "generation": 1,
-        },
+        fn_constructor_args=(
+            WindowStage("builtin", WINDOW, WINDOW // 4, {}, output, 512 << 20, BLOCK_BYTES["cuda"], 1),
+            DocumentRegistry([OnDriverNode(Registry, left.labelled, left.documents)]),
+            Monitor(OnDriverNode(RunMonitor, 0.01)).window_report(),
+        ),
         batch_size=1, batch_format="numpy", compute=ActorPoolStrategy(size=actors), num_cpus=1,
     )  # fmt: skip
     for _ in windows.iter_internal_ref_bundles():
         pass
     told = [marker.counts for marker in read_markers(output).values()]
     documents, tokens, windows_cut, busy = (
-        sum(counts[name] for counts in told)
+        sum(getattr(counts, name) for counts in told)
         for name in ("documents", "tokens", "windows", "seconds")
     )
     times = [

@@ -35,7 +35,7 @@ def test_a_run_over_the_store_gives_what_local_disk_gives(gateway, corpus, check
     for folder in ("labelled", "selected"):
         assert rows(f"bucket/out/{folder}", fs).equals(rows(f"{here.output}/{folder}"))
     again = la.run(settings)
-    assert again.stages["window"]["documents"] == again.stages["score"]["windows"] == 0
+    assert again.stages["window"]["documents"] == again.score.windows == 0
     assert again.categories == first.categories
 
 
@@ -51,6 +51,20 @@ def test_a_narrow_read_fetches_that_column_alone(gateway):
     proxy.close()
     assert size > 200_000
     assert proxy.received - footer < 8192 + 4 * 1000  # 256 doubles, and headers of 4 row groups
+
+
+def test_selecting_fetches_narrow_columns_alone(gateway):
+    ids = [f"{i:032x}" for i in range(256)]
+    values = np.linspace(0, 1, 256)
+    output = "s3://bucket/narrow-select"
+    write_labelled(output, "a", labelled_table("a", ids, values, values, window=2048))
+    (size,) = list_files(output, ".parquet").values()
+    proxy = CountingProxy(gateway.endpoint)
+    with environment(AWS_ENDPOINT_URL=proxy.endpoint):
+        told = la.select(output, keep={"tokens": 1})["a"]  # keeps none: whole rows are not read
+    proxy.close()
+    assert (told.windows, told.kept) == (256, 0)
+    assert size > 400_000 and proxy.received < 120_000
 
 
 def test_the_hold_on_a_folder(gateway):

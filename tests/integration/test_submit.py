@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from longattn.pipeline.metrics import METRICS
+from longattn.pipeline.monitor import METRICS
 from tests.conftest import WINDOW, config
 from tests.s3 import free_port
 

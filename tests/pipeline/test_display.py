@@ -13,17 +13,14 @@ from rich.console import Console
 from longattn.corpus.counts import Counts
 from longattn.corpus.records import Split
 from longattn.pipeline import display, monitor
-from longattn.pipeline.display import HISTORY, History, sample, view, watched
-from longattn.pipeline.monitor import Monitor
+from longattn.pipeline.display import HISTORY, History, RateSample, view, watched
+from longattn.pipeline.monitor import Monitor, Progress, RunMonitor, StageWork
+from longattn.resume.claims import InThisProcess
 
 
-def snapshot(windows=0, scored=0, tokens=0, busy=(0.0, 0.0)):
-    return {
-        "documents": windows,
-        "windows": windows,
-        "read": {"windows": windows, "seconds": busy[0]},
-        "scored": {"windows": scored, "tokens": tokens, "seconds": busy[1]},
-    }
+def sample(seconds, windows=0, scored=0, busy=(0.0, 0.0)):
+    cut, by_scorers = StageWork(windows, 0, busy[0]), StageWork(scored, scored * 512, busy[1])
+    return RateSample.of(Progress(documents=windows, cut=cut, scored=by_scorers), seconds)
 
 
 def shown(before, now, read) -> str:
@@ -36,11 +33,11 @@ def shown(before, now, read) -> str:
 def test_a_long_history_stays_small_and_even():
     history = History()
     for i in range(5000):
-        history.add(snapshot(windows=i), float(i))
+        history.add(sample(float(i), windows=i))
     assert HISTORY / 2 < len(history.samples) <= HISTORY
-    seconds = [sample["seconds"] for sample in history.samples]
+    seconds = [sample.seconds for sample in history.samples]
     assert {b - a for a, b in itertools.pairwise(seconds)} == {16.0}
-    assert history.samples[-1]["windows"] == history.samples[-1]["seconds"] > 4900
+    assert history.samples[-1].windows == history.samples[-1].seconds > 4900
 
 
 @pytest.mark.parametrize(
@@ -54,8 +51,8 @@ def test_a_long_history_stays_small_and_even():
     ],
 )
 def test_it_tells_how_far_how_fast_and_what_holds_it_back(cut, scored, read, told):
-    before = sample(snapshot(), 0.0)
-    now = sample(snapshot(cut, scored, scored * 512, (5.0, 30.0)), 20.0)
+    before = sample(0.0)
+    now = sample(20.0, cut, scored, (5.0, 30.0))
     text = " ".join(shown(before, now, read).split())
     for part in told:
         assert part in text
@@ -66,7 +63,7 @@ def test_it_tells_how_far_how_fast_and_what_holds_it_back(cut, scored, read, tol
 
 def work(steps):
     """Reports as the actors of a run give them."""
-    monitor = Monitor(0.5)
+    monitor = Monitor(InThisProcess(RunMonitor(0.5)))
     yield monitor
     split = Split("book", "a.jsonl", "content", "jsonl", None, 0, 100, 100, "")
     cut, score = monitor.window_report(), monitor.score_report()
@@ -84,7 +81,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(monitor, "LOG_SECONDS", 0.3)
 
 
-def test_in_a_terminal_it_is_live_and_leaves_its_history(quick, ray_cluster, tmp_path, monkeypatch):
+def test_in_a_terminal_it_is_live_and_leaves_its_history(quick, tmp_path, monkeypatch):
     master, slave = pty.openpty()
     with os.fdopen(slave, "w") as terminal:
         monkeypatch.setenv("TERM", "xterm")
@@ -103,7 +100,7 @@ def test_in_a_terminal_it_is_live_and_leaves_its_history(quick, ray_cluster, tmp
     assert all(a["seconds"] < b["seconds"] for a, b in itertools.pairwise(rates))
 
 
-def test_piped_it_is_plain_lines(quick, ray_cluster, tmp_path, capfd, caplog):
+def test_piped_it_is_plain_lines(quick, tmp_path, capfd, caplog):
     steps = work(8)
     with caplog.at_level(logging.INFO, "longattn"), watched(next(steps), 100, str(tmp_path)):
         next(steps)
@@ -114,7 +111,7 @@ def test_piped_it_is_plain_lines(quick, ray_cluster, tmp_path, capfd, caplog):
 def test_a_run_leaves_what_its_report_draws(finished):
     settings, summary = finished
     rates = json.loads(Path(settings.output, "_longattn/rates.json").read_text())
-    windows = sum(c["windows"] for c in summary.categories.values())
+    windows = sum(c.windows for c in summary.categories.values())
     assert (rates[-1]["windows"], rates[-1]["scored"]) == (windows, windows)
     assert rates[-1]["busy"]["score"] > 0 and rates[-1]["busy"]["window"] > 0
     page = Path(settings.output, "report.html").read_text()

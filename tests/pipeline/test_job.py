@@ -1,13 +1,13 @@
 import json
 import shutil
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import s3fs
 from tokenizers import Tokenizer
 
 import longattn as la
@@ -20,7 +20,7 @@ from longattn.windows.recurrence import Recurrence, far_recurrence
 from tests.conftest import BUILTIN, WINDOW, _first_document, config
 from tests.s3 import CountingProxy, environment
 
-pytestmark = pytest.mark.usefixtures("ray_cluster")
+run = partial(la.run, executor="local")
 
 
 def labelled(path, folder="labelled", filesystem=None):
@@ -74,8 +74,8 @@ def test_a_run_labels_every_window_of_every_document(finished, corpus, checkpoin
         assert row["ds_heads"] == scores.ds[i].float().tolist()
         assert row["ds"] == float(scores.ds[i].mean())
         assert row["variance"] == float(scores.variance[i].mean())
-    assert sum(c["windows"] for c in summary.categories.values()) == len(table)
-    assert summary.categories["book"]["too_short"] == 3
+    assert sum(c.windows for c in summary.categories.values()) == len(table)
+    assert summary.categories["book"].counts.too_short == 3
 
 
 def test_the_selected_are_the_best_half_of_each_category(finished):
@@ -88,7 +88,7 @@ def test_the_selected_are_the_best_half_of_each_category(finished):
         lds = la.long_distance_scores(rows["ds"].to_numpy(), rows["variance"].to_numpy())
         best = np.argsort(-lds, kind="stable")[: int(len(lds) / 2 + 0.5)]
         wanted += [rows["data_id"][int(i)].as_py() for i in best]
-        told = summary.categories[category]
+        told = summary.categories[category].to_dict()
         assert told["kept"] == len(best) and told["kept_tokens"] == WINDOW * len(best)
         assert told["lds_threshold"] == lds[best].min()
         assert told["ds_mean"] == pytest.approx(rows["ds"].to_numpy().mean())
@@ -100,9 +100,9 @@ def test_the_selected_are_the_best_half_of_each_category(finished):
 def test_a_second_run_reads_and_scores_nothing(copied):
     settings, first = copied
     files = {p: p.stat().st_mtime_ns for p in Path(settings.output).glob("**/*.parquet")}
-    again = la.run(settings)
+    again = run(settings)
     assert files == {p: p.stat().st_mtime_ns for p in Path(settings.output).glob("**/*.parquet")}
-    assert again.stages["score"]["windows"] == again.stages["window"]["documents"] == 0
+    assert again.score.windows == again.window.documents == 0
     assert again.categories == first.categories and again.fingerprint == first.fingerprint
 
 
@@ -112,13 +112,13 @@ def test_what_is_missing_is_scored_again_and_nothing_twice(copied):
     files = sorted(Path(settings.output).glob("labelled/**/*.parquet"))
     lost = pq.read_metadata(files[0]).num_rows
     files[0].unlink()
-    summary = la.run(settings)
-    assert summary.stages["score"]["windows"] == lost < len(before)
+    summary = run(settings)
+    assert summary.score.windows == lost < len(before)
     assert labelled(settings.output).equals(before)
     # Markers gone: read again, score nothing.
     shutil.rmtree(Path(settings.output) / "_longattn/splits")
-    summary = la.run(settings)
-    assert summary.stages["score"]["windows"] == 0
+    summary = run(settings)
+    assert summary.score.windows == 0
     assert labelled(settings.output).equals(before)
 
 
@@ -128,27 +128,7 @@ def test_a_folder_of_other_settings_is_refused_with_both_values(finished):
         update={"scorer": settings.scorer.model_copy(update={"min_distance": 7})}
     )
     with pytest.raises(FolderError, match="min_distance: there 128, here 7"):
-        la.run(other)
-
-
-def test_s3_gives_what_local_disk_gives_and_two_actors_what_one_gives(
-    finished, corpus, checkpoint, s3
-):
-    settings, _ = finished
-    fs = s3fs.S3FileSystem(endpoint_url=s3, skip_instance_cache=True)
-    fs.put(str(corpus) + "/", "bucket/corpus/", recursive=True)
-    remote = config(
-        "s3://bucket/corpus", "s3://bucket/out", checkpoint,
-        workers={"window": [1, 1], "score": [2, 2]},
-    )  # fmt: skip
-    la.run(remote)
-    for folder in ("labelled", "selected"):
-        here = labelled(settings.output, folder).drop_columns(["source"])
-        there = labelled("bucket/out", folder, fs)
-        assert here.equals(there.drop_columns(["source"]))
-        assert there["source"][0].as_py().startswith("s3://bucket/corpus/")
-    assert la.run(remote).stages["score"]["windows"] == 0
-    assert fs.exists("bucket/out/_longattn/summary.json")
+        run(other)
 
 
 def test_a_narrow_read_from_s3_fetches_that_column_alone(s3, tmp_path):
@@ -175,16 +155,48 @@ def test_what_was_read_before_counts_for_too_many_bad_records(documents, tmp_pat
     (documents / "book" / "9.jsonl").write_text((good * 49 + "bad\n") * 40)
     settings = config(documents, tmp_path / "out", checkpoint)
     relaxed = settings.model_copy(update={"max_bad_fraction": 0.05})
-    assert la.run(relaxed).categories["book"]["quarantine"]["not_json"] == 40
+    assert run(relaxed).categories["book"].quarantine["not_json"] == 40
     with pytest.raises(la.RunError, match=r"records are bad \(not_json"):  # nothing is left to read
-        la.run(settings)
+        run(settings)
 
 
-def test_documents_all_too_short_give_an_empty_result(documents, tmp_path, checkpoint):
+def test_a_corpus_without_a_window_fails_and_says_why_of_each_category(
+    documents, tmp_path, checkpoint
+):
     settings = config(documents, tmp_path / "out", checkpoint, window={"tokens": 50_000})
-    summary = la.run(settings)
-    assert {c["windows"] for c in summary.categories.values()} == {0}
-    assert summary.categories["code"]["too_short"] == 6
+    with pytest.raises(la.RunError) as failed:
+        run(settings)
+    assert str(failed.value) == (
+        "no window in the whole corpus: book: no window, because each of its 15 documents is shorter "
+        "than window.tokens 50000; code: no window, because each of its 6 documents is shorter than "
+        "window.tokens 50000"
+    )
+    summary = json.loads((tmp_path / "out/_longattn/summary.json").read_text())
+    assert summary["categories"]["code"]["too_short"] == 6
+
+
+def test_a_category_without_a_window_is_warned_of(documents, tmp_path, checkpoint, caplog):
+    (documents / "code" / "a.parquet").unlink()
+    (documents / "code" / "b.jsonl").write_text("[1]\nnot json\n")
+    settings = config(documents, tmp_path / "out", checkpoint, max_bad_fraction=1)
+    with caplog.at_level("WARNING", "longattn"):
+        run(settings)
+    assert "code: no window, because none of its 2 records could be used" in caplog.text
+
+
+def test_a_failure_in_a_stage_is_told_by_its_own_words(documents, tmp_path, checkpoint):
+    settings = config(documents, tmp_path / "out", checkpoint)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/labelled").touch()  # the sink cannot make its folder
+    with pytest.raises(la.RunError, match=r"^writing: NotADirectoryError: .*/out/labelled/book"):
+        run(settings)
+
+
+def test_an_output_among_its_sources_is_refused_before_anything(documents, tmp_path, checkpoint):
+    settings = config(documents, documents / "code" / "out", checkpoint)
+    with pytest.raises(la.ConfigError, match=r"code/out lies with the source .*/code: "):
+        run(settings)
+    assert not (documents / "code" / "out").exists()
 
 
 def test_a_sample_is_the_same_for_any_cluster_and_may_grow(finished, corpus, tmp_path, checkpoint):
@@ -199,13 +211,13 @@ def test_a_sample_is_the_same_for_any_cluster_and_may_grow(finished, corpus, tmp
 
     (some, few), (more, many) = share(0.3), share(0.7)
     assert 0 < len(few) < len(many) < len(ids)
-    la.run(some)
+    run(some)
     assert labelled(some.output)["data_id"].to_pylist() == few
-    summary = la.run(more)
+    summary = run(more)
     assert labelled(some.output)["data_id"].to_pylist() == many
-    assert summary.stages["score"]["windows"] == len(many) - len(few)
+    assert summary.score.windows == len(many) - len(few)
     with pytest.raises(FolderError, match="only a larger fraction of the same seed may follow"):
-        la.run(some)
+        run(some)
 
 
 def test_records_over_a_size_cap_are_read_when_it_is_raised(
@@ -215,14 +227,14 @@ def test_records_over_a_size_cap_are_read_when_it_is_raised(
     (documents / "book" / "large.jsonl").write_text(json.dumps({"content": text}) + "\n")
     books = {"sources": [{"category": "book", "path": f"{documents}/book"}], "max_bad_fraction": 1}
     capped = config(documents, tmp_path / "out", checkpoint, **books, max_record_bytes=8500)
-    before = la.run(capped).categories["book"]
-    assert before["quarantine"]["over_size_cap"] >= 1
-    assert la.run(capped).stages["score"]["windows"] == 0
+    before = run(capped).categories["book"]
+    assert before.quarantine["over_size_cap"] >= 1
+    assert run(capped).score.windows == 0
     free = config(documents, tmp_path / "out", checkpoint, **books)
-    summary = la.run(free)
-    assert "over_size_cap" not in summary.categories["book"]["quarantine"]
-    new = summary.categories["book"]["windows"] - before["windows"]
-    assert 0 < new == summary.stages["score"]["windows"]  # nothing else is scored again
+    summary = run(free)
+    assert "over_size_cap" not in summary.categories["book"].quarantine
+    new = summary.categories["book"].windows - before.windows
+    assert 0 < new == summary.score.windows  # nothing else is scored again
     tokens = len(Tokenizer.from_file(str(BUILTIN / "tokenizer.json")).encode(text).ids)
     windows = range(len(la.sliding_windows(tokens, WINDOW)))
     large = [f"book-{document_id(text.encode())}-{index}" for index in windows]
@@ -240,7 +252,7 @@ def test_files_gone_grown_and_replaced_since_are_told_and_their_windows_stay(
     gone, grown, replaced = (documents / "book" / f"{part}.jsonl" for part in range(3))
     sources = [{"category": "book", "path": f"{documents}/book"}]
     moved = settings.model_dump(mode="json") | {"sources": sources}
-    la.run(la.Config.parse(moved))  # the same texts elsewhere: read, and not scored again
+    run(la.Config.parse(moved))  # the same texts elsewhere: read, and not scored again
     assert labelled(settings.output).equals(before)
     text = _first_document("python")
     gone.unlink()
@@ -249,7 +261,7 @@ def test_files_gone_grown_and_replaced_since_are_told_and_their_windows_stay(
     replaced.write_text(json.dumps({"content": text[7000:14_000]}) + "\n")
     caplog.clear()
     with caplog.at_level("WARNING", "longattn"):
-        summary = la.run(la.Config.parse(moved))
+        summary = run(la.Config.parse(moved))
     told = "\n".join(record.getMessage() for record in caplog.records)
     assert f"{gone} is gone from the listing" in told
     assert f"{grown} has changed" in told and f"{replaced} has changed" in told
@@ -258,7 +270,7 @@ def test_files_gone_grown_and_replaced_since_are_told_and_their_windows_stay(
     assert after.filter(there).equals(before)
     new = after.filter(pa.compute.invert(there))
     assert set(new["source"].to_pylist()) == {str(grown), str(replaced)}
-    assert summary.stages["score"]["windows"] == len(new) > 2
+    assert summary.score.windows == len(new) > 2
     assert list(verify(settings.output)) == []
 
 
@@ -282,7 +294,7 @@ def test_files_as_the_world_has_them(tmp_path, checkpoint):
         path.write_bytes(data)
     sources = [{"category": "book", "path": f"{tmp_path}/corpus/**/*.jsonl"}]
     settings = config("", tmp_path / "out", checkpoint, sources=sources)
-    told = la.run(settings).categories["book"]
+    told = run(settings).categories["book"].to_dict()
     assert told["records"] == 100_000 + 2 + 3 + 13
     assert told["too_short"] == 100_000 and told["duplicates"] == 3
     reasons = {"not_a_string": 4, "no_text_column": 2, "bad_utf8": 2, "not_json": 2}
@@ -305,7 +317,7 @@ def test_files_as_the_world_has_them(tmp_path, checkpoint):
 def test_several_distances_are_columns_of_one_run(finished, corpus, tmp_path, checkpoint):
     scorer = {"model": checkpoint, "min_distance": [128, 64]}
     settings = config(corpus, tmp_path / "out", checkpoint, scorer=scorer)
-    la.run(settings)
+    run(settings)
     one, two = labelled(finished[0].output), labelled(tmp_path / "out")
     assert two.column_names[-2:] == ["ds_k64", "variance_k64"]
     np.testing.assert_allclose(two["ds"].to_numpy(), one["ds"].to_numpy(), rtol=1e-6)

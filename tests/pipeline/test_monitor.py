@@ -11,8 +11,7 @@ import pytest
 from longattn.corpus.counts import Counts
 from longattn.corpus.records import Split
 from longattn.pipeline import monitor
-from longattn.pipeline.metrics import LABELS, METRICS
-from longattn.pipeline.monitor import _Monitor, balance
+from longattn.pipeline.monitor import LABELS, METRICS, RunMonitor, StageWork, balance
 
 
 class Recorded:
@@ -31,7 +30,7 @@ class Recorded:
 @pytest.fixture
 def watch(monkeypatch):
     monkeypatch.setattr(monitor, "Exporter", Recorded)
-    return _Monitor(max_bad_fraction=0.5)
+    return RunMonitor(max_bad_fraction=0.5, export=True)
 
 
 def split(name, category="book"):
@@ -56,7 +55,7 @@ def test_a_split_that_is_read_again_is_counted_once(watch):
         assert totals["window", "book", name] == pytest.approx(value)
     assert totals["window", "book", "busy"] == pytest.approx(3.0)
     assert totals["window", "code", "documents"] == 5
-    assert watch.snapshot()["documents"] == 35
+    assert watch.progress().documents == 35
 
 
 def test_a_batch_of_several_categories_shares_its_seconds(watch):
@@ -68,7 +67,7 @@ def test_a_batch_of_several_categories_shares_its_seconds(watch):
         both = [totals["score", category, name] for category in ("book", "code")]
         assert both == pytest.approx([value * 0.75, value * 0.25])
     assert totals["write", "code", "bytes"] == 4096
-    assert watch.snapshot()["scored"] == {"windows": 8, "tokens": 4096, "seconds": 4.0}
+    assert watch.progress().scored == StageWork(8, 4096, 4.0)
 
 
 def test_names_follow_the_conventions_of_prometheus():
@@ -79,9 +78,7 @@ def test_names_follow_the_conventions_of_prometheus():
 
 
 def test_the_log_says_what_one_actor_of_each_stage_does():
-    told = balance(
-        {"windows": 600, "seconds": 10.0}, {"windows": 300, "tokens": 300 * 32768, "seconds": 20.0}
-    )
+    told = balance(StageWork(600, 0, 10.0), StageWork(300, 300 * 32768, 20.0))
     assert "a window actor cuts 1,966,080 tokens/s" in told
     assert "scores 15.00 windows/s (491,520 tokens/s); one window actor feeds 4.0 scoring" in told
-    assert balance({"windows": 0, "seconds": 1.0}, {"windows": 0}) == ""
+    assert balance(StageWork(0, 0, 1.0), StageWork()) == ""

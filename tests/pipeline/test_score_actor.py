@@ -2,18 +2,18 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from longattn.pipeline.labelled_sink import LabelledSink, token_ids
+from longattn.pipeline.labelled_sink import token_ids, write_labelled_windows
 
 
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ([1, 2], "lists of integers are wanted; given int64"),
-        (["ab", "c"], "lists of integers are wanted; given string"),
-        ([[1.0], [1.5]], "lists of integers are wanted; given list<item: double>"),
+        ([1, 2], "lists of integers are required; given int64"),
+        (["ab", "c"], "lists of integers are required; given string"),
+        ([[1.0], [1.5]], "lists of integers are required; given list<item: double>"),
         ([[1], None], "given list<item: int64>, 1 of them null"),
-        ([[1, None], [2, 3]], "lists of integers are wanted"),
-        ([[1], [1, 2]], "windows of one length are wanted; given lengths 1, 2"),
+        ([[1, None], [2, 3]], "lists of integers are required"),
+        ([[1], [1, 2]], "windows of one length are required; given lengths 1, 2"),
     ],
 )
 def test_what_is_no_window_is_refused_with_what_was_given(given, told):
@@ -30,5 +30,5 @@ def test_a_slice_of_several_chunks_is_read_from_where_it_begins():
 def test_windows_without_an_id_are_not_written(tmp_path):
     scored = pa.table({"input_ids": [[1, 2]], "category": ["book"], "ds": [0.5]})
     with pytest.raises(ValueError, match="no column data_id among input_ids, category, ds"):
-        LabelledSink(str(tmp_path)).write([scored], None)
+        write_labelled_windows(str(tmp_path), [scored])
     assert not list(tmp_path.iterdir())

@@ -17,9 +17,10 @@ from longattn.builtin.train import held_out
 from longattn.cli import app
 from longattn.reports import evaluation
 from longattn.reports.causal_model import CausalModel
-from longattn.reports.evaluation import attention, auc, evaluate, spearman, write_evaluation
+from longattn.reports.evaluation import attention, evaluate, spearman, write_evaluation
 from longattn.reports.foils import foils, generator, long_documents, native_windows
 from longattn.scoring.scorer import AttentionScorer
+from longattn.selection.auc import auc
 from longattn.windows.recurrence import far_recurrence
 from longattn.windows.tokenizer import load_tokenizer
 from tests.conftest import BUILTIN, WINDOW, config
@@ -146,7 +147,7 @@ def test_spearman_is_that_of_pandas(pairs):
 
 def test_attention_is_what_a_run_stores(finished):
     settings, _ = finished
-    rows = pq.read_table(f"{settings.output}/labelled/category=code").slice(0, 5).to_pylist()
+    rows = pq.read_table(f"{settings.output}/labelled/code").slice(0, 5).to_pylist()
     scorer = AttentionScorer.from_pretrained(settings.scorer.model)
     ids_nl = np.array([row["input_ids"] for row in rows])
     seen = attention(scorer, ids_nl, WINDOW // 4, None)

@@ -26,7 +26,7 @@ from tests.reports.test_report import HOSTILE, Page
 @pytest.fixture(scope="module")
 def row(finished):
     settings, _ = finished
-    table = pq.read_table(f"{settings.output}/labelled/category=book")
+    table = pq.read_table(f"{settings.output}/labelled/book")
     return settings.output, table.slice(3, 1).to_pylist()[0]
 
 

@@ -10,8 +10,9 @@ from typer.testing import CliRunner
 
 from longattn.cli import app
 from longattn.config import Config, Source
+from longattn.corpus.parts import sample_part
 from longattn.corpus.sources import list_splits
-from longattn.reports.plan import _part, plan
+from longattn.reports.plan import plan
 from longattn.storage.files import list_files
 from tests.conftest import BUILTIN, config
 
@@ -41,10 +42,11 @@ def test_what_is_read_whole_is_what_the_run_gives(finished):
         got = result.categories[name]
         assert (got.read, got.error) == (1, 0)
         assert (got.documents, got.windows, got.tokens) == (
-            told["documents"], told["windows"], told["tokens"],
+            told.counts.documents, told.windows, told.counts.tokens,
         )  # fmt: skip
-        assert got.long == told["documents"] - told["too_short"] - told["duplicates"]
-        assert (got.kept, got.kept_tokens) == (told["kept"], told["kept_tokens"])
+        assert got.long == told.counts.documents - told.counts.too_short - told.counts.duplicates
+        chosen = told.selection.to_dict()
+        assert (got.kept, got.kept_tokens) == (chosen["kept"], chosen["kept_tokens"])
     assert result.device_hours == pytest.approx(result.windows / 36_000)
     splits = summary.splits["all"]
     assert result.done.startswith(f"{splits} of {splits} splits are labelled already")
@@ -74,7 +76,7 @@ def test_a_part_of_parquet_has_the_budget_wherever_it_begins(tmp_path):
     budget = path.stat().st_size // 4
     begins = set()
     for file in files:
-        with _part(file, budget) as (split, stored):
+        with sample_part(file, budget) as (split, stored):
             begins.add(split.start)
             assert budget <= stored < 1.5 * budget
     assert len(begins) > 5
@@ -98,7 +100,7 @@ def test_documents_that_were_not_tokenized_are_told_by_their_bytes(
 def test_output_bytes_are_those_of_the_files(finished):
     settings, _ = finished
     for name, told in planned(settings).categories.items():
-        files = list_files(f"{settings.output}/labelled/category={name}", ".parquet")
+        files = list_files(f"{settings.output}/labelled/{name}", ".parquet")
         assert 0.5 < told.labelled_bytes / sum(files.values()) < 1.2
 
 

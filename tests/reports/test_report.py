@@ -14,9 +14,8 @@ from longattn.reports import report
 from longattn.reports.page import render
 from longattn.reports.report import report_page, uniform_ds, write_report
 from longattn.resume.fingerprint import own_folder
-from longattn.storage.files import write_json
 from longattn.text import digits, duration, share, short, size
-from tests.labelled import labelled_table, write_labelled
+from tests.labelled import labelled_table, score_parts, write_labelled
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\u202e</pre></script>"
 
@@ -57,8 +56,7 @@ def selected(output, n=60, text=None, categories=("a", "b"), keep=None) -> str:
             column = table.column_names.index("content")
             table = table.set_column(column, "content", [[text] * n])
         write_labelled(output, category, table)
-    parts = {"window": 8, "min_distance": 2, "definition": 1}
-    own_folder(str(output), parts, None)
+    own_folder(str(output), score_parts(), None)
     la.select(str(output), keep=keep or {"fraction": 0.25})
     return str(output)
 
@@ -68,7 +66,7 @@ def test_the_page_counts_what_the_folder_holds(tmp_path):
     page = Page(Path(write_report(output)).read_text())
     assert [c["name"] for c in page.data["categories"]] == ["a", "b"]
     for category in page.data["categories"]:
-        stored = pq.read_table(f"{output}/selected/category={category['name']}")
+        stored = pq.read_table(f"{output}/selected/{category['name']}")
         assert (category["windows"], category["kept"]) == (60, 15) and len(stored) == 15
         assert category["threshold"] == stored["lds"].to_numpy().min()
         for histogram in category["histograms"].values():
@@ -77,7 +75,7 @@ def test_the_page_counts_what_the_folder_holds(tmp_path):
         kept = np.flatnonzero(category["histograms"]["lds"]["kept"])
         assert at_least[kept[0] + 1] >= category["threshold"]
     lowest, highest = (
-        f(pq.read_table(f"{output}/labelled/category=a")["ds"].to_numpy()) for f in (min, max)
+        f(pq.read_table(f"{output}/labelled/a")["ds"].to_numpy()) for f in (min, max)
     )
     assert page.data["categories"][0]["scale"]["ds"]["low"] == lowest
     assert page.data["categories"][0]["scale"]["ds"]["high"] == highest
@@ -85,7 +83,7 @@ def test_the_page_counts_what_the_folder_holds(tmp_path):
 
 def test_excerpts_are_the_ends_of_the_order_and_the_neighbours_of_the_threshold(tmp_path):
     output = selected(tmp_path, categories=("a",))
-    rows = pq.read_table(f"{output}/labelled/category=a").to_pylist()
+    rows = pq.read_table(f"{output}/labelled/a").to_pylist()
     lds = la.long_distance_scores([r["ds"] for r in rows], [r["variance"] for r in rows])
     order = [rows[int(i)]["data_id"] for i in np.argsort(-lds, kind="stable")]
     shown = re.findall(r"(a-\d{4}) ·", Page(report_page(output)).text)
@@ -134,7 +132,7 @@ def test_over_the_limit_whole_files_are_left_out_and_it_is_said(tmp_path, monkey
         write_labelled(output, "a", table)
     la.select(output, keep={"fraction": 0.5})
     monkeypatch.setattr(report, "MAX_ROWS", 60)
-    monkeypatch.setattr("longattn.storage.files.READERS", 1)
+    monkeypatch.setattr(report, "READERS", 1)
     text = Page(report_page(output)).text
     assert re.search(r"of 80 of 200\s+windows", text)
 
@@ -146,7 +144,7 @@ def test_tokens_that_two_kept_windows_share_are_counted_once(tmp_path):
         index = table.column_names.index(name)
         table = table.set_column(index, table.schema.field(name), [column])
     write_labelled(tmp_path, "a", table)
-    own_folder(str(tmp_path), {"window": 8, "min_distance": 2}, None)
+    own_folder(str(tmp_path), score_parts(), None)
     la.select(str(tmp_path), keep={"fraction": 1})
     assert re.search(r"a\s*2\s*3\s*1\s*24\s*21\s*87.5 %", Page(report_page(str(tmp_path))).text)
 
@@ -174,7 +172,7 @@ def test_the_command_writes_it_and_refuses_a_folder_of_no_run(tmp_path):
     assert done.exit_code == 0 and f"{output}/report.html" in done.stdout
     refused = CliRunner().invoke(app, ["report", str(tmp_path / "none")])
     assert refused.exit_code == 2
-    write_json(f"{tmp_path}/half/_longattn/run.json", {"fingerprint": "f", "parts": {}, "config": None})  # fmt: skip
+    own_folder(f"{tmp_path}/half", score_parts(), None)
     refused = CliRunner().invoke(app, ["report", str(tmp_path / "half")])
     assert refused.exit_code == 2 and "nothing was selected here yet" in refused.output
 

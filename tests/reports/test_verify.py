@@ -10,8 +10,6 @@ import longattn as la
 from longattn.reports.verify import verify
 from longattn.storage.tables import LABELLED, file_metadata, write_table
 
-pytestmark = pytest.mark.usefixtures("ray_cluster")
-
 
 @pytest.fixture
 def output(finished, tmp_path):

@@ -6,17 +6,17 @@ from longattn.resume.claims import (
     STRIKES,
     DeadlyDocument,
     DocumentRegistry,
+    InThisProcess,
+    Registry,
     SplitReader,
     Stopping,
-    _Registry,
+    shared_registries,
 )
 from longattn.windows.ids import hash_key
 
 
 def claims(labelled=None, finished=()):
-    return _Registry(
-        labelled or {}, np.sort(np.array([hash_key(name) for name in finished], "S16"))
-    )
+    return Registry(labelled or {}, np.sort(np.array([hash_key(name) for name in finished], "S16")))
 
 
 def test_the_first_to_ask_cuts_a_document_and_a_later_try_of_it_again():
@@ -29,7 +29,7 @@ def test_the_first_to_ask_cuts_a_document_and_a_later_try_of_it_again():
     assert here.begin("x", "1") == here.begin("y", "1") == "read"
     assert one("book", "d") and not two("book", "d") and two("code", "d")
     assert here.begin("x", "2") == "read" and again("book", "d")
-    assert two.waits_for == {"x"} and here.state()["retries"] == 1
+    assert two.waits_for == {"x"} and here.state().retries == 1
 
 
 def test_documents_of_finished_splits_are_not_cut_again():
@@ -80,9 +80,9 @@ def test_records_that_were_not_claimed_cost_no_call():
     assert not asked("book", "done")
     asked.passed()
     del here.passed
-    assert asked("book", "d") and here.state()["at"] == ["book-d"]
+    assert asked("book", "d") and here.state().at == ["book-d"]
     asked.passed()
-    assert here.state()["at"] == []
+    assert here.state().at == []
 
 
 def test_processes_killed_between_documents_are_no_strike():
@@ -102,27 +102,28 @@ def test_nothing_new_is_begun_once_a_stop_is_asked_for():
         SplitReader(here, "x", "1")("book", "d")
 
 
-def test_actors_that_share_the_documents_answer_as_one(ray_cluster):
+def test_registries_that_share_the_documents_answer_as_one():
     finished = np.sort(np.array([hash_key(f"book-done{i}") for i in range(20)], "S16"))
     labelled = {f"book-half{i}-0": "x" for i in range(20)}
     answers = []
     for actors in (1, 3):
-        here = DocumentRegistry(labelled, finished, actors)
+        shared = shared_registries(labelled, finished, actors)
+        here = DocumentRegistry([InThisProcess(part) for part in shared])
         told = []
         for attempt in ("1", "2"):
             assert here.begin("x", attempt) == here.begin("y", attempt) == "read"
             for split in ("x", "y", "x"):
-                asked = here.claimer(split, attempt)
+                asked = here.reader(split, attempt)
                 for document in (
                     f"{kind}{i}" for kind in ("done", "half", "new") for i in range(20)
                 ):
                     told.append((asked("book", document), dict(asked.labelled)))
                     asked.passed()
                 told.append((sorted(asked.kept), asked.waits_for))
-        last = here.claimer("y", "2")
-        assert last("book", "last") and here.state()["at"] == ["book-last"]
+        last = here.reader("y", "2")
+        assert last("book", "last") and here.state().at == ["book-last"]
         answers.append((told, here.state()))
         here.stop()
         assert here.begin("x", "3") == "stop"
     assert answers[0] == answers[1]
-    assert answers[0][1]["retries"] == 2
+    assert answers[0][1].retries == 2

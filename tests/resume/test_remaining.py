@@ -1,4 +1,5 @@
-import dataclasses
+import json
+from collections import Counter
 
 import pytest
 
@@ -7,8 +8,14 @@ from longattn.corpus.counts import Counts, ReadTotals
 from longattn.corpus.records import Split, pack_task, unpack_task
 from longattn.errors import FolderError
 from longattn.resume import remaining as ledger
-from longattn.resume.fingerprint import fingerprint_of, grown_samples, note_samples, own_folder
-from longattn.resume.markers import IdSet, marker_of, read_markers, write_markers
+from longattn.resume.fingerprint import (
+    RunRecord,
+    grown_samples,
+    note_samples,
+    own_folder,
+    read_run_record,
+)
+from longattn.resume.markers import IdSet, Marker, read_markers, write_markers
 from longattn.resume.remaining import (
     _ids,
     drop_repeats,
@@ -17,9 +24,9 @@ from longattn.resume.remaining import (
     read_footer,
     row_spans,
 )
-from longattn.storage.files import join, read_json
+from longattn.scoring.settings import ScoreParts
 from longattn.windows.ids import hash_key
-from tests.labelled import labelled_table, write_labelled
+from tests.labelled import labelled_table, score_parts, write_labelled
 
 
 def split(path="a.jsonl", start=0, version="1"):
@@ -30,7 +37,7 @@ def put_marker(output, part, ids, generation=1, waits_for=()):
     given = IdSet()
     for data_id in ids:
         given.add(data_id)
-    marker = marker_of(part, Counts(windows=len(ids)), given, generation, waits_for)
+    marker = Marker.of(part, Counts(windows=len(ids)), given, generation, waits_for)
     write_markers(str(output), [marker])
 
 
@@ -42,21 +49,38 @@ def finish(output, part, ids, path=None):
     return write_labelled(output, "book", table, {"fingerprint": "f", "runs": runs})
 
 
-def test_fingerprints_follow_every_part_and_no_order():
-    parts = {"window": 8, "dtype": "float32"}
-    assert fingerprint_of(parts) == fingerprint_of(dict(reversed(parts.items())))
-    assert fingerprint_of(parts) != fingerprint_of({**parts, "window": 9})
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"definition": 2}, {"weights": "v"}, {"tokenizer": "u"}, {"window": 9},
+        {"min_distances": (3,)}, {"min_distances": (2, 3)}, {"rope_theta": 1e4}, {"bos": 1},
+        {"dtype": "bfloat16"}, {"query_stride": 2},
+    ],
+)  # fmt: skip
+def test_fingerprints_follow_every_part(change):
+    assert score_parts().fingerprint != score_parts(**change).fingerprint
+    assert ScoreParts.from_dict(score_parts(**change).to_dict()) == score_parts(**change)
 
 
 def test_a_folder_is_claimed_once_and_refused_to_others(tmp_path):
     config = Config.parse({"sources": [{"category": "a", "path": "x"}], "output": str(tmp_path)})
-    first = own_folder(str(tmp_path), {"window": 8, "k": 2}, config)
-    assert own_folder(str(tmp_path), {"window": 8, "k": 2}, config) == first
+    first = own_folder(str(tmp_path), score_parts(), config)
+    assert own_folder(str(tmp_path), score_parts(), config) == first
     with pytest.raises(
         FolderError, match=r"window: there 8, here 9; choose|window: there 8, here 9\)"
     ):
-        own_folder(str(tmp_path), {"window": 9, "k": 2}, config)
-    assert read_json(join(str(tmp_path), "_longattn/run.json"))["parts"] == {"window": 8, "k": 2}
+        own_folder(str(tmp_path), score_parts(window=9), config)
+    assert read_run_record(str(tmp_path)) == RunRecord(score_parts(), config)
+
+
+def test_a_folder_of_another_layout_is_refused_in_a_line(tmp_path):
+    own_folder(str(tmp_path), score_parts(), None)
+    path = tmp_path / "_longattn/run.json"
+    stored = json.loads(path.read_text())
+    del stored["format"]  # as version 0.1 wrote it
+    path.write_text(json.dumps(stored))
+    with pytest.raises(FolderError, match=r"has the layout 1 of another version .* choose another"):
+        own_folder(str(tmp_path), score_parts(), None)
 
 
 def test_tasks_pack_and_unpack():
@@ -73,7 +97,7 @@ def test_a_split_is_done_when_all_its_windows_are_labelled(tmp_path):
     left = find_remaining(str(tmp_path), [done, half, unread, empty])
     assert left.splits == [half, unread] and left.finished == 2 and left.stale == {}
     assert left.labelled == {"b1": half.id, "b2": half.id} and left.twice == {}
-    assert read_footer(url).runs[0][:3] == (half.id, "b", 2)
+    assert read_footer(url).row_spans[0][:3] == (half.id, "b", 2)
 
 
 def test_without_its_marker_a_split_is_read_again_but_its_windows_are_known(tmp_path):
@@ -103,7 +127,7 @@ def test_rows_of_one_file_belong_to_the_splits_its_footer_names(tmp_path):
 
 
 def test_an_unreadable_labelled_file_is_named(tmp_path):
-    path = tmp_path / "labelled/category=a/x.parquet"
+    path = tmp_path / "labelled/a/x.parquet"
     path.parent.mkdir(parents=True)
     path.write_bytes(b"PAR1 half a file")
     with pytest.raises(ValueError, match=r"x\.parquet: no readable labelled file"):
@@ -116,14 +140,14 @@ def test_markers_carry_the_counts(tmp_path):
     write_markers(
         str(tmp_path),
         [
-            marker_of(split(p), c, IdSet(count=n), 1)
+            Marker.of(split(p), c, IdSet(count=n), 1)
             for p, c, n in (("a", counts, 2), ("b", Counts(), 0))
         ],
     )
     markers = read_markers(str(tmp_path))
-    assert markers[split("a").id].counts["bad"] == {"not_json": 1}
+    assert markers[split("a").id].counts.bad == {"not_json": 1}
     assert {m.path for m in markers.values()} == {"a", "b"}
-    assert dataclasses.asdict(markers[split("a").id])["windows"] == 2
+    assert markers[split("a").id].windows == 2
 
 
 def test_a_lost_window_beside_one_there_twice_is_seen_and_the_repeat_dropped(tmp_path):
@@ -159,7 +183,7 @@ def test_the_marker_of_a_later_run_replaces_that_of_an_earlier_one(tmp_path):
     part, other = split("a"), split("b")
     finish(tmp_path, part, ["b-x-0"])
     put_marker(tmp_path, part, ["b-x-0", "b-x-1"], generation=1)
-    given = [marker_of(s, Counts(), IdSet(), 2) for s in (part, other)]
+    given = [Marker.of(s, Counts(), IdSet(), 2) for s in (part, other)]
     write_markers(str(tmp_path), given)
     assert read_markers(str(tmp_path))[part.id].windows == 0
 
@@ -243,12 +267,12 @@ def test_what_remains_of_a_file_may_be_what_another_one_held(tmp_path):
 
 def test_bad_records_count_over_runs_and_broken_files_by_their_bytes():
     seen = ReadTotals(stored=1000)
-    seen.add({"records": 999, "bad": {"not_json": 99}})
+    seen.add(Counts(records=999, bad=Counter(not_json=99)))
     assert seen.too_bad(0.01) == ""  # too few to tell
-    seen.add({"records": 1, "bad": {}})
+    seen.add(Counts(records=1))
     assert seen.too_bad(0.01).startswith("99 of 1000 records are bad (not_json 99), over")
     assert seen.too_bad(0.099) == ""
-    seen.add({"records": 1, "bad": {"truncated_archive": 1}, "lost_bytes": 101})
+    seen.add(Counts(records=1, bad=Counter(truncated_archive=1), lost_bytes=101))
     assert "truncated_archive 1), 101 bytes in broken files, over" in seen.too_bad(0.1)
     few = ReadTotals(stored=1 << 30, records=5, lost_bytes=1 << 25)
     assert few.too_bad(0.05) == "" and few.too_bad(0.01)

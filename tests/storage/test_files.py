@@ -10,9 +10,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import typer
 from s3fs import S3FileSystem
 
-from longattn import cli
+from longattn.command import guarded
 from longattn.config import Source
 from longattn.corpus.sources import list_splits
 from longattn.storage import files as storage
@@ -53,7 +54,7 @@ def test_leftovers_of_killed_writers_are_swept_and_those_of_living_ones_are_not(
 ):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "staging"))
     (tmp_path / "staging").mkdir()
-    done = tmp_path / "out/labelled/category=a/x.parquet"
+    done = tmp_path / "out/labelled/a/x.parquet"
     done.parent.mkdir(parents=True)
     half = done.with_name(f".{done.name}.0123.tmp")
     dead, living = (tmp_path / f"staging/{STAGING}{name}" for name in ("dead", "living"))
@@ -92,8 +93,8 @@ def test_a_store_that_fails_for_good_ends_in_one_line(s3, monkeypatch, capfd, ki
     proxy.kind = lambda: kind
     S3FileSystem.clear_instance_cache()
     source = Source(category="book", path="s3://bucket/broken/*.jsonl")
-    with environment(AWS_ENDPOINT_URL=proxy.endpoint), pytest.raises(cli.typer.Exit) as status:
-        cli._guarded(lambda: list_splits([source]))
+    with environment(AWS_ENDPOINT_URL=proxy.endpoint), pytest.raises(typer.Exit) as status:
+        guarded(lambda: list_splits([source]))
     proxy.close()
     S3FileSystem.clear_instance_cache()
     said = capfd.readouterr().err
@@ -174,7 +175,7 @@ def test_readers_agree(folder):
 
 
 def test_row_groups_are_small_and_the_footer_says_what_is_inside(folder):
-    (url,) = list_files(str(folder / "labelled" / "category=a"), ".parquet")
+    (url,) = list_files(str(folder / "labelled" / "a"), ".parquet")
     with open_parquet(url) as parquet:
         assert [parquet.metadata.row_group(i).num_rows for i in range(2)] == [64, 36]
         assert file_metadata(parquet) == {"fingerprint": "f", "runs": []}

@@ -1,0 +1,111 @@
+"""How every command takes its arguments, logs, and ends: one line and an exit status."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+
+from longattn.errors import ConfigError, Interrupted, exit_status
+from longattn.text import lines_without_secrets, without_secrets
+
+log = logging.getLogger("longattn")
+
+ConfigPath = Annotated[
+    str, typer.Argument(metavar="CONFIG", help="YAML file, local or s3://, or the OUTPUT of a run")
+]
+OutputPath = Annotated[
+    str, typer.Argument(metavar="OUTPUT", help="folder of a run, local or s3://, or its CONFIG")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="FIELD=VALUE", help="override a field, as in select.alpha=1"),
+]
+
+
+def _log_file(path: str | None) -> str | None:
+    if path is not None:
+        _log_to_stderr()
+        try:
+            _log_to_file(path)
+        except OSError as error:
+            _fail(ConfigError(f"--log-file {path}: {error.strerror}"), 2)
+    return path
+
+
+LogFile = Annotated[
+    str | None,
+    typer.Option(
+        "--log-file",
+        metavar="FILE",
+        help="log there too, with the stack of a failure",
+        callback=_log_file,
+    ),
+]
+
+
+def guarded(work: Callable[[], None]) -> None:
+    """Run a command; turn what it raises into one line and an exit status."""
+    _log_to_stderr()
+    # Who watches is told each step at once; a log holds what is refused in one line.
+    log.setLevel(logging.DEBUG if sys.stderr.isatty() else logging.INFO)
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        work()
+    except (ValueError, RuntimeError, OSError) as error:
+        _fail(error, exit_status(error))
+    except Exception as error:
+        _log_stack(error)
+        if type(error).__module__.partition(".")[0] not in ("botocore", "aiobotocore", "aiohttp"):
+            raise
+        _fail(error, 1)  # of a client of stores, which have errors of their own
+
+
+def _log_to_stderr() -> None:
+    """Log lines: above a live display in a terminal, else plain."""
+    if sys.stderr.isatty():
+        handler = RichHandler(
+            console=Console(stderr=True), show_path=False, show_level=False, log_time_format="%X"
+        )
+        logging.basicConfig(format="%(message)s", handlers=[handler])
+    else:
+        logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+
+
+def _fail(error: BaseException, status: int) -> None:
+    _log_stack(error)
+    print(f"longattn: {without_secrets(' '.join(str(error).split()))}", file=sys.stderr)
+    if os.environ.get("LONGATTN_TRACEBACK"):
+        raise error
+    if isinstance(error, Interrupted):  # Ray's threads may not survive Python's own end
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    raise typer.Exit(status)
+
+
+class _Formatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return lines_without_secrets(super().format(record))
+
+
+def _log_to_file(path: str) -> None:
+    """Append every log line to a file from now on. Raises OSError where it cannot be opened."""
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(_Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.getLogger().addHandler(handler)
+
+
+def _log_stack(error: BaseException) -> None:
+    """Write an error with its stack into the log file, if there is one; nothing on stderr."""
+    failure = (type(error), error, error.__traceback__)
+    record = logging.LogRecord("longattn", logging.ERROR, "", 0, "failed", None, failure)
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.handle(record)

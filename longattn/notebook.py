@@ -1,0 +1,161 @@
+"""The commands as functions: `la.plan`, `la.report`, `la.inspect`, `la.evaluate`, `la.verify`, `la.export`.
+
+Each takes what the command takes, gives the result as an object, and prints nothing. A config may be
+a path, a mapping or a `Config`; an output folder may be given as the config that names it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from longattn.config import Config, ConfigLike, output_of
+from longattn.errors import ConfigError
+from longattn.settings.numbers import ByteSize, WindowLength, read_number
+
+if TYPE_CHECKING:
+    from longattn.reports.inspection import Inspection
+    from longattn.reports.plan import Plan
+
+
+def plan(
+    config: ConfigLike,
+    overrides: Sequence[str] = (),
+    *,
+    windows_per_second: float | None = None,
+    read: int | str = "192M",
+) -> Plan:
+    """What a run would give and cost: windows, tokens, bytes and hours by category; writes nothing.
+
+    Args:
+        config: path, mapping or `Config`.
+        overrides: `a.b=value`, as `--set` takes them.
+        windows_per_second: of one scorer; measured on this machine by default.
+        read: stored bytes of the corpus to read at most, as in "2G".
+
+    Returns:
+        A `Plan`: `.categories`, `.windows`, `.device_hours`, `.warnings`, `.to_dict()`.
+
+    Raises:
+        ValueError: one line, what a run refuses in its first seconds.
+    """
+    from longattn.reports.plan import plan as plan_run
+
+    settings = Config.of(config, overrides)
+    read_bytes = read_number(ByteSize, "read", read)
+    return plan_run(
+        settings, overrides, windows_per_second=windows_per_second, read_bytes=read_bytes
+    )
+
+
+def report(output: ConfigLike) -> str:
+    """The path of `report.html`, written anew: a page for any browser that shows what was selected.
+
+    Args:
+        output: the output folder of a run, or its config.
+
+    Raises:
+        ValueError: one line; no run has written there, or nothing was labelled.
+    """
+    from longattn.reports.report import write_report
+
+    return write_report(output_of(output))
+
+
+def inspect(
+    output: ConfigLike | None = None,
+    data_id: str | None = None,
+    *,
+    text: str | None = None,
+    model: str = "builtin",
+    window: int | str = "32K",
+    head: int | None = None,
+) -> Inspection:
+    """Where the far attention of one window goes, and the passages that read each other.
+
+    Args:
+        output: the output folder of a run, or its config.
+        data_id: a window of `labelled`.
+        text: path of a text file, in place of a window.
+        model: with `text`: "builtin", a local folder, or a hub id.
+        window: with `text`: tokens at most.
+        head: one head, not their mean.
+
+    Returns:
+        An `Inspection`; `longattn.reports.inspection.inspection_page` makes a page of it.
+
+    Raises:
+        ValueError: one line; no such window, head or file.
+    """
+    from longattn.reports.inspection import inspect_window, labelled_window, text_window
+
+    if text is not None and output is None and data_id is None:
+        chosen = text_window(text, model, read_number(WindowLength, "window", window))
+    elif text is None and output is not None and data_id is not None:
+        chosen = labelled_window(output_of(output), data_id)
+    else:
+        raise ConfigError("inspect: output and data_id, or text, is required")
+    return inspect_window(chosen, head=head)
+
+
+def evaluate(
+    config: ConfigLike,
+    overrides: Sequence[str] = (),
+    *,
+    windows: int = 40,
+    causal_model: str | None = None,
+    held_out: float | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """How well the scorer tells native windows from spliced and shuffled ones; writes nothing.
+
+    Args:
+        config: path, mapping or `Config`.
+        overrides: `a.b=value`, as `--set` takes them.
+        windows: native windows a category.
+        causal_model: folder or hub id with the scorer's tokenizer, for the dear baselines.
+        held_out: take only documents that `builtin/train.py` held out with this share.
+        seed: decides what is drawn.
+
+    Returns:
+        What `evaluation.json` holds: `["categories"][name]["auc"][scorer][foil]`, and more.
+
+    Raises:
+        ValueError: one line; a bad setting, or a category with too few long documents.
+    """
+    from longattn.reports.evaluation import evaluate as measure
+
+    settings = Config.of(config, overrides)
+    return measure(
+        settings, windows=windows, causal_model=causal_model, held_out=held_out, seed=seed
+    )
+
+
+def verify(output: ConfigLike) -> list[str]:
+    """What is wrong with an output, read back whole: a line a finding, none where all holds.
+
+    Args:
+        output: the output folder of a run, or its config.
+
+    Raises:
+        ValueError: one line; no run has written there.
+    """
+    from longattn.reports.verify import verify as findings
+
+    return list(findings(output_of(output)))
+
+
+def export(output: ConfigLike) -> list[str]:
+    """The prefixes that Megatron-LM's `--data-path` takes, their `.bin` and `.idx` files written.
+
+    Args:
+        output: the config of a run, or its output folder.
+
+    Raises:
+        ValueError: one line; nothing is selected there, or its settings are not known.
+    """
+    from longattn.selection.megatron import export_megatron
+    from longattn.windows.tokenizer import load_tokenizer
+
+    settings = Config.of(output)
+    return export_megatron(settings.output, load_tokenizer(settings.scorer.model).vocab_size)

@@ -1,0 +1,53 @@
+"""What of the settings came to nothing in a run, told beside its result."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from longattn.config import Config
+
+
+def remarks(config: Config, categories: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """A line for each category without a window, and for each of which `select.keep` wants too much.
+
+    Args:
+        config: of the run.
+        categories: by name what `RunSummary.categories` holds, or `CategorySelection.to_dict()`.
+    """
+    keep, window, found = config.select.keep, config.window.tokens, []
+    for name, told in sorted(categories.items()):
+        windows, kept = told.get("windows", 0), told.get("kept")
+        if not windows:
+            found.append(f"{name}: no window, because {_why_none(told, window)}")
+            continue
+        if kept is None or kept < windows - told.get("duplicate_rows", 0):
+            continue
+        if keep.count is not None and keep.count > kept:
+            found.append(
+                f"{name}: all {kept:,} windows are kept: select.keep.count {keep.count:,} is for each "
+                "category, and more than it has"
+            )
+        elif keep.tokens is not None and keep.tokens >= told["kept_tokens"] + window:
+            found.append(
+                f"{name}: all {kept:,} windows are kept: select.keep.tokens {keep.tokens:,} is for each "
+                f"category, and it has {told['kept_tokens']:,}"
+            )
+    return found
+
+
+def _why_none(category: Mapping[str, Any], window: int) -> str:
+    """Why a category has no window, from what became of its records."""
+    records, bad = category.get("records", 0), category.get("quarantine", {})
+    documents, short = category.get("documents", 0), category.get("too_short", 0)
+    if not records:
+        return "its files hold no record"
+    if not documents:
+        reasons = ", ".join(f"{reason} {n:,}" for reason, n in bad.items())
+        return f"none of its {records:,} records could be used ({reasons})"
+    if documents == short:
+        return f"each of its {documents:,} documents is shorter than window.tokens {window}"
+    rest = documents - short - category.get("duplicates", 0)
+    if category.get("sampled_out"):
+        return f"its sample takes none of the {category['sampled_out']:,} windows of {rest:,} documents"
+    return f"of its {documents:,} documents {short:,} are too short and the others repeat them"

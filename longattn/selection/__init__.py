@@ -1,0 +1,1 @@
+"""Scores -> the kept windows. `reference.py` is the whole of it on one table: read it first."""

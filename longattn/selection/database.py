@@ -1,0 +1,72 @@
+"""A DuckDB database for as long as a `with` block: what outgrows its memory goes to the temporary folder.
+
+What a killed process left there is removed by the next one. DuckDB reads no files and loads no
+extensions here: rows come and go as Arrow tables.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import duckdb
+
+from longattn.selection.threads import CORES
+
+FOLDER = "longattn-select-"  # in the temporary folder
+LOCKED = "held"  # file in it, locked by the process that uses the folder
+STARTING = 60.0  # seconds in which a process that has made its folder locks it
+
+
+@contextmanager
+def database(memory: int) -> Iterator[duckdb.DuckDBPyConnection]:
+    """An empty database that keeps about `memory` bytes in memory and the rest on disk."""
+    _sweep()
+    with (
+        tempfile.TemporaryDirectory(prefix=FOLDER) as folder,
+        Path(folder, LOCKED).open("w") as locked,
+    ):
+        fcntl.flock(locked, fcntl.LOCK_EX)  # falls with this process
+        settings: dict[str, str | bool | int | float | list[str]] = {
+            "memory_limit": f"{memory}B",
+            "temp_directory": str(Path(folder, "spilled")),
+            "threads": CORES,
+            "preserve_insertion_order": False,
+            "autoinstall_known_extensions": False,
+            "autoload_known_extensions": False,
+            "allow_community_extensions": False,
+            "python_enable_replacements": False,
+        }
+        with duckdb.connect(":memory:", config=settings) as connection:
+            connection.execute("SET enable_external_access = false")
+            yield without_progress(connection)
+
+
+def without_progress(connection: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
+    """The connection, which no longer prints a bar to standard output in queries of some seconds."""
+    return connection.execute("SET enable_progress_bar = false")
+
+
+def literal(value: float) -> str:
+    """A double in SQL, the very same one: `0.1` alone would be a decimal."""
+    return f"'{value!r}'::DOUBLE"
+
+
+def _sweep() -> None:
+    """Remove what killed processes of this user left in the temporary folder."""
+    for held in Path(tempfile.gettempdir()).glob(f"{FOLDER}*/{LOCKED}"):
+        status = held.stat()
+        if status.st_uid != os.getuid() or status.st_mtime > time.time() - STARTING:
+            continue
+        with held.open() as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:  # its process lives
+                continue
+            shutil.rmtree(held.parent, ignore_errors=True)

@@ -1,0 +1,183 @@
+"""The narrow columns of all windows as a table `windows` of a database, each window once.
+
+Numbers take less room and time than names: a document is told from others by two 64-bit hashes of
+its name, and data_ids are compared only where their hashes are equal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from longattn.selection.database import without_progress
+from longattn.selection.threads import CORES, in_threads
+from longattn.storage.files import READERS, filesystem, is_local
+from longattn.storage.tables import file_metadata, open_parquet, readable
+
+COUNTED = 1 << 22  # id hashes looked at together
+INSERTED = 1 << 17  # rows handed to the database at a time: a row group of it
+NAMES = ("data_id", "category", "document_id", "token_start", "token_stop", "ds", "variance")
+_CREATE = """
+CREATE TABLE windows (
+    category INTEGER, data_id VARCHAR, id_hash UBIGINT, document UBIGINT, document_check UBIGINT,
+    start BIGINT, stop BIGINT, ds DOUBLE, variance DOUBLE, rank DOUBLE, file INTEGER, row INTEGER
+)
+"""
+_INSERT = """
+INSERT INTO windows
+SELECT category, data_id, hash(data_id), hash(document), hash('document ' || document),
+       start, stop, ds, variance, rank, file, row FROM rows
+"""
+_COPIES = """
+CREATE TABLE copies AS SELECT file, row, category FROM (
+    SELECT file, row, category,
+           row_number() OVER (PARTITION BY category, data_id ORDER BY file, row) AS copy
+    FROM windows WHERE id_hash IN (FROM repeated)
+) WHERE copy > 1
+"""
+
+
+@dataclass
+class ScoreTable:
+    """The table `windows`, and what its numbers stand for."""
+
+    connection: duckdb.DuckDBPyConnection
+    categories: list[str] = field(default_factory=list)  # by `category`
+    copies: dict[int, int] = field(default_factory=dict)  # rows dropped, by `category`
+
+    def __post_init__(self) -> None:
+        self.connection.execute(_CREATE)
+
+    def insert(self, rows: pa.Table) -> None:
+        """Add rows: `NAMES`, `rank`, `file`, `row`."""
+        category = rows["category"].cast(pa.string()).combine_chunks().dictionary_encode()
+        named = category.dictionary.to_pylist()
+        self.categories += [name for name in named if name not in self.categories]
+        codes = np.array([self.categories.index(name) for name in named], np.int32)
+        columns = {
+            "category": codes[category.indices.to_numpy()],
+            "data_id": rows["data_id"],
+            "document": pc.coalesce(rows["document_id"], rows["data_id"]),
+            "start": rows["token_start"],
+            "stop": rows["token_stop"],
+            **{name: rows[name] for name in ("ds", "variance", "rank", "file", "row")},
+        }
+        self.connection.register("rows", pa.table(columns))
+        self.connection.execute(_INSERT)
+        self.connection.unregister("rows")
+
+    def drop_copies(self) -> None:
+        """Of rows with one data_id in a category, only the first in order of file and row stays."""
+        connection = self.connection
+        if not self._find_repeated():
+            return
+        connection.execute(_COPIES)
+        found = connection.execute("SELECT category, count(*) FROM copies GROUP BY category")
+        self.copies = dict(found.fetchall())
+        connection.execute(
+            "DELETE FROM windows USING copies "
+            "WHERE windows.file = copies.file AND windows.row = copies.row"
+        )
+        connection.execute("DROP TABLE copies")
+
+    def _find_repeated(self) -> int:
+        """Make a table `repeated` of the id hashes that more than one row has; returns their number.
+
+        A range of hashes at a time, so that counting them stays in memory.
+        """
+        connection = self.connection
+        connection.execute("CREATE OR REPLACE TABLE repeated (id_hash UBIGINT)")
+        (rows,) = connection.execute("SELECT count(*) FROM windows").fetchone() or (0,)
+        found = 0
+        parts = rows // COUNTED + 1
+        for low, high in pairwise(2**64 * part // parts for part in range(parts + 1)):
+            some = f"SELECT id_hash FROM windows WHERE id_hash BETWEEN {low} AND {high - 1}"
+            hashes = np.concatenate(
+                [
+                    np.empty(0, np.uint64),
+                    *(of["id_hash"].to_numpy() for of in batches(connection, some)),
+                ]
+            )
+            hashes.sort()  # a tenth of the time that the database takes to group by them
+            again = np.unique(hashes[1:][hashes[1:] == hashes[:-1]])
+            found += len(again)
+            if len(again):
+                connection.register("rows", pa.table({"id_hash": again}))
+                connection.execute("INSERT INTO repeated FROM rows")
+                connection.unregister("rows")
+        return found
+
+    def insert_labelled(self, path: str, sizes: Mapping[str, int], rank_by: str) -> LabelledFiles:
+        """Read the narrow columns of labelled files, and `rank_by`, into the table.
+
+        Raises:
+            ValueError: files of different settings, a column that is not there or has no value in
+                some windows, or scores that are not finite.
+        """
+        threads = CORES if is_local(filesystem(path)[0]) else READERS
+        fingerprints: set[str] = set()
+        lengths: list[int] = []
+        waiting: list[pa.Table] = []
+        read = in_threads(lambda file: _read(file[1], file[0], rank_by), enumerate(sizes), threads)
+        for table, fingerprint in read:
+            fingerprints.add(fingerprint)
+            lengths.append(len(table))
+            waiting.append(table)
+            if sum(map(len, waiting)) >= INSERTED:
+                self.insert(pa.concat_tables(waiting))
+                waiting.clear()
+        if waiting:
+            self.insert(pa.concat_tables(waiting))
+        if len(fingerprints) > 1:
+            raise ValueError(
+                f"{path}: labelled files of different settings: {sorted(fingerprints)}"
+            )
+        row_bytes = np.array(list(sizes.values())) // np.maximum(1, lengths)
+        return LabelledFiles(list(sizes), row_bytes, fingerprints.pop())
+
+
+@dataclass(frozen=True)
+class LabelledFiles:
+    urls: Sequence[str]
+    row_bytes: np.ndarray  # (files,) of one row
+    fingerprint: str
+
+
+def batches(
+    connection: duckdb.DuckDBPyConnection, query: str, rows: int = INSERTED
+) -> Iterator[pa.Table]:
+    """The rows of a query, so many at a time; the connection may do other things meanwhile."""
+    with connection.cursor() as own:
+        without_progress(own)
+        for batch in own.sql(query).to_arrow_reader(rows):
+            yield pa.table(batch)
+
+
+def _read(url: str, file: int, rank_by: str) -> tuple[pa.Table, str]:
+    further = [] if rank_by == "lds" else [rank_by]
+    with open_parquet(url) as parquet:
+        for name in {*further} - {*parquet.schema_arrow.names}:
+            raise ValueError(f"select: {url} has no column {name}")
+        with readable(url):
+            table = parquet.read(columns=[*NAMES, *further], use_threads=False)
+        fingerprint = file_metadata(parquet).get("fingerprint", "")
+    for name in further:
+        if pc.any(pc.is_null(table[name], nan_is_null=True)).as_py():
+            raise ValueError(f"select.rank_by: some windows have no {name}: {url}")
+    for name in ("ds", "variance", *further):
+        if not np.isfinite(table[name].to_numpy()).all():
+            raise ValueError(f"{url}: {name} must be finite")
+    table = table.replace_schema_metadata()
+    rank = table[rank_by] if further else pa.nulls(len(table), pa.float64())
+    places = np.arange(len(table), dtype=np.int32)
+    columns = {"rank": rank, "file": np.full(len(table), file, np.int32), "row": places}
+    for name, column in columns.items():
+        table = table.append_column(name, column if name == "rank" else pa.array(column))
+    table = table.set_column(1, "category", table["category"].cast(pa.string()))
+    return table.select([*NAMES, *columns]), fingerprint

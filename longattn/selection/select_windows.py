@@ -1,0 +1,351 @@
+"""Selection: LDS from stored scores, a threshold a category, and the selected files.
+
+Needs no GPU and no corpus: narrow columns go into a database that spills to the temporary folder
+(`database.py`), whole rows are read only to be written. What is selected is that of
+`reference.py`, whatever the layout of the files and the memory.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from longattn.config import Config, ConfigLike, Keep, Select, is_config_file, output_of
+from longattn.selection.database import database, literal
+from longattn.selection.exact_sums import Moments, moments
+from longattn.selection.lds import Scale
+from longattn.selection.overlap import distinct_scores
+from longattn.selection.score_table import ScoreTable, batches
+from longattn.selection.selected_files import write_selected
+from longattn.settings.numbers import ByteSize, read_number
+from longattn.storage.files import write_json
+from longattn.storage.output_folder import OutputFolder
+
+BUCKETS = 4096  # that values are counted in, to find a threshold
+FEW = 1 << 17  # windows that are sorted, ids and all
+
+_RANKED = """
+CREATE OR REPLACE VIEW ranked AS
+SELECT *, {value} AS value FROM (
+    SELECT windows.*,
+        CASE WHEN ds_unit = 0 THEN 0 ELSE (ds - ds_origin) / ds_unit END
+        + {alpha} * CASE WHEN du_unit = 0 THEN 0 ELSE (-variance - du_origin) / du_unit END AS lds
+    FROM windows JOIN scales USING (category)
+)
+"""
+_KEPT = """
+CREATE OR REPLACE TABLE kept AS
+SELECT category, data_id, document, document_check, start, stop, lds, value, file, row
+FROM ranked JOIN (VALUES {bounds}) AS bounds(category, bound) USING (category) WHERE value >= bound
+"""
+_UNIQUE_TOKENS = """
+SELECT category, sum(greatest(0, stop - greatest(start, reached))) FROM (
+    SELECT category, start, stop, coalesce(max(stop) OVER (
+        PARTITION BY category, document, document_check ORDER BY start
+        ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) AS reached
+    FROM kept
+) GROUP BY category
+"""
+
+
+@dataclass(frozen=True)
+class CategorySelection:
+    """What was kept of one category."""
+
+    windows: int
+    duplicate_rows: int  # rows whose data_id another row has too; counted, used once
+    kept: int
+    kept_tokens: int
+    unique_tokens: int  # of the kept, each token of a document once
+    ds_mean: float
+    ds_std: float
+    du_mean: float
+    du_std: float
+    lds_threshold: float | None  # lowest LDS of the windows kept; None when none is
+    threshold: float | None  # the same of what the windows are ranked by
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def select(
+    path: ConfigLike,
+    settings: Select | None = None,
+    *,
+    file_bytes: int | str | None = None,
+    **overrides: Any,
+) -> dict[str, CategorySelection]:
+    """Select from `<path>/labelled` into `<path>/selected`, by category.
+
+    A second call with the same settings rewrites nothing; with other settings it replaces the
+    selected files. Exact, and the same set whatever the layout of the labelled files.
+
+    Args:
+        path: the output folder of a run, or its config.
+        settings: `select:` of a config; where none is given, that of `path`, or the defaults.
+        file_bytes: aimed size of a selected file, as in a config.
+        overrides: fields of `settings` by name, as `keep={"tokens": "1.5B"}`.
+
+    Returns:
+        What was kept, by category.
+
+    Raises:
+        ValueError: a bad setting, no labelled windows, scores of different settings in one folder,
+            scores that are not finite, or windows without the column to rank by.
+
+    Example:
+        select("out/books", alpha=1.0, keep={"fraction": 0.25})
+    """  # fmt: skip
+    if not isinstance(path, (str, Path)) or is_config_file(path):
+        config = Config.of(path)
+        path, settings = config.output, settings or config.select
+        file_bytes = config.file_bytes if file_bytes is None else file_bytes
+    given = settings.model_dump(exclude_unset=True) if settings else {}
+    settings = Select.check({**given, **overrides}, "select")
+    default = Config.model_fields["file_bytes"].default
+    file_bytes = read_number(ByteSize, "file_bytes", default if file_bytes is None else file_bytes)
+    folder = OutputFolder(output_of(path))
+    sizes = folder.labelled_files()
+    if not sizes:
+        raise ValueError(f"{folder.labelled}: no labelled windows to select from")
+    stored = settings.model_dump(mode="json", exclude={"memory"}, exclude_none=True)
+    with database(settings.memory) as connection:
+        table = ScoreTable(connection)
+        files = table.insert_labelled(folder.url, sizes, settings.rank_by)
+        result = choose_windows(table, settings, folder.url)
+        urls = write_selected(
+            table,
+            files,
+            file_bytes,
+            folder.selected,
+            {"fingerprint": files.fingerprint, "select": stored},
+        )
+    write_json(
+        folder.record("selection"),
+        {"select": stored, "files": urls, "categories": {c: s.to_dict() for c, s in result.items()}},
+    )  # fmt: skip
+    return result
+
+
+def choose_windows(table: ScoreTable, settings: Select, path: str) -> dict[str, CategorySelection]:
+    """Make a table `kept` of the rows of `windows` to keep, with `lds`.
+
+    Raises ValueError naming `path` where scores are too far apart for their deviation to be a number.
+    """
+    table.drop_copies()
+    try:
+        of_ds, of_du = moments(table.connection, "windows", ["ds", "-variance"])
+        _rank(table, settings, of_ds, of_du)
+    except OverflowError as error:
+        raise ValueError(f"{path}: scores cannot be standardised: {error}") from None
+    _cut(table, settings.keep, {category: of.rows for category, of in of_ds.items()})
+    told = {
+        category: values
+        for category, *values in _fetch(
+            table,
+            "SELECT category, count(*), sum(stop - start), min(lds), min(value) FROM kept "
+            "GROUP BY category",
+        )
+    }
+    unique = dict(_fetch(table, _UNIQUE_TOKENS))
+    result = {}
+    for name in sorted(table.categories):
+        category = table.categories.index(name)
+        kept, tokens, lds, value = told.get(category, (0, 0, None, None))
+        result[name] = CategorySelection(
+            windows=of_ds[category].rows,
+            duplicate_rows=table.copies.get(category, 0),
+            kept=kept,
+            kept_tokens=int(tokens),
+            unique_tokens=int(unique.get(category, 0)),
+            ds_mean=of_ds[category].mean,
+            ds_std=of_ds[category].deviation,
+            du_mean=of_du[category].mean,
+            du_std=of_du[category].deviation,
+            lds_threshold=lds,
+            threshold=value,
+        )
+    return result
+
+
+def _fetch(table: ScoreTable, query: str) -> list[tuple[Any, ...]]:
+    return table.connection.execute(query).fetchall()
+
+
+# --- what the windows are ranked by --------------------------------------------------------------
+
+
+def _rank(
+    table: ScoreTable, settings: Select, of_ds: dict[int, Moments], of_du: dict[int, Moments]
+) -> None:
+    """Make a view `ranked`: `windows` with `lds` and `value`, which is the higher the better."""
+    connection = table.connection
+    connection.execute(
+        "CREATE OR REPLACE TABLE scales (category INTEGER, ds_origin DOUBLE, ds_unit DOUBLE, "
+        "du_origin DOUBLE, du_unit DOUBLE)"
+    )
+    for category in of_ds:
+        scales = [
+            Scale.of(of.mean, of.deviation, (of.low, of.high), settings.standardize)
+            for of in (of_ds[category], of_du[category])
+        ]
+        numbers = [number for scale in scales for number in (scale.origin, scale.unit)]
+        connection.execute("INSERT INTO scales VALUES (?, ?, ?, ?, ?)", [category, *numbers])
+    alpha = literal(float(settings.alpha))
+    value = "lds" if settings.rank_by == "lds" else "rank"
+    connection.execute(_RANKED.format(alpha=alpha, value=value))
+    if settings.overlap == "prefer_distinct":
+        (of_value,) = moments(connection, "ranked", ["value"])
+        _replace_rank(table, {category: of.deviation for category, of in of_value.items()})
+        connection.execute(_RANKED.format(alpha=alpha, value="rank"))
+
+
+def _replace_rank(table: ScoreTable, deviations: dict[int, float]) -> None:
+    """Write `windows` again with what `prefer_distinct` ranks by in the column `rank`."""
+    connection = table.connection
+    connection.execute("CREATE TABLE distinct_windows AS FROM windows LIMIT 0")
+    ordered = batches(
+        connection,
+        "SELECT * EXCLUDE (lds, rank) FROM ranked ORDER BY category, document, document_check, data_id",
+    )
+    for documents in _whole_documents(ordered):
+        category = documents["category"].to_numpy()
+        value, start, stop = (documents[name].to_numpy() for name in ("value", "start", "stop"))
+        number = np.cumsum(_begins(documents))
+        rank = np.empty(len(documents))
+        for one in np.unique(category).tolist():
+            own = category == one
+            rank[own] = distinct_scores(
+                value[own], number[own], start[own], stop[own], deviations[one]
+            )
+        rows = documents.drop_columns(["value"]).append_column("rank", pa.array(rank))
+        connection.register("rows", rows)
+        connection.execute("INSERT INTO distinct_windows BY NAME FROM rows")
+        connection.unregister("rows")
+    connection.execute("DROP TABLE windows")
+    connection.execute("ALTER TABLE distinct_windows RENAME TO windows")
+
+
+def _begins(rows: pa.Table) -> np.ndarray:
+    """(n,) which rows are of another document than the row before."""
+    begins = np.ones(len(rows), bool)
+    columns = [rows[name].to_numpy() for name in ("category", "document", "document_check")]
+    begins[1:] = np.any([column[1:] != column[:-1] for column in columns], axis=0)
+    return begins
+
+
+def _whole_documents(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """Rows ordered by document, in tables that no document reaches out of."""
+    held: list[pa.Table] = []
+    for table in tables:
+        rows = pa.concat_tables([*held, table])
+        last = int(np.flatnonzero(_begins(rows))[-1])
+        if last:
+            yield rows.slice(0, last)
+        held = [rows.slice(last)]
+    yield from held
+
+
+# --- where the budget of each category ends ------------------------------------------------------
+
+
+@dataclass
+class _Span:
+    """Of a category: values between which its budget ends; what is above them fits."""
+
+    low: float
+    high: float
+    rows: int
+    left: int  # of the budget, for the rows between
+
+    @property
+    def wide(self) -> bool:
+        """To be narrowed by counting: more rows than are sorted, and of different values."""
+        return self.rows > FEW and 0 < self.high - self.low < math.inf
+
+
+def _cut(table: ScoreTable, keep: Keep, rows: dict[int, int]) -> None:
+    """Make a table `kept`: the best rows by (value descending, data_id) that the budget pays for."""
+    weight = "stop - start" if keep.tokens is not None else "1"
+    spans = {
+        category: _Span(low, high, rows[category], _budget(keep, rows[category]))
+        for category, low, high in _fetch(
+            table, "SELECT category, min(value), max(value) FROM ranked GROUP BY category"
+        )
+    }
+    while wide := {category: span for category, span in spans.items() if span.wide}:
+        for category, span in _narrowed(table, weight, wide).items():
+            spans[category] = span
+    bounds = ", ".join(f"({of}, {literal(span.low)})" for of, span in spans.items())
+    table.connection.execute(_KEPT.format(bounds=bounds))  # the one time that all ids are read
+    for category, span in spans.items():
+        value, data_id = _last(table, weight, category, span)
+        table.connection.execute(
+            "DELETE FROM kept WHERE category = ? AND value <= ? "
+            "AND (value < ? OR ? IS NULL OR data_id > ?)",
+            [category, value, value, data_id, data_id],
+        )
+
+
+def _budget(keep: Keep, rows: int) -> int:
+    if keep.fraction is not None:
+        return math.floor(keep.fraction * rows + 0.5)
+    return keep.count or keep.tokens or 0
+
+
+def _narrowed(table: ScoreTable, weight: str, spans: dict[int, _Span]) -> dict[int, _Span]:
+    """Each span cut down to the bucket that its budget ends in, by counting what each bucket holds."""
+    values = ", ".join(
+        f"({category}, {literal(span.low)}, {literal(span.high)})"
+        for category, span in spans.items()
+    )
+    counted = defaultdict(list)
+    for category, *bucket in _fetch(
+        table,
+        f"SELECT category, count(*), sum({weight}), min(value), max(value) FROM ranked "
+        f"JOIN (VALUES {values}) AS spans(category, low, high) USING (category) "
+        "WHERE value BETWEEN low AND high GROUP BY category, "
+        f"CAST(least({BUCKETS - 1}, floor((high - value) / (high - low) * {BUCKETS})) AS INTEGER) "
+        "ORDER BY max(value) DESC",
+    ):
+        counted[category].append(bucket)
+    narrowed = {}
+    for category, span in spans.items():
+        left = span.left
+        narrowed[category] = _Span(-math.inf, -math.inf, 0, 0)  # all fit
+        for rows, weights, low, high in counted[category]:
+            if weights > left:
+                narrowed[category] = _Span(low, high, rows, left)
+                break
+            left -= int(weights)
+    return narrowed
+
+
+def _last(table: ScoreTable, weight: str, category: int, span: _Span) -> tuple[float, str | None]:
+    """Value and data_id of the last row that fits; no data_id where none between the bounds does."""
+    last: tuple[float, str | None] = span.high, None
+    if not span.rows:
+        return last
+    ordered = batches(
+        table.connection,
+        f"SELECT value, data_id, {weight} AS weight FROM kept WHERE category = {category} "
+        f"AND value BETWEEN {literal(span.low)} AND {literal(span.high)} "
+        "ORDER BY value DESC, data_id",
+    )
+    left = span.left
+    for rows in ordered:
+        spent = np.cumsum(rows["weight"].to_numpy())
+        fits = int(np.searchsorted(spent, left, side="right"))
+        if fits:
+            last = rows["value"][fits - 1].as_py(), rows["data_id"][fits - 1].as_py()
+        if fits < len(rows):
+            break
+        left -= int(spent[-1])
+    return last

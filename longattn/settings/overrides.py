@@ -1,0 +1,82 @@
+"""YAML and `--set field=value` to plain values; what would silently lose a setting is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import yaml
+
+from longattn.errors import ConfigError
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader, but a key that stands twice in a mapping is an error."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if key.tag == "tag:yaml.org,2002:str"]
+        if twice := {key for key in keys if keys.count(key) > 1}:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"{min(twice)} stands twice in one mapping", node.start_mark
+            )
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(text: str) -> Any:
+    """The value of a YAML text, as `yaml.safe_load`; raises yaml.YAMLError, also for a doubled key."""
+    loader = _Loader(text)
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
+
+
+def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Change `values` by each `a.b=value`, in order.
+
+    Raises ConfigError for one that is not understood, and for two of which the later would undo the
+    earlier: `--set select.keep.tokens=1B --set select.keep.count=3`.
+    """
+    seen: list[tuple[tuple[str, ...], str]] = []
+    for override in overrides:
+        target = tuple(_apply(values, override))
+        for earlier, text in seen:
+            if earlier[: len(target)] == target:
+                raise ConfigError(
+                    f"--set {text} and --set {override}: the second undoes the first; give one"
+                )
+        seen.append((target, override))
+
+
+def _apply(values: dict[str, Any], override: str) -> list[str]:
+    """Change one field; returns its path."""
+    path, equals, text = override.partition("=")
+    parts = path.strip().split(".")
+    if not equals or not all(parts):
+        raise ConfigError(f"--set {override}: field=value is wanted, as in select.alpha=1")
+    try:
+        value = read_yaml(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {override}: the value is not YAML") from None
+    if parts[:2] == ["select", "keep"] and len(parts) == 3:  # one of three: the new one replaces
+        parts, value = parts[:2], {parts[2]: value}
+    node: Any = values
+    for i, part in enumerate(parts):
+        where = ".".join(parts[: i + 1])
+        if isinstance(node, list):
+            if not part.isdigit() or int(part) >= len(node):
+                raise ConfigError(
+                    f"--set {override}: {where}: an index from 0 to {len(node) - 1} is wanted"
+                )
+            key: Any = int(part)
+        elif isinstance(node, dict):
+            key = part
+        else:
+            raise ConfigError(f"--set {override}: {where}: the value above it has no fields")
+        if i == len(parts) - 1:
+            node[key] = value
+            break
+        if isinstance(node, dict) and node.get(key) is None:
+            node[key] = {}
+        node = node[key]
+    return parts

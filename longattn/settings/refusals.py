@@ -1,0 +1,66 @@
+"""What a refused setting is told in: one line with the field, the value, what is allowed or meant."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from longattn.errors import ConfigError
+from longattn.settings.fields import model_at, setting_fields
+
+REPLACED = {
+    "select.second_pass": "score exactly instead: leave scorer.query_stride at 1",
+    "second_pass": "score exactly instead: leave scorer.query_stride at 1",
+    "workers.select": "leave it out: selection runs in one process, in select.memory bytes",
+}
+"""Settings that are gone -> what to do instead. Read only for what is no field."""
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def checked(model: type[M], values: Any, where: str) -> M:
+    """An instance of the model; raises ConfigError, one line that begins with `where`."""
+    if not isinstance(values, (Mapping, model)):
+        fields = ", ".join(model.model_fields)
+        raise ConfigError(
+            f"{where}: {model.__name__} or a mapping of its fields ({fields}) is required, "
+            f"not {type(values).__name__}"
+        )
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {refusal(error, model)}") from None
+
+
+def refusal(error: ValidationError, model: type[BaseModel]) -> str:
+    """The first thing wrong, in one line; an unknown field before all others, which follow from it."""
+    errors = error.errors()
+    first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
+    field = ".".join(map(str, first["loc"])) or model.__name__.lower()
+    if first["type"] == "extra_forbidden":
+        return f"{field}: no such setting; {_meant(first['loc'], model)}"
+    given = first["input"] if first["type"] != "missing" else "nothing"
+    shown = "" if isinstance(given, (dict, BaseModel)) else f" (given: {given!r:.120})"
+    return f"{field}: {first['msg'].removeprefix('Value error, ')}{shown}"
+
+
+def _meant(location: tuple[int | str, ...], model: type[BaseModel]) -> str:
+    """What to write in place of an unknown field."""
+    name = str(location[-1])
+    path = ".".join(part for part in location if isinstance(part, str))
+    if path in REPLACED:
+        return REPLACED[path]
+    siblings = list((model_at(model, location) or model).model_fields)
+    by_name: dict[str, list[str]] = {}
+    for field in setting_fields(model):
+        by_name.setdefault(field.path.rpartition(".")[2], []).append(field.path)
+    if name in by_name:  # of another section
+        return f"did you mean {' or '.join(by_name[name])}?"
+    if close := get_close_matches(name.lower(), siblings, n=1):
+        return f"did you mean {'.'.join(map(str, [*location[:-1], close[0]]))}?"
+    if close := get_close_matches(name.lower(), list(by_name), n=1, cutoff=0.8):
+        return f"did you mean {' or '.join(by_name[close[0]])}?"
+    return f"allowed here: {', '.join(siblings)}"

@@ -1,0 +1,97 @@
+"""What the commands print: tables that fit a terminal, and lines that explain them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from longattn.text import count, duration, short, size
+
+log = logging.getLogger("longattn")
+WIDTH = 80  # of what is not shown in a terminal
+
+
+def quieten_ray() -> None:
+    """Leave out what Ray logs of itself."""
+    # That a cluster started here asks for a token, which Ray itself keeps, is no news.
+    authentication = logging.getLogger("ray._private.authentication.authentication_token_setup")
+    authentication.addFilter(lambda record: "is enabled" not in record.getMessage())
+    if not os.environ.get("LONGATTN_TRACEBACK"):
+        import ray.data  # noqa: F401 - its handlers
+
+        # Ray Data logs a failure in 110 lines, which its log file has too.
+        for handler in logging.getLogger("ray.data").handlers:
+            if isinstance(handler, logging.StreamHandler):
+                handler.setLevel(logging.CRITICAL)
+
+
+def console(width: int = WIDTH) -> Console:
+    """As wide as the terminal; where there is none, `width`."""
+    return Console(width=None if sys.stdout.isatty() else width)
+
+
+def table(first: str, *columns: str) -> Table:
+    """A table of numbers, each column but the first set to the right."""
+    made = Table(first, *columns, box=None, pad_edge=False)
+    for column in made.columns[1:]:
+        column.justify = "right"
+    return made
+
+
+def show_categories(categories: Mapping[str, Mapping[str, Any]], rank_by: str) -> None:
+    """One table of what became of each category, and a line that explains its columns.
+
+    Args:
+        categories: by name, what `CategorySummary.to_dict` or `CategorySelection.to_dict` gives.
+        rank_by: what the windows were ranked by, as in the settings.
+    """
+    ranked = "LDS" if rank_by == "lds" else rank_by.removeprefix("recurrence_")
+    read = any("documents" in category for category in categories.values())
+    columns = {
+        **({"read": "documents", "short": "too_short", "bad": "bad"} if read else {}),
+        "windows": "windows", "kept": "kept", "tokens": "kept_tokens", "DS": "ds_mean",
+        "variance": "variance", f"{ranked} from": "threshold",
+    }  # fmt: skip
+    rows = table("category", *columns)
+    for name, category in sorted(categories.items()):
+        du = category.get("du_mean")
+        values = {
+            **category,
+            "bad": sum(category.get("quarantine", {}).values()),
+            "variance": None if du is None else -du,
+        }
+        rows.add_row(name, *(_cell(values.get(key)) for key in columns.values()))
+    console().print(rows)
+    console().print(
+        f"{'short: documents below one window; ' if read else ''}DS, variance: means over all windows; "
+        f"{ranked} from: the lowest kept. Each category is ranked and kept for itself.",
+        style="dim",
+        highlight=False,
+    )
+
+
+def show_stages(summary: Mapping[str, Any]) -> None:
+    """A line of what a run did and how long it took, or that there was nothing to do."""
+    window, score = summary["stages"]["window"], summary["stages"]["score"]
+    if not summary["splits"]["read"]:
+        print("nothing to score: all of it was labelled before")
+        return
+    print(
+        f"read {count(window['documents'])} documents ({size(window['bytes'])}), "
+        f"scored {count(score['windows'])} windows at {short(score['tokens_per_second'])} tokens/s "
+        f"a scorer, in {duration(summary['seconds'])}"
+    )
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.2g}" if abs(value) < 1e-3 else f"{value:.3f}"

@@ -1,0 +1,123 @@
+"""One run by both executors: the files of a cluster are those of one process, byte for byte."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import s3fs
+
+import longattn as la
+from longattn.reports.verify import verify
+from tests.conftest import config
+
+
+def labelled(path, folder="labelled", filesystem=None):
+    return pq.read_table(f"{path}/{folder}", filesystem=filesystem).sort_by("data_id")
+
+
+def data_files(output):
+    """Bytes of every Parquet file, by its place below the output."""
+    paths = Path(output).rglob("*.parquet")
+    return {str(path.relative_to(output)): path.read_bytes() for path in paths}
+
+
+@pytest.fixture(scope="module")
+def on_ray(corpus, tmp_path_factory, checkpoint, ray_cluster):
+    settings = config(corpus, tmp_path_factory.mktemp("on_ray"), checkpoint)
+    return settings, la.run(settings)
+
+
+def test_both_executors_write_the_same_files(finished, on_ray):
+    (here, by_process), (there, by_ray) = finished, on_ray
+    files = data_files(here.output)
+    assert files == data_files(there.output)
+    assert {name.partition("/")[0] for name in files} == {"labelled", "selected"}
+    for one, two in zip(by_process.categories.values(), by_ray.categories.values(), strict=True):
+        assert one.to_dict() == two.to_dict()
+    assert by_process.fingerprint == by_ray.fingerprint
+    assert by_process.score.windows == by_ray.score.windows == by_ray.window.windows
+    assert by_process.window.bytes == by_ray.window.bytes > 0
+
+
+def test_each_executor_goes_on_where_the_other_stopped(on_ray, tmp_path, corpus, checkpoint):
+    settings = config(corpus, tmp_path / "out", checkpoint)
+    la.run(settings, executor="local", select_after=False)
+    lost, *_ = sorted((tmp_path / "out" / "labelled").rglob("*.parquet"))
+    rows = pq.read_metadata(lost).num_rows
+    lost.unlink()
+    summary = la.run(settings)
+    assert summary.score.windows == rows
+    assert data_files(settings.output) == data_files(on_ray[0].output)
+    assert la.run(settings, executor="local").score.windows == 0
+    assert list(verify(settings.output)) == []
+
+
+def test_s3_gives_what_local_disk_gives_and_two_actors_what_one_gives(
+    finished, corpus, checkpoint, s3, ray_cluster
+):
+    settings, _ = finished
+    fs = s3fs.S3FileSystem(endpoint_url=s3, skip_instance_cache=True)
+    fs.put(str(corpus) + "/", "bucket/corpus/", recursive=True)
+    remote = config(
+        "s3://bucket/corpus", "s3://bucket/out", checkpoint,
+        workers={"window": [1, 1], "score": [2, 2]},
+    )  # fmt: skip
+    la.run(remote)
+    for folder in ("labelled", "selected"):
+        here = labelled(settings.output, folder).drop_columns(["source"])
+        there = labelled("bucket/out", folder, fs)
+        assert here.equals(there.drop_columns(["source"]))
+        assert there["source"][0].as_py().startswith("s3://bucket/corpus/")
+    assert la.run(remote, executor="local").score.windows == 0
+    assert fs.exists("bucket/out/_longattn/summary.json")
+
+
+WITHOUT_RAY = """
+import sys
+
+class Refused:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "ray":
+            raise ImportError("no module named ray: this interpreter has none")
+
+sys.meta_path.insert(0, Refused())
+config, output, window = sys.argv[1:]
+import longattn as la
+from longattn.cli import app
+
+def command(*arguments):
+    try:
+        app([*arguments])
+    except SystemExit as end:
+        assert not end.code, (arguments, end.code)
+
+assert la.AttentionScorer.from_pretrained("builtin").score([list(range(64))]).ds.shape[0] == 1
+command("plan", config, "--windows-per-second", "10")
+command("run", config, "--executor", "local")
+command("score", config, "--executor", "local")
+command("select", config)
+command("evaluate", config, "--windows", "2")
+command("report", output)
+from longattn.storage.output_folder import OutputFolder
+from longattn.storage.tables import open_parquet
+with open_parquet(next(iter(OutputFolder(output).labelled_files()))) as parquet:
+    data_id = parquet.read(columns=["data_id"])["data_id"][0].as_py()
+command("inspect", output, data_id, "--html", output + "/page.html")
+command("verify", output)
+command("export", config)
+command("bench", "--model", "builtin", "--length", "512", "--json")
+assert not [name for name in sys.modules if name.partition(".")[0] == "ray"]
+"""
+
+
+def test_without_ray_everything_but_a_run_on_it_works(corpus, checkpoint, tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text(config(corpus, tmp_path / "out", checkpoint).to_yaml())
+    arguments = [str(path), str(tmp_path / "out"), "512"]
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_RAY, *arguments], capture_output=True, text=True, timeout=280
+    )
+    assert done.returncode == 0, done.stderr
+    assert pq.read_table(tmp_path / "out" / "selected").num_rows > 30

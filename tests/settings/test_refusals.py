@@ -1,0 +1,73 @@
+import pytest
+
+from longattn.config import Config, Keep, Sample, Source
+from longattn.errors import ConfigError
+from longattn.settings import refusals
+from longattn.settings.fields import setting_fields
+
+MINIMAL = {"sources": [{"category": "book", "path": "x.jsonl"}], "output": "out"}
+
+
+def told(values):
+    with pytest.raises(ConfigError) as caught:
+        Config.parse({**MINIMAL, **values}, "c.yaml")
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [
+        ({"windw": {"tokens": 3}}, "windw: no such setting; did you mean window?"),
+        ({"scorer": {"modle": "x"}}, "scorer.modle: no such setting; did you mean scorer.model?"),
+        ({"select": {"Alpha": 1}}, "select.Alpha: no such setting; did you mean select.alpha?"),
+        ({"alpha": 1}, "alpha: no such setting; did you mean select.alpha?"),
+        ({"select": {"min_distance": 5}},
+         "select.min_distance: no such setting; did you mean scorer.min_distance?"),
+        ({"select": {"keep": {"token": 5}}},
+         "select.keep.token: no such setting; did you mean select.keep.tokens?"),
+        ({"sources": [{"category": "a", "path": "x", "column": "text"}]},
+         "sources.0.column: no such setting; did you mean sources.0.text_column?"),
+        ({"window": {"zzz": 1}}, "window.zzz: no such setting; allowed here: tokens"),
+        ({"tokens": 5}, "tokens: no such setting; did you mean window.tokens or select.keep.tokens?"),
+    ],
+)  # fmt: skip
+def test_an_unknown_setting_is_told_what_was_meant(values, line):
+    assert told(values) == f"c.yaml: {line}"
+
+
+def test_an_unknown_setting_is_told_before_what_follows_from_it():
+    with pytest.raises(
+        ConfigError, match=r"^config: source: no such setting; did you mean sources"
+    ):
+        Config.parse({"source": MINIMAL["sources"], "output": "out"})
+
+
+def test_a_setting_that_is_gone_is_refused_with_a_word_about_what_to_use(monkeypatch):
+    monkeypatch.setitem(refusals.REPLACED, "scorer.stride", "use scorer.query_stride")
+    line = "c.yaml: scorer.stride: no such setting; use scorer.query_stride"
+    assert told({"scorer": {"stride": 2}}) == line
+
+
+def test_each_setting_that_is_gone_names_what_there_is_instead():
+    there = {field.path for field in setting_fields(Config)}
+    gone = {path: word for path, word in refusals.REPLACED.items() if path not in there}
+    for path, word in gone.items():
+        section, _, name = path.rpartition(".")
+        assert told({section: {name: 1}} if section else {name: 1}).endswith(f"; {word}")
+    for path, word in refusals.REPLACED.items():  # nothing that is named is gone itself
+        assert not [other for other in gone if other != path and other in word]
+
+
+def test_settings_of_any_kind_are_checked_in_one_line():
+    assert Keep.check({"count": "100K"}, "keep").count == 100_000
+    source = Source(category="a", path="/x")
+    assert Source.check(source, "source") == source
+    for kind, value, line in (
+        (Sample, 0.1, "sample: Sample or a mapping of its fields (fraction, seed) is required, not float"),
+        (Sample, {"fraction": 2}, "sample: fraction: Input should be less than or equal to 1 (given: 2)"),
+        (Source, {"category": "a"}, "sample: path: Field required (given: 'nothing')"),
+    ):  # fmt: skip
+        with pytest.raises(ConfigError) as caught:
+            kind.check(value, "sample")
+        assert str(caught.value) == line
