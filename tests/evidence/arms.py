@@ -12,7 +12,7 @@ from zlib import crc32
 import numpy as np
 from numpy.typing import NDArray
 
-from longattn.lds import long_distance_scores
+from longattn.selection.lds import long_distance_scores
 
 Floats = NDArray[np.float64]
 Rows = NDArray[np.int64]

@@ -3,9 +3,10 @@
     python tell.py RESULTS PAGE.md [--plots FOLDER]
 
 Arm minus random, paired by held-out document. Intervals of 95 % by a bootstrap over documents and seeds
-together: documents are drawn within their category, seeds of the arm and of random each anew. p-values
-(two-sided) are of the same bootstrap; Holm's correction is over the arms, for the primary measure. The
-noise floor is the spread of random over its own seeds.
+together: documents are drawn within their category, seeds of the arm and of random each anew; beside
+it, whole repositories in place of documents, which are not independent within one. p-values (two-sided)
+are of the same bootstrap; Holm's correction is over the arms, for the primary measure. The noise floor
+is the spread of random over its own seeds.
 """
 
 from __future__ import annotations
@@ -82,26 +83,34 @@ class Results:
         first = runs[0]
         self.category = np.array(first["category"])
         self.copied = np.array(first["copied"])
+        self.names = {name: np.array(first[name]) for name in ("document", "repository")}
         self.others = [arm for arm in self.arms if arm not in ("random", "base")]
 
     def values(self, arm: str, measure: str) -> Floats:
         return np.stack([MEASURES[measure](run) for run in self.arms[arm]])
 
-    def categories(self, measure: str) -> NDArray[np.str_]:
-        return self.category[self.copied] if measure == "copy margin" else self.category
-
-    def difference(self, arm: str, measure: str, category: str | None = None) -> Difference:
-        of = self.categories(measure)
-        keep = np.ones(len(of), bool) if category is None else of == category
+    def difference(
+        self, arm: str, measure: str, category: str | None = None, units: str = "document"
+    ) -> Difference:
+        """Arm minus random; `units` that are drawn anew: "document" or "repository"."""
+        at = self.copied if measure == "copy margin" else np.arange(len(self.category))
+        keep = np.ones(len(at), bool) if category is None else self.category[at] == category
         ours, random = (self.values(name, measure)[:, keep] for name in (arm, "random"))
-        rng, of = np.random.default_rng(0), of[keep]
-        places = [np.flatnonzero(of == name) for name in sorted(set(of.tolist()))]
-        draws = np.empty(DRAWS)
-        for i in range(DRAWS):
-            documents = np.concatenate([rng.choice(p, len(p)) for p in places])
-            a = ours[rng.integers(len(ours), size=len(ours))].mean(0)
-            b = random[rng.integers(len(random), size=len(random))].mean(0)
-            draws[i] = (a - b)[documents].mean()
+        rng, at = np.random.default_rng(0), at[keep]
+        weights = np.zeros((DRAWS, len(at)))
+        for name in sorted(set(self.category[at].tolist())):
+            places = np.flatnonzero(self.category[at] == name)
+            _, unit = np.unique(self.names[units][at[places]], return_inverse=True)
+            drawn = rng.multinomial(
+                unit.max() + 1, np.full(unit.max() + 1, 1 / (unit.max() + 1)), DRAWS
+            )
+            times = drawn[:, unit].astype(float)
+            weights[:, places] = times * len(places) / times.sum(1, keepdims=True)
+        a, b = (
+            rng.multinomial(len(of), np.full(len(of), 1 / len(of)), DRAWS) / len(of) @ of
+            for of in (ours, random)
+        )
+        draws = ((a - b) * weights).mean(1)
         low, high = np.quantile(draws, [0.025, 0.975])
         side = min((draws <= 0).mean(), (draws >= 0).mean())
         by_seed = (ours.mean(1) - random.mean()).tolist()
@@ -163,6 +172,13 @@ def page(results: Results) -> str:
             + [f"{differences['far gain'][arm].p:.4f}", f"{adjusted[arm]:.4f}"]
         )
     parts.append(table(["arm", "seeds", *MEASURES, "p (far gain)", "Holm"], rows))
+    parts.append("Far gain, whole repositories drawn in place of documents:")
+    by_repository = {
+        a: results.difference(a, "far gain", units="repository") for a in results.others
+    }
+    again = holm({arm: d.p for arm, d in by_repository.items()})
+    rows = [[arm, str(d), f"{d.p:.4f}", f"{again[arm]:.4f}"] for arm, d in by_repository.items()]
+    parts.append(table(["arm", "far gain", "p", "Holm"], rows))
     parts.append("Far gain of each seed minus the mean of random's seeds:")
     parts.append(
         table(
@@ -238,6 +254,7 @@ def plots(results: Results, folder: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
+    matplotlib.rcParams["svg.hashsalt"] = "longattn"  # the same file each time
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(figsize=(7, 0.5 * len(results.others) + 1.5))
@@ -251,7 +268,7 @@ def plots(results: Results, folder: Path) -> None:
     axes.axvline(0, color="0.5")
     axes.set_xlabel("far gain minus random's, nats a token (grey: random's own seeds)")
     figure.tight_layout()
-    figure.savefig(folder / "far_gain.svg")
+    figure.savefig(folder / "far_gain.svg", metadata={"Date": None})
     figure, axes = plt.subplots(figsize=(7, 4))
     bounds = np.array(results.arms["random"][0]["position_bounds"])
     middle = np.sqrt(bounds[:-1] * bounds[1:])
@@ -265,7 +282,7 @@ def plots(results: Results, folder: Path) -> None:
     axes.set_ylabel("loss minus random's, nats a token")
     axes.legend()
     figure.tight_layout()
-    figure.savefig(folder / "positions.svg")
+    figure.savefig(folder / "positions.svg", metadata={"Date": None})
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE))
+sys.path.append(str(HERE))
 
 from arms import CORE, FURTHER, draw, top  # noqa: E402
 from fetch_pool import Seen, is_held_out  # noqa: E402
@@ -139,7 +139,7 @@ def test_chain(model_folder: Path, tmp_path: Path) -> None:
         for name in ("book", "c", "python"):
             with gzip.open(SAMPLES / f"{name}.jsonl.gz", "rt", encoding="utf8") as lines:
                 texts = [json.loads(line)["content"] for line in lines]
-            for n, text in enumerate(texts[:2] if name == "book" else texts[:12]):
+            for n, text in enumerate(texts[:2] if name == "book" else texts[:8]):
                 for part in range(0, min(len(text), 18_000), 6_000):
                     repository = f"book:{n}" if name == "book" else f"{name}{n}-{part}"
                     row = {
@@ -164,13 +164,13 @@ def test_chain(model_folder: Path, tmp_path: Path) -> None:
 
     windows = ["--window", 512, "--tokenizer", room / "model", "--processes", 1]
     run("windows.py", "cut", pool, room / "windows", *windows)
-    arms = ["random", "lds_top", "loss_gap"]
+    arms = ["random", "lds_top"]
     runs = [f"{arm} {seed}" for seed in (1, 2) for arm in arms]
     (room / "runs.txt").write_text("\n".join([*runs, "base 0"]))
     small = ["--short", 32, "--device", "cpu"]
     run("many.py", room, "--tokens", 512 * 16, "--length", 512, *small)
     results = sorted(path.name for path in (room / "results").glob("*.json"))
-    assert len(results) == 7
+    assert len(results) == 5
     first = json.loads((room / "results" / "random-1.json").read_text())
     assert is_held_out("book:0")
     assert first["steps"] >= 1
