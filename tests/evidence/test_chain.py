@@ -129,6 +129,7 @@ def test_repeating_documents_are_dropped() -> None:
     assert seen.take(mixed)
 
 
+@pytest.mark.timeout(900)
 def test_chain(model_folder: Path, tmp_path: Path) -> None:
     """Pool to windows to scores to runs to the page, as on a machine of many cards."""
     from longattn.samples import SAMPLES
