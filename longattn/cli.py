@@ -20,8 +20,8 @@ from longattn.terminal import (
     console,
     quieten_ray,
     show_categories,
+    show_evaluation,
     show_stages,
-    table,
 )
 
 log = logging.getLogger("longattn")
@@ -194,7 +194,11 @@ def inspect(
     ] = "32K",
     head: Annotated[int | None, typer.Option(min=0, help="one head, not their mean")] = None,
     html: Annotated[
-        str | None, typer.Option(metavar="FILE", help="the page; DATA_ID.html by default")
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="the page; by default OUTPUT/inspections/DATA_ID.html, or FILE.html",
+        ),
     ] = None,
     log_file: LogFile = None,
 ) -> None:
@@ -219,16 +223,20 @@ def inspect(
             text_window,
         )
         from longattn.storage.files import write_bytes
+        from longattn.storage.output_folder import OutputFolder
+        from longattn.text import without_secrets
 
         if text is not None:
             chosen = text_window(text, model, read_number(WindowLength, "--window", window))
+            url = html or f"{chosen.title.rstrip('/').rpartition('/')[2]}.html"
         else:
-            chosen = labelled_window(output_of(output or ""), data_id or "")
+            folder = output_of(output or "")
+            chosen = labelled_window(folder, data_id or "")
+            url = html or OutputFolder(folder).inspection(chosen.title)
         found = inspect_window(chosen, head=head)
         print_inspection(found, console(160))
-        url = html or f"{chosen.title.rstrip('/').rpartition('/')[2]}.html"
         write_bytes(url, inspection_page(found).encode())
-        print(f"written: {url}")
+        print(f"written: {without_secrets(url)}")
 
     guarded(work)
 
@@ -296,7 +304,7 @@ def bench(
 ) -> None:
     """Measure this machine: kernel, whole call, tokenizer, sink; predict what a corpus takes.
 
-    Example: longattn bench --model 8b --tokens 36G
+    Example: longattn bench --model 8b --tokens 36B
     """
 
     def work() -> None:
@@ -400,7 +408,7 @@ def _select(path: str, overrides: list[str] | None) -> None:
         chosen = select_labelled(config.output, config.select, file_bytes=config.file_bytes)
     categories = {name: c.to_dict() for name, c in chosen.items()}
     for remark in remarks(config, categories):
-        log.warning(remark)
+        log.warning("%s", remark)
     show_categories(categories, config.select.rank_by)
     _show_written(config.output)
 
@@ -414,22 +422,15 @@ def _evaluate(
     seed: int,
 ) -> None:
     from longattn.config import Config
+    from longattn.reports.evaluation import FEW_DOCUMENTS, LABELS, write_evaluation
     from longattn.reports.evaluation import evaluate as measure
-    from longattn.reports.evaluation import write_evaluation
     from longattn.text import without_secrets
 
     config = Config.of(path, overrides or [])
     result = measure(
         config, windows=windows, causal_model=causal_model, held_out=held_out, seed=seed
     )
-    for name, told in result["categories"].items():
-        kinds = list(told["auc"]["LDS"])
-        rows = table(f"{name}: AUC, native against", *kinds)
-        for scorer, cells in told["auc"].items():
-            rows.add_row(
-                scorer, *("{auc:.2f} ({low:.2f}-{high:.2f})".format_map(cells[k]) for k in kinds)
-            )
-        console(160).print(rows)
+    show_evaluation(result, LABELS, FEW_DOCUMENTS)
     for url in write_evaluation(config.output, result):
         print(f"written: {without_secrets(url)}")
 

@@ -41,13 +41,13 @@ SCORERS = [
     ("glm", {"head_dim": 16}, 150, [40, 11, 90], 3),
     ("cohere", {}, 131, [33], 1),
 ]
-# Families with key biases, one rotated by halves in the gather kernel and one in torch; and for each
-# dtype what DS and variance may be off, and the least rank correlation of LDS. (Keys of Qwen2 that are
+# Families with key biases, one rotated by halves in the gather kernel and one in torch, and dtypes: what
+# DS and variance may be off, and the least rank correlation of LDS. (Keys of Qwen2 that are
 # not centred are off by 6e-4 in float16. The interpreter cannot multiply bfloat16.)
-BIASED = ["qwen2", "glm"]
-BOUNDS = {
-    torch.float16: (1e-4, 2e-3, 0.9999),
-    torch.float32: (1e-6, 1e-5, 0.9999),
+BIASED = {
+    ("qwen2", torch.float16): (1e-4, 2e-3, 0.9999),
+    ("qwen2", torch.float32): (1e-6, 1e-5, 0.9999),
+    ("glm", torch.float16): (1e-4, 2e-3, 0.9999),
 }
 LARGE = [
     (2, 8, 2, 4096, 128, [1024], 1, 1.0),
@@ -142,7 +142,7 @@ def biased_errors(family: str, dtype: torch.dtype) -> tuple[float, float, float]
 
     The truth is of the probabilities that transformers gives in float64; the products are in `dtype`.
     """
-    length, k, windows = 160, 40, 24
+    length, k, windows = 130, 32, 8
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         checkpoints.save(Path(folder), family, key_bias=300.0)
         checkpoint = open_checkpoint(folder)
@@ -163,11 +163,11 @@ def main() -> int:
         off = scorer_error(*case)
         failed += not off <= 1e-5
         print(f"{off:.1e} scorer {case}", flush=True)
-    for family, (dtype, bounds) in () if GPU else itertools.product(BIASED, BOUNDS.items()):
+    for (family, dtype), bounds in () if GPU else BIASED.items():
         ds, variance, rank = biased_errors(family, dtype)
         failed += not (ds <= bounds[0] and variance <= bounds[1] and rank >= bounds[2])
         print(f"{ds:.1e}, {variance:.1e}, rank {rank:.4f}: {family} with key biases, {dtype}")
-    cases = [(case, torch.float32) for case in SMALL] + [(case, "split") for case in SMALL[1:5]]
+    cases = [(case, torch.float32) for case in SMALL] + [(case, "split") for case in SMALL[2:6:3]]
     if GPU:  # few of the small ones: each shape is compiled for each dtype and mode
         cases = [
             *cases[3:4],

@@ -43,6 +43,8 @@ Floats = NDArray[np.float64]
 Score = Callable[[Ids], "Attention"]
 
 ALPHAS = (0.0, 0.25, 1.0, 2.0)
+FEW_DOCUMENTS = 20  # of fewer, a bootstrap over documents gives intervals that are too narrow
+LABELS = {"DU": "low variance"}  # of scorers, for people; the paper's DU is -variance
 
 
 # --- statistics ----------------------------------------------------------------------------------
@@ -104,7 +106,12 @@ def variants(config: Config, scorer: AttentionScorer, bos: int | None) -> dict[s
 
     made = {f"k {d}": scored(scorer, d) for d in (k // 2, 2 * k) if 1 <= d < window}
     for name, change in changes.items():
-        made[name] = scored(type(scorer).from_pretrained(config.scorer.model, **{**base, **change}))
+        try:
+            other = type(scorer).from_pretrained(config.scorer.model, **{**base, **change})
+        except ValueError as error:  # a dtype that the model leaves the range or digits of
+            log.warning("%s is left out: %s", name, error)
+        else:
+            made[name] = scored(other)
     strides = [stride for stride in (4, 16) if stride <= window - k]
     made |= {f"query_stride {stride}": scored(scorer, stride=stride) for stride in strides}
     return made | {"two half windows": halves}
@@ -133,7 +140,7 @@ def evaluate(
 
     Returns:
         Plain values, ready for JSON: `settings`; `uniform_ds`, the DS of uniform attention; and by
-        category `documents`, `windows`, `native` (mean and deviation of each score), `auc` (scorer
+        category `documents` (that the native windows are of), `windows`, `native` (mean and deviation of each score), `auc` (scorer
         -> foil -> auc, low, high), `spearman` (scorer -> scorer -> correlation over native
         windows), `stability` (variant -> `spearman` and `kept`, the share of the better half that
         stays there).
@@ -170,7 +177,13 @@ def write_evaluation(output: str, result: dict[str, Any]) -> list[str]:
     page = render(
         "evaluation.html",
         script="evaluation.js",
-        data=result["categories"],
+        data={
+            "categories": result["categories"],
+            "labels": LABELS,
+            "few": FEW_DOCUMENTS,
+        },
+        labels=LABELS,
+        few=FEW_DOCUMENTS,
         title=f"How well {result['settings']['model']} selects",
         **result,
     )
@@ -248,7 +261,7 @@ class _Measure:
         told = {scorer: by_kind["native"] for scorer, by_kind in scores.items()}
         ranked = [scorer for scorer in scores if scorer != "random"]
         return {
-            "documents": len(documents),
+            "documents": len(np.unique(native.group_n)),
             "windows": self.n,
             "native": {
                 scorer: dict(zip(("mean", "deviation"), moments(values), strict=True))

@@ -237,10 +237,10 @@ def _summary(output: str, labelled: Counter[str]) -> Iterator[str]:
 def _selection(output: str, table: ScoreTable, select: Select) -> Iterator[str]:
     """The table `chosen`, of what the selected files hold, against what the scores select."""
     connection = table.connection
-    (strange,) = connection.execute(
+    ((strange,),) = connection.execute(
         "SELECT count(*) FROM windows WHERE "
         "coalesce(NOT (isfinite(ds) AND isfinite(variance) AND isfinite(rank)), true)"
-    ).fetchone() or (0,)
+    ).fetchall()
     if strange:
         yield f"{output}: {strange} windows have no finite scores: what they select is not known"
         return
@@ -255,19 +255,19 @@ def _selection(output: str, table: ScoreTable, select: Select) -> Iterator[str]:
     ):
         n, first = connection.execute(
             f"SELECT count(*), min(data_id) FROM {one} ANTI JOIN {other} USING (data_id)"
-        ).fetchone() or (0, None)
+        ).fetchall()[0]
         if n:
             yield f"{output}: {n} windows {what}: {first} ..."
     n, first, lds, right = connection.execute(
         "SELECT count(*), min(data_id), arg_min(chosen.lds, data_id), arg_min(kept.lds, data_id) "
         "FROM chosen JOIN kept USING (data_id) WHERE chosen.lds IS DISTINCT FROM kept.lds"
-    ).fetchone() or (0, None, None, None)
+    ).fetchall()[0]
     if n:
         yield f"{output}: {n} windows have another LDS: {first} {lds}, not {right}"
-    (n,) = connection.execute(
+    ((n,),) = connection.execute(
         "SELECT count(*) FROM chosen JOIN windows USING (data_id) WHERE chosen.ds IS DISTINCT FROM "
         "windows.ds OR chosen.variance IS DISTINCT FROM windows.variance"
-    ).fetchone() or (0,)
+    ).fetchall()
     if n:
         yield f"{output}: {n} selected windows have other scores than the labelled ones"
 

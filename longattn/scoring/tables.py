@@ -282,9 +282,8 @@ def _exact_softmax() -> Iterator[None]:
     """
     softmax = nn.functional.softmax
 
-    def exact(x: Tensor, *args: Any, dtype: torch.dtype | None = None, **options: Any) -> Tensor:
-        exactly = None if dtype is None else torch.promote_types(dtype, x.dtype)
-        return softmax(x, *args, dtype=exactly, **options)  # type: ignore[misc]
+    def exact(x: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
+        return softmax(x, dim, dtype=None if dtype is None else torch.promote_types(dtype, x.dtype))
 
     nn.functional.softmax = exact  # type: ignore[assignment]
     try:

@@ -93,7 +93,7 @@ class ScoreTable:
         """
         connection = self.connection
         connection.execute("CREATE OR REPLACE TABLE repeated (id_hash UBIGINT)")
-        (rows,) = connection.execute("SELECT count(*) FROM windows").fetchone() or (0,)
+        ((rows,),) = connection.execute("SELECT count(*) FROM windows").fetchall()
         found = 0
         parts = rows // COUNTED + 1
         for low, high in pairwise(2**64 * part // parts for part in range(parts + 1)):
@@ -104,7 +104,7 @@ class ScoreTable:
                     *(of["id_hash"].to_numpy() for of in batches(connection, some)),
                 ]
             )
-            hashes.sort()  # a tenth of the time that the database takes to group by them
+            hashes.sort()  # in two fifths of the time that the database takes to group by them
             again = np.unique(hashes[1:][hashes[1:] == hashes[:-1]])
             found += len(again)
             if len(again):

@@ -212,6 +212,8 @@ def _takes(schema: Mapping[str, Any]) -> str:
         return ", ".join(map(str, schema["enum"]))
     if "anyOf" in schema:
         return " or ".join(dict.fromkeys(map(_takes, schema["anyOf"])))
+    if schema.get("type") == "array" and "$ref" not in schema["items"]:
+        return f"list of {_takes(schema['items'])}"
     names = {
         "string": "text", "boolean": "true, false", "integer": "whole number", "number": "number",
         "null": "null", "array": "list of sections",

@@ -5,6 +5,7 @@ selected/<category>/*.parquet    the kept windows, with their LDS
 quarantine/*.parquet             records that could not be used, and why
 megatron/                        the kept windows for Megatron-LM, where exported
 report.html, evaluation.html     pages for people
+inspections/<data_id>.html       a page a window that was inspected
 _longattn/run.json               whose scores the folder holds, and the settings
 _longattn/samples.json           which share of its windows each category was cut to
 _longattn/columns.json           types of the user's columns that the windows carry
@@ -57,6 +58,9 @@ class OutputFolder:
 
     def evaluation(self, suffix: str) -> str:
         return join(self.url, f"evaluation.{suffix}")
+
+    def inspection(self, data_id: str) -> str:
+        return join(self.url, "inspections", f"{data_id}.html")
 
     def record(self, name: str) -> str:
         """`run`, `samples`, `columns`, `hold`, `rates`, `summary` or `selection`."""

@@ -17,7 +17,7 @@ import pyarrow as pa
 from longattn.storage.tables import LABELLED, parquet_writer
 
 FILE_ROWS = 250_000
-MEMORY = "512M"
+MEMORY = "512MB"
 MEASURE = """
 import json, os, sys, tempfile, threading, time
 from pathlib import Path

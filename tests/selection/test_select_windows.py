@@ -209,7 +209,7 @@ def test_more_than_memory_holds_is_spilled_and_selects_the_same(tmp_path, monkey
     for overlap in ("allow", "prefer_distinct"):
         la.select(str(tmp_path / "out"), memory="64M", keep={"count": 1000}, overlap=overlap)
     assert found[0] == found[1] == reference.selected(table, Select(keep={"count": 1000}))
-    assert min(spilled) > 10 * 2**20, "nothing was spilled"
+    assert min(spilled) > 2**20, "nothing was spilled"
     assert not list((tmp_path / "temporary").iterdir())
 
 
