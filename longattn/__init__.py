@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from longattn.config import Config
     from longattn.errors import ConfigError, RunError
-    from longattn.notebook import evaluate, export, inspect, plan, report, verify
+    from longattn.notebook import evaluate, export, inspect, plan, report, select, verify
     from longattn.pipeline.job import run
     from longattn.pipeline.steps import (
         read_documents,
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from longattn.pipeline.summary import RunSummary
     from longattn.scoring.scorer import AttentionScorer, Scores
     from longattn.selection.lds import long_distance_scores
-    from longattn.selection.select_windows import select
     from longattn.windows.cutting import sliding_windows
 
 __version__ = "0.1.0"
@@ -35,9 +34,8 @@ _ROOMS = {
     "pipeline.job": ("run",),
     "pipeline.summary": ("RunSummary",),
     "scoring.scorer": ("AttentionScorer", "Scores"),
-    "notebook": ("evaluate", "export", "inspect", "plan", "report", "verify"),
+    "notebook": ("evaluate", "export", "inspect", "plan", "report", "select", "verify"),
     "selection.lds": ("long_distance_scores",),
-    "selection.select_windows": ("select",),
     "windows.cutting": ("sliding_windows",),
 }  # fmt: skip
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}

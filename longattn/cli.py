@@ -8,20 +8,24 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from enum import StrEnum
 from typing import Annotated
 
 import typer
 
-from longattn import __version__
-from longattn.command import ConfigPath, LogFile, OutputPath, Overrides, guarded
-from longattn.settings.numbers import ByteSize, Count, WindowLength, read_number
+from longattn import __version__, actions
+from longattn.command import (
+    CheckOption,
+    ConfigPath,
+    Executor,
+    ExecutorOption,
+    LogFile,
+    OutputPath,
+    Overrides,
+    guarded,
+)
+from longattn.settings.numbers import Count, WindowLength, read_number
 from longattn.terminal import (
     console,
-    quieten_ray,
-    show_categories,
-    show_evaluation,
-    show_stages,
 )
 
 log = logging.getLogger("longattn")
@@ -32,18 +36,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-
-class Executor(StrEnum):
-    """Where a run works."""
-
-    RAY = "ray"
-    LOCAL = "local"
-
-
-ExecutorOption = Annotated[
-    Executor, typer.Option(help="ray: on a cluster, or one started here; local: in this process")
-]
 
 
 @app.command()
@@ -104,13 +96,14 @@ def run(
     config: ConfigPath,
     set_: Overrides = None,
     executor: ExecutorOption = Executor.RAY,
+    check: CheckOption = False,
     log_file: LogFile = None,
 ) -> None:
     """Score what is not labelled yet, then select.
 
     Example: longattn run configs/quickstart.yaml --set select.keep.fraction=0.25
     """
-    guarded(lambda: _run(config, set_, executor, select_after=True))
+    guarded(lambda: actions.run(config, set_, executor, select_after=True, check=check))
 
 
 @app.command()
@@ -118,13 +111,14 @@ def score(
     config: ConfigPath,
     set_: Overrides = None,
     executor: ExecutorOption = Executor.RAY,
+    check: CheckOption = False,
     log_file: LogFile = None,
 ) -> None:
     """Score what is not labelled yet; select nothing.
 
     Example: longattn score configs/quickstart.yaml
     """
-    guarded(lambda: _run(config, set_, executor, select_after=False))
+    guarded(lambda: actions.run(config, set_, executor, select_after=False, check=check))
 
 
 @app.command()
@@ -133,7 +127,7 @@ def select(config: ConfigPath, set_: Overrides = None, log_file: LogFile = None)
 
     Example: longattn select configs/quickstart.yaml --set select.alpha=1 --set select.keep.tokens=1.5B
     """
-    guarded(lambda: _select(config, set_))
+    guarded(lambda: actions.select(config, set_))
 
 
 @app.command()
@@ -157,7 +151,7 @@ def plan(
 
     Example: longattn plan configs/quickstart.yaml --windows-per-second 100
     """
-    guarded(lambda: _plan(config, set_, windows_per_second, read, json_))
+    guarded(lambda: actions.plan(config, set_, windows_per_second, read, json_))
 
 
 @app.command()
@@ -263,7 +257,7 @@ def evaluate(
 
     Example: longattn evaluate configs/quickstart.yaml --windows 10 --set window.tokens=8192
     """
-    guarded(lambda: _evaluate(config, set_, windows, causal_model, held_out, seed))
+    guarded(lambda: actions.evaluate(config, set_, windows, causal_model, held_out, seed))
 
 
 @app.command()
@@ -318,10 +312,18 @@ def bench(
 
 
 @app.command()
-def verify(output: OutputPath, log_file: LogFile = None) -> None:
+def verify(
+    output: OutputPath,
+    scores: Annotated[
+        int, typer.Option(min=0, metavar="N", help="score N windows, drawn at random, again")
+    ] = 0,
+    log_file: LogFile = None,
+) -> None:
     """Read a whole output back and check it: one line a finding, status 1 on any.
 
     Example: longattn verify out/quickstart
+
+    Example: longattn verify out/quickstart --scores 20
     """
 
     def work() -> None:
@@ -330,7 +332,7 @@ def verify(output: OutputPath, log_file: LogFile = None) -> None:
         from longattn.text import without_secrets
 
         folder, found = output_of(output), 0
-        for finding in findings(folder):
+        for finding in findings(folder, scores=scores):
             found += 1
             print(finding)
         if found:
@@ -356,83 +358,6 @@ def _main(
         typer.Option("--version", callback=_version, is_eager=True, help="versions that matter"),
     ] = False,
 ) -> None: ...
-
-
-def _plan(
-    path: str, overrides: list[str] | None, rate: float | None, read: str, as_json: bool
-) -> None:
-    from longattn.config import Config
-    from longattn.reports.plan import plan as plan_run
-    from longattn.reports.plan import print_plan
-
-    config = Config.of(path, overrides or [])
-    read_bytes = read_number(ByteSize, "--read", read)
-    result = plan_run(config, overrides or [], windows_per_second=rate, read_bytes=read_bytes)
-    if as_json:
-        print(json.dumps(result.to_dict(), indent=1))
-    else:
-        print_plan(result, console())
-
-
-def _run(path: str, overrides: list[str] | None, executor: Executor, *, select_after: bool) -> None:
-    from longattn.config import Config
-
-    config = Config.of(path, overrides or [])
-    log.debug("listing %d sources", len(config.sources))  # before Ray is imported, which takes 4 s
-    from longattn.pipeline.job import run as run_job
-
-    if executor == Executor.RAY:
-        quieten_ray()
-    summary = run_job(config, executor=executor.value, select_after=select_after)
-    told = summary.to_dict()
-    show_categories(told["categories"], config.select.rank_by)
-    show_stages(told)
-    _show_written(config.output)
-
-
-def _show_written(output: str) -> None:
-    from longattn.storage.output_folder import OutputFolder
-    from longattn.text import without_secrets
-
-    print("written: " + "  ".join(map(without_secrets, OutputFolder(output).shown())))
-
-
-def _select(path: str, overrides: list[str] | None) -> None:
-    from longattn.config import Config
-    from longattn.pipeline.remarks import remarks
-    from longattn.resume.lock import held
-    from longattn.selection.select_windows import select as select_labelled
-
-    config = Config.of(path, overrides or [])
-    with held(config.output):
-        chosen = select_labelled(config.output, config.select, file_bytes=config.file_bytes)
-    categories = {name: c.to_dict() for name, c in chosen.items()}
-    for remark in remarks(config, categories):
-        log.warning("%s", remark)
-    show_categories(categories, config.select.rank_by)
-    _show_written(config.output)
-
-
-def _evaluate(
-    path: str,
-    overrides: list[str] | None,
-    windows: int,
-    causal_model: str | None,
-    held_out: float | None,
-    seed: int,
-) -> None:
-    from longattn.config import Config
-    from longattn.reports.evaluation import FEW_DOCUMENTS, LABELS, write_evaluation
-    from longattn.reports.evaluation import evaluate as measure
-    from longattn.text import without_secrets
-
-    config = Config.of(path, overrides or [])
-    result = measure(
-        config, windows=windows, causal_model=causal_model, held_out=held_out, seed=seed
-    )
-    show_evaluation(result, LABELS, FEW_DOCUMENTS)
-    for url in write_evaluation(config.output, result):
-        print(f"written: {without_secrets(url)}")
 
 
 def main() -> None:

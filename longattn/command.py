@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -26,6 +27,22 @@ OutputPath = Annotated[
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="FIELD=VALUE", help="override a field, as in select.alpha=1"),
+]
+
+
+class Executor(StrEnum):
+    """Where a run works."""
+
+    RAY = "ray"
+    LOCAL = "local"
+
+
+CheckOption = Annotated[
+    bool,
+    typer.Option("--check", help="read every labelled file first; score again what is damaged"),
+]
+ExecutorOption = Annotated[
+    Executor, typer.Option(help="ray: on a cluster, or one started here; local: in this process")
 ]
 
 

@@ -1,4 +1,4 @@
-"""The commands as functions: `la.plan`, `la.report`, `la.inspect`, `la.evaluate`, `la.verify`, `la.export`.
+"""The commands as functions: `la.plan`, `la.select`, `la.report`, `la.inspect`, `la.evaluate`, ...
 
 Each takes what the command takes, gives the result as an object, and prints nothing. A config may be
 a path, a mapping or a `Config`; an output folder may be given as the config that names it.
@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from longattn.config import Config, ConfigLike, output_of
+from longattn.config import Config, ConfigLike, Select, output_of
 from longattn.errors import ConfigError
 from longattn.settings.numbers import ByteSize, WindowLength, read_number
 
 if TYPE_CHECKING:
     from longattn.reports.inspection import Inspection
     from longattn.reports.plan import Plan
+    from longattn.selection.select_windows import CategorySelection
 
 
 def plan(
@@ -46,6 +47,43 @@ def plan(
     return plan_run(
         settings, overrides, windows_per_second=windows_per_second, read_bytes=read_bytes
     )
+
+
+def select(
+    path: str,
+    settings: Select | None = None,
+    *,
+    file_bytes: int | str | None = None,
+    **overrides: Any,
+) -> dict[str, CategorySelection]:
+    """Select from `<path>/labelled` into `<path>/selected`, by category; the report is written anew.
+
+    Another call with the same settings rewrites only what is not as it should be. Exact, and the same
+    set whatever the layout of the labelled files.
+
+    Args:
+        path: the output folder of a run.
+        settings: `select:` of a config; its defaults where none are given.
+        file_bytes: aimed size of a selected file, as in a config.
+        overrides: fields of `settings` by name, as `keep={"tokens": "1.5B"}`.
+
+    Returns:
+        What was kept, by category.
+
+    Raises:
+        ValueError: a bad setting, no labelled windows, scores of different settings in one folder,
+            scores that are not finite, or windows without the column to rank by.
+
+    Example:
+        select("out/books", alpha=1.0, keep={"fraction": 0.25})
+    """  # fmt: skip
+    from longattn.reports.retelling import retell
+    from longattn.selection.select_windows import select as select_labelled
+    from longattn.storage.files import absolute
+
+    chosen = select_labelled(path, settings, file_bytes=file_bytes, **overrides)
+    retell(absolute(path), chosen)
+    return chosen
 
 
 def report(output: ConfigLike) -> str:
@@ -131,18 +169,19 @@ def evaluate(
     )
 
 
-def verify(output: ConfigLike) -> list[str]:
+def verify(output: ConfigLike, *, scores: int = 0) -> list[str]:
     """What is wrong with an output, read back whole: a line a finding, none where all holds.
 
     Args:
         output: the output folder of a run, or its config.
+        scores: how many windows, drawn at random, to score again.
 
     Raises:
         ValueError: one line; no run has written there.
     """
     from longattn.reports.verify import verify as findings
 
-    return list(findings(output_of(output)))
+    return list(findings(output_of(output), scores=scores))
 
 
 def export(output: ConfigLike) -> list[str]:

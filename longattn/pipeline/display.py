@@ -19,8 +19,8 @@ from rich.table import Table
 from rich.text import Text
 
 from longattn.pipeline.stopping import every
-from longattn.storage.files import write_json
 from longattn.storage.output_folder import OutputFolder
+from longattn.storage.records import write_record
 from longattn.text import count, duration, short
 
 if TYPE_CHECKING:
@@ -112,7 +112,8 @@ def watched(monitor: Monitor, total_bytes: int, output: str) -> Iterator[None]:
         stack.enter_context(every(SAMPLE_SECONDS, look))
         yield
     last = RateSample.of(monitor.progress(), time.perf_counter() - started)
-    write_json(OutputFolder(output).record("rates"), [vars(s) for s in [*history.samples, last]])
+    samples = [vars(sample) for sample in [*history.samples, last]]
+    write_record(OutputFolder(output).record("rates"), {"samples": samples})
 
 
 def view(before: RateSample, now: RateSample, read: float) -> Group:

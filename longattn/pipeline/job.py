@@ -23,6 +23,7 @@ from longattn.pipeline.failures import reason_of
 from longattn.pipeline.remarks import remarks
 from longattn.pipeline.stopping import Stop, stop_on_sigterm
 from longattn.pipeline.summary import RunSummary, summarise
+from longattn.resume.damage import set_aside
 from longattn.resume.fingerprint import (
     grown_samples,
     note_samples,
@@ -31,12 +32,15 @@ from longattn.resume.fingerprint import (
     require_run_record,
 )
 from longattn.resume.lock import Hold, held
-from longattn.resume.markers import forget
+from longattn.resume.markers import forget, read_markers
 from longattn.resume.remaining import Remaining, drop_repeats, find_remaining
 from longattn.scoring.settings import ScoreSettings
 from longattn.selection.select_windows import CategorySelection, select
-from longattn.storage.files import read_json, sweep, warn_if_slow, write_json
+from longattn.storage.digests import json_checksum
+from longattn.storage.files import sweep, warn_if_slow
 from longattn.storage.output_folder import OutputFolder
+from longattn.storage.records import read_record, write_record
+from longattn.storage.tables import DamagedFileError
 from longattn.text import without_secrets
 from longattn.windows.tokenizer import load_tokenizer
 
@@ -51,7 +55,11 @@ ExecutorName = Literal["ray", "local"]
 
 
 def run(
-    config: ConfigLike, *, executor: ExecutorName = "ray", select_after: bool = True
+    config: ConfigLike,
+    *,
+    executor: ExecutorName = "ray",
+    select_after: bool = True,
+    check: bool = False,
 ) -> RunSummary:
     """Score what of the corpus is not labelled yet, then select. Same result however often repeated.
 
@@ -60,6 +68,8 @@ def run(
         executor: `ray` works on the cluster of RAY_ADDRESS, one that runs here, or one started here;
             `local` in this process, on a GPU if there is one. The files are the same.
         select_after: whether to select; `select` does it later as well.
+        check: whether to read every labelled file first, and score again what is not as it was
+            written; else footers and row counts are compared.
 
     Raises:
         ValueError: a path that matches nothing, an unknown column, an unreadable checkpoint, an
@@ -72,7 +82,7 @@ def run(
     if executor not in ("ray", "local"):
         raise ValueError(f"executor {executor!r}: 'ray' or 'local' is allowed")
     config = Config.of(config)
-    job = Job(config, executor)
+    job = Job(config, executor, whole=check)
     job.check()
     with stop_on_sigterm() as stop, held(config.output, stop.end) as hold:
         return job.run(stop, hold, select_after=select_after)
@@ -92,8 +102,10 @@ class Done:
 class Job:
     """A run of one config into its output folder."""
 
-    def __init__(self, config: Config, executor: ExecutorName = "ray") -> None:
-        self.config, self.executor = config, executor
+    def __init__(
+        self, config: Config, executor: ExecutorName = "ray", *, whole: bool = False
+    ) -> None:
+        self.config, self.executor, self.whole = config, executor, whole
         self.started = time.perf_counter()
         self.folder = OutputFolder(config.output)
         self.settings = ScoreSettings.of(config)
@@ -119,15 +131,21 @@ class Job:
         if stop.asked.is_set():
             raise stop.error
         started = time.perf_counter()
-        selection = self.select(done.labelled) if select_after else {}
+        try:
+            selection = self.select(done.labelled) if select_after else {}
+        except DamagedFileError as error:
+            log.warning("%s: every labelled file is read now", error)
+            self.whole = True
+            done = self.label(stop, hold)
+            started = time.perf_counter()
+            selection = self.select(done.labelled)
         summary = summarise(
             self.config, done.fingerprint, self.splits, (done.before, done.labelled),
             done.outcome, selection,
         ).timed(select=time.perf_counter() - started, total=time.perf_counter() - self.started)  # fmt: skip
-        summary = replace(
-            summary, extra={"left_out": self.listing.left_out, "precision": self.precision}
-        )
-        write_json(self.folder.record("summary"), summary.to_dict())
+        facts = {"left_out": self.listing.left_out, "precision": self.precision}
+        summary = replace(summary, extra={**facts, **self._proofs(selected=bool(selection))})
+        write_record(self.folder.record("summary"), summary.to_dict())
         told = remarks(self.config, {n: c.to_dict() for n, c in summary.categories.items()})
         if not any(category.windows for category in summary.categories.values()):
             raise RunError(f"no window in the whole corpus: {'; '.join(told)}")
@@ -220,9 +238,18 @@ class Job:
         return fingerprint
 
     def _remaining(self, again: Iterable[str] = ()) -> Remaining:
-        """What remains, after rows that are there twice have been put right."""
+        """What remains, after damaged files and rows that are there twice have been put right."""
         output, largest = self.config.output, self.config.max_record_bytes
-        left = find_remaining(output, self.splits, again, largest)
+        whole, self.whole = self.whole, False
+        try:
+            left = find_remaining(output, self.splits, again, largest, whole=whole)
+        except DamagedFileError:  # in the ids of a split that is not done
+            left = find_remaining(output, self.splits, again, largest, whole=True)
+        if left.damaged:
+            set_aside(output, left.damaged)
+            left = find_remaining(output, self.splits, again, largest)
+        for url in left.foreign[:SHOWN]:
+            log.warning("%s was not written by longattn: left alone", without_secrets(url))
         if left.twice:
             repeats = sum(map(len, left.twice.values()))
             log.warning("%d rows were labelled twice: one of each stays", repeats)
@@ -233,11 +260,22 @@ class Job:
     def _typed(self, splits: list[Split]) -> list[Split]:
         """The splits with the types of the user's columns: what earlier runs into the folder had."""
         url = self.folder.record("columns")
-        known = read_json(url) or {}
+        known = read_record(url) or {}
         types = column_types(splits, known)
         if types != known:
-            write_json(url, types)
+            write_record(url, types)
         return with_types(splits, types)
+
+    def _proofs(self, *, selected: bool) -> dict[str, Any]:
+        """What `verify` holds the summary against: markers that it leaves out, and the selection."""
+        listed = {split.id for split in self.splits}
+        proofs: dict[str, Any] = {
+            "other_splits": sorted(read_markers(self.config.output).keys() - listed)
+        }
+        if selected:
+            stored = read_record(self.folder.record("selection"))
+            proofs["selection"] = json_checksum(stored)
+        return proofs
 
     def _log_stale(self, stale: dict[str, int]) -> None:
         listed = {split.source for split in self.splits}

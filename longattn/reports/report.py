@@ -20,11 +20,14 @@ from numpy.typing import NDArray
 
 from longattn.config import Select
 from longattn.reports.page import packed, render
+from longattn.reports.page_seal import with_seal
 from longattn.reports.repetition import Repetition
 from longattn.resume.fingerprint import require_run_record
 from longattn.selection.lds import long_distance_scores
-from longattn.storage.files import READERS, list_files, parallel, read_json, write_bytes
+from longattn.storage.digests import json_checksum
+from longattn.storage.files import READERS, list_files, parallel, write_bytes
 from longattn.storage.output_folder import OutputFolder, category_of
+from longattn.storage.records import read_record
 from longattn.storage.tables import open_parquet
 from longattn.text import without_secrets
 
@@ -75,16 +78,21 @@ def write_report(output: str) -> str:
 
     Raises ValueError where no run has written here, or nothing was labelled.
     """
-    url = OutputFolder(output).report
-    write_bytes(url, report_page(output).encode())
-    return url
+    folder = OutputFolder(output)
+    page = report_page(output)
+    of = {
+        name: read_record(folder.record(name)) for name in ("run", "selection", "summary", "rates")
+    }
+    told = {name: json_checksum(record) for name, record in of.items() if record is not None}
+    write_bytes(folder.report, with_seal(page, told).encode())
+    return folder.report
 
 
 def report_page(output: str) -> str:
     """The page of `write_report` as text."""
     record, folder = require_run_record(output), OutputFolder(output)
-    summary = read_json(folder.record("summary")) or {}
-    selection = read_json(folder.record("selection"))
+    summary = read_record(folder.record("summary")) or {}
+    selection = read_record(folder.record("selection"))
     if selection is None:
         raise ValueError(f"{output}: nothing was selected here yet; `longattn select` comes first")
     select = selection["select"]
@@ -115,7 +123,7 @@ def report_page(output: str) -> str:
         "funnel": funnel,
         "null": null,
         "heads": {n: _heads(urls, HEAD_ROWS // len(files)) for n, urls in sorted(files.items())},
-        "rates": read_json(folder.record("rates")) or [],
+        "rates": (read_record(folder.record("rates")) or {}).get("samples", []),
     }
     settings = yaml.safe_load(record.config.to_yaml()) if record.config else {}
     return render(

@@ -14,8 +14,9 @@ import yaml
 from longattn.config import Config, Sample
 from longattn.errors import ConfigError, FolderError
 from longattn.scoring.settings import ScoreParts
-from longattn.storage.files import list_files, read_json, remove, write_json
+from longattn.storage.files import list_files, read_json, remove
 from longattn.storage.output_folder import FORMAT, OutputFolder
+from longattn.storage.records import read_record, write_record
 from longattn.text import without_secrets
 
 
@@ -49,7 +50,8 @@ def read_run_record(output: str) -> RunRecord | None:
 
     Raises FolderError for a folder that another version of longattn laid out.
     """
-    stored = read_json(OutputFolder(output).record("run"))
+    url = OutputFolder(output).record("run")
+    stored = read_record(url)
     if stored is None:
         return None
     if stored.get("format", 1) != FORMAT:
@@ -57,12 +59,19 @@ def read_run_record(output: str) -> RunRecord | None:
             f"{without_secrets(output)} has the layout {stored.get('format', 1)} of another version "
             f"of longattn, this one reads and writes {FORMAT}; choose another output"
         )
-    settings = yaml.safe_load(stored["config"] or "null")
+    try:
+        settings = yaml.safe_load(stored["config"] or "null")
+        parts = ScoreParts.from_dict(stored["parts"])
+    except (KeyError, TypeError, AttributeError, IndexError, yaml.YAMLError) as error:
+        why = " ".join(str(error).split())
+        raise FolderError(
+            f"{without_secrets(url)}: damaged: {type(error).__name__}: {why}"
+        ) from None
     try:
         config = Config.parse(settings) if settings else None
     except ConfigError:  # of a version that had other settings: what decides scores is in the parts
         config = None
-    return RunRecord(ScoreParts.from_dict(stored["parts"]), config)
+    return RunRecord(parts, config)
 
 
 def require_run_record(output: str) -> RunRecord:
@@ -80,7 +89,7 @@ def own_folder(output: str, parts: ScoreParts, config: Config | None) -> str:
     """
     record = read_run_record(output)
     if record is None:
-        write_json(OutputFolder(output).record("run"), RunRecord(parts, config).to_dict())
+        write_record(OutputFolder(output).record("run"), RunRecord(parts, config).to_dict())
     elif record.parts != parts:
         old, new = record.parts.to_dict(), parts.to_dict()
         other = [k for k in sorted({*old, *new}) if old.get(k) != new.get(k)]
@@ -98,7 +107,7 @@ def grown_samples(output: str, samples: Mapping[str, Sample | None]) -> set[str]
     With the same seed the windows of a smaller share are all in a larger one. Raises FolderError on
     any other change, which would mix two samples.
     """
-    stored = read_json(OutputFolder(output).record("samples")) or {}
+    stored = read_record(OutputFolder(output).record("samples")) or {}
     grown = set()
     for category, sample in samples.items():
         old, new = stored.get(category, _share(sample)), _share(sample)
@@ -118,14 +127,14 @@ def grown_samples(output: str, samples: Mapping[str, Sample | None]) -> set[str]
 def note_samples(output: str, samples: Mapping[str, Sample | None], grown: set[str]) -> None:
     """Record which samples the folder holds; void the markers of `grown` categories first."""
     folder = OutputFolder(output)
-    stored = read_json(folder.record("samples")) or {}
+    stored = read_record(folder.record("samples")) or {}
     now = {**stored, **{category: _share(sample) for category, sample in samples.items()}}
     if now == stored:
         return
     for file in list_files(folder.markers, ".json") if grown else ():
         if any(marker["category"] in grown for marker in read_json(file)):
             remove(file)
-    write_json(folder.record("samples"), now)
+    write_record(folder.record("samples"), now)
 
 
 def _share(sample: Sample | None) -> dict[str, Any]:

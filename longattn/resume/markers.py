@@ -1,6 +1,6 @@
 """Markers: what each split gave, written by the actor that read it to its end.
 
-They lie in `_longattn/splits/*.json`, one file a task.
+They lie in `_longattn/splits/*.json`, one file a task; each has a checksum of its own.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 
 from longattn.corpus.counts import Counts
 from longattn.corpus.records import Reason, Split
+from longattn.storage.digests import sealed, unsealed
 from longattn.storage.files import join, list_files, parallel, read_json, remove, write_json
 from longattn.storage.output_folder import OutputFolder
 from longattn.windows.ids import hash_key
@@ -73,10 +74,15 @@ class Marker:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Marker:
-        return cls(**{**values, "counts": Counts.from_dict(values["counts"])})
+        """Raises ValueError for what is no marker, or not what its checksum was taken of."""
+        stored = unsealed(values, "marker")
+        try:
+            return cls(**{**stored, "counts": Counts.from_dict(stored["counts"])})
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"marker: damaged: {error}") from None
 
     def to_dict(self) -> dict[str, Any]:
-        return {**vars(self), "counts": self.counts.to_dict()}
+        return sealed({**vars(self), "counts": self.counts.to_dict()})
 
 
 def write_markers(output: str, markers: Sequence[Marker]) -> None:
@@ -86,13 +92,33 @@ def write_markers(output: str, markers: Sequence[Marker]) -> None:
     write_json(url, [m.to_dict() for m in markers])
 
 
-def read_markers(output: str) -> dict[str, Marker]:
-    """The latest marker of each split, by its id."""
+def read_markers(output: str, damaged: dict[str, str] | None = None) -> dict[str, Marker]:
+    """The latest marker of each split, by its id; of a damaged file none.
+
+    `damaged` is given those files, with what is wrong with each.
+    """
+    found: list[Marker] = []
     files = list_files(OutputFolder(output).markers, ".json")
-    found = (
-        Marker.from_dict(value) for values in parallel(read_json, files) for value in values or []
-    )
+    for url, markers in zip(files, parallel(_read_file, files), strict=True):
+        if isinstance(markers, str):
+            if damaged is not None:
+                damaged[url] = markers
+        else:
+            found += markers
     return {m.split: m for m in sorted(found, key=lambda m: m.generation)}
+
+
+def _read_file(url: str) -> list[Marker] | str:
+    """The markers of a file, or what is wrong with it."""
+    try:
+        values = read_json(url)
+        if values is None:
+            return []
+        if not isinstance(values, list):
+            return "damaged: a list of markers is required"
+        return [Marker.from_dict(value) for value in values]
+    except (ValueError, RecursionError) as error:
+        return " ".join(str(error).split()).removeprefix(f"{url}: ").removeprefix("marker: ")
 
 
 def forget(output: str, void: Collection[str]) -> None:

@@ -3,13 +3,14 @@
 A split is done when its marker is there and labelled files hold exactly the windows that the marker
 counts: as many, and of the same ids, by a sum of their hashes. The footer of a labelled file holds
 both for each split, so this reads footers, and ids only where they are of splits that are not done.
+A labelled file that is not what was written counts for nothing, so that its windows are scored again.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -20,9 +21,19 @@ import pyarrow as pa
 from longattn.corpus.counts import ReadTotals
 from longattn.corpus.records import Split
 from longattn.resume.markers import IdSet, read_markers
+from longattn.storage.digests import RowDigest
 from longattn.storage.files import READERS, join, parallel, remove
 from longattn.storage.output_folder import OutputFolder, category_of
-from longattn.storage.tables import content_name, file_metadata, open_parquet, write_table
+from longattn.storage.tables import (
+    DamagedFileError,
+    content_name,
+    file_metadata,
+    is_content_name,
+    is_own_file,
+    open_parquet,
+    readable,
+    write_table,
+)
 from longattn.windows.ids import hash_key
 
 
@@ -60,27 +71,62 @@ class Labelled:
 
     url: str
     rows: int
-    fingerprint_of: str
-    row_spans: list[RowSpan]
+    fingerprint_of: str = ""
+    row_spans: list[RowSpan] = field(default_factory=list)
+    foreign: bool = False
+    """Another program's, which is left alone."""
+    damage: str = ""
+    """What of the file is not as it was written; empty where nothing is."""
 
 
-def read_footer(url: str) -> Labelled:
-    """Raises ValueError naming a file that is no labelled Parquet file, OSError as storage does."""
+def read_footer(url: str, *, whole: bool = False) -> Labelled:
+    """What the footer of a file says, and whether the file fits it; raises OSError as storage does.
+
+    Args:
+        whole: whether to read all rows, too, and compare them with their digest.
+    """
     try:
         with open_parquet(url) as parquet:
+            rows = parquet.metadata.num_rows
+            if not is_own_file(parquet):
+                if is_content_name(url):
+                    return Labelled(
+                        url, rows, damage="its footer has lost what longattn wrote there"
+                    )
+                return Labelled(url, rows, foreign=True)
             metadata = file_metadata(parquet)
-            return Labelled(
-                url,
-                parquet.metadata.num_rows,
-                metadata.get("fingerprint", ""),
-                [_row_span(*span) for span in metadata.get("runs", [])],
-            )
-    except ValueError as error:
-        raise ValueError(f"{url}: no readable labelled file: {error.__cause__ or error}") from error
+            fingerprint = metadata.get("fingerprint", "")
+            spans = [_row_span(*span) for span in metadata.get("runs", [])]
+            damage = _damage(url, parquet, metadata, whole=whole)
+            return Labelled(url, rows, fingerprint, spans, damage=damage)
+    except DamagedFileError as error:
+        return Labelled(url, 0, damage=error.why)
+    except (ValueError, TypeError) as error:
+        return Labelled(url, 0, damage=" ".join(str(error).split()))
 
 
-def labelled_files(output: str) -> list[Labelled]:
-    return parallel(read_footer, OutputFolder(output).labelled_files())
+def _damage(url: str, parquet: Any, metadata: Mapping[str, Any], *, whole: bool) -> str:
+    """How the rows of a file differ from its footer; empty where they do not."""
+    rows, told = parquet.metadata.num_rows, metadata.get("rows")
+    if told != rows:
+        return f"{rows} rows, its footer tells of {told}"
+    under = sum(span[2] for span in metadata.get("runs", []))
+    if under not in (0, rows):
+        return f"{rows} rows, its footer tells of {under} under splits"
+    if whole:
+        digest = RowDigest()
+        for group in range(parquet.num_row_groups):
+            with readable(url):
+                digest.add(parquet.read_row_group(group, use_threads=False))
+        if digest.hex != metadata.get("digest"):
+            return "its rows are not those its footer tells of"
+    return ""
+
+
+def labelled_files(output: str, *, whole: bool = False) -> list[Labelled]:
+    """Every Parquet file below `labelled/` by its footer; `whole` as `read_footer` takes it."""
+    files = OutputFolder(output).labelled_files()
+    return parallel(lambda url: read_footer(url, whole=whole), files)
 
 
 @dataclass(frozen=True)
@@ -97,10 +143,17 @@ class Remaining:
     twice: dict[str, list[int]]  # labelled file -> rows that another file, or row, has too
     generation: int  # for the markers of the run that does it
     seen: ReadTotals  # in the splits that are done
+    damaged: dict[str, str] = field(default_factory=dict)  # labelled files and markers -> how
+    foreign: list[str] = field(default_factory=list)  # Parquet below `labelled/` of other programs
 
 
 def find_remaining(
-    output: str, splits: Sequence[Split], again: Iterable[str] = (), max_record_bytes: int = 0
+    output: str,
+    splits: Sequence[Split],
+    again: Iterable[str] = (),
+    max_record_bytes: int = 0,
+    *,
+    whole: bool = False,
 ) -> Remaining:
     """Compare the listing with markers and labelled files.
 
@@ -109,10 +162,14 @@ def find_remaining(
 
     Footers are read, and the ids of rows that are under no done split. Kept are those ids and, while
     anything remains, 16 bytes for each document of a done split: a document that is in two files of
-    a category is scored once, and the other file may be the one that remains.
+    a category is scored once, and the other file may be the one that remains. `whole` reads all rows,
+    and compares them with the footers.
     """
-    markers, reread = read_markers(output), set(again)
-    files = labelled_files(output)
+    damaged: dict[str, str] = {}
+    markers, reread = read_markers(output, damaged), set(again)
+    there = labelled_files(output, whole=whole)
+    damaged |= {file.url: file.damage for file in there if file.damage}
+    files = [file for file in there if not file.damage and not file.foreign]
     under: dict[str, IdSet] = defaultdict(IdSet)
     paths: dict[str, str] = {m.split: m.path for m in markers.values()}
     windows: Counter[str] = Counter()
@@ -126,14 +183,14 @@ def find_remaining(
         for m in markers.values()
         if (under[m.split].count, under[m.split].hex) == (m.windows, m.ids)
     }
-    whole = {
+    settled = {
         name
         for name in complete
         if markers[name].category not in reread and not 0 < markers[name].largest < max_record_bytes
     }
     current = {split.id for split in splits}
     # A document left to another split is lost if that one is gone and did not label it.
-    done, before = whole, set[str]()
+    done, before = settled, set[str]()
     while done != before:
         before, known = done, done | current
         done = {name for name in done if known.issuperset(markers[name].waits_for)}
@@ -160,6 +217,8 @@ def find_remaining(
         twice=twice,
         generation=1 + max((m.generation for m in markers.values()), default=0),
         seen=seen,
+        damaged=damaged,
+        foreign=[file.url for file in there if file.foreign],
     )
 
 
@@ -215,7 +274,7 @@ def drop_repeats(twice: Mapping[str, Sequence[int]]) -> None:
     """
     written = set()
     for url, rows in twice.items():
-        with open_parquet(url) as parquet:
+        with open_parquet(url) as parquet, readable(url):
             metadata, table = file_metadata(parquet), parquet.read()
         splits = [span[0] for span in metadata["runs"] for _ in range(span[2])]
         keep = np.ones(len(table), bool)
@@ -234,6 +293,6 @@ def drop_repeats(twice: Mapping[str, Sequence[int]]) -> None:
 
 
 def _ids(file: Labelled) -> list[str]:
-    with open_parquet(file.url) as parquet:
+    with open_parquet(file.url) as parquet, readable(file.url):
         ids: list[str] = parquet.read(columns=["data_id"])["data_id"].to_pylist()
         return ids

@@ -6,9 +6,11 @@ its name, and data_ids are compared only where their hashes are equal.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -18,7 +20,16 @@ import pyarrow.compute as pc
 from longattn.selection.database import without_progress
 from longattn.selection.threads import CORES, in_threads
 from longattn.storage.files import READERS, filesystem, is_local
-from longattn.storage.tables import file_metadata, open_parquet, readable
+from longattn.storage.tables import (
+    DamagedFileError,
+    file_metadata,
+    is_own_file,
+    open_parquet,
+    readable,
+)
+from longattn.text import without_secrets
+
+log = logging.getLogger("longattn")
 
 COUNTED = 1 << 22  # id hashes looked at together
 INSERTED = 1 << 17  # rows handed to the database at a time: a row group of it
@@ -123,11 +134,16 @@ class ScoreTable:
         threads = CORES if is_local(filesystem(path)[0]) else READERS
         fingerprints: set[str] = set()
         lengths: list[int] = []
+        digests: list[str] = []
         waiting: list[pa.Table] = []
         read = in_threads(lambda file: _read(file[1], file[0], rank_by), enumerate(sizes), threads)
-        for table, fingerprint in read:
-            fingerprints.add(fingerprint)
+        for url, (table, metadata) in zip(sizes, read, strict=True):
             lengths.append(len(table))
+            digests.append(metadata.get("digest", ""))
+            if not metadata:
+                log.warning("%s was not written by longattn: left alone", without_secrets(url))
+                continue
+            fingerprints.add(metadata.get("fingerprint", ""))
             waiting.append(table)
             if sum(map(len, waiting)) >= INSERTED:
                 self.insert(pa.concat_tables(waiting))
@@ -139,7 +155,9 @@ class ScoreTable:
                 f"{path}: labelled files of different settings: {sorted(fingerprints)}"
             )
         row_bytes = np.array(list(sizes.values())) // np.maximum(1, lengths)
-        return LabelledFiles(list(sizes), row_bytes, fingerprints.pop())
+        if not fingerprints:
+            raise ValueError(f"{path}: no labelled windows of longattn to select from")
+        return LabelledFiles(list(sizes), row_bytes, fingerprints.pop(), digests)
 
 
 @dataclass(frozen=True)
@@ -147,6 +165,7 @@ class LabelledFiles:
     urls: Sequence[str]
     row_bytes: np.ndarray  # (files,) of one row
     fingerprint: str
+    digests: Sequence[str]  # of the rows of each
 
 
 def batches(
@@ -159,14 +178,22 @@ def batches(
             yield pa.table(batch)
 
 
-def _read(url: str, file: int, rank_by: str) -> tuple[pa.Table, str]:
+def _read(url: str, file: int, rank_by: str) -> tuple[pa.Table, dict[str, Any]]:
+    """The narrow columns of a file and what its footer says; nothing of another program's."""
     further = [] if rank_by == "lds" else [rank_by]
     with open_parquet(url) as parquet:
+        if not is_own_file(parquet):
+            return pa.table({}), {}
+        try:
+            metadata = file_metadata(parquet)
+        except ValueError as error:
+            raise DamagedFileError(url, str(error)) from None
+        if metadata.get("rows") != (rows := parquet.metadata.num_rows):
+            raise DamagedFileError(url, f"{rows} rows, its footer tells of {metadata.get('rows')}")
         for name in {*further} - {*parquet.schema_arrow.names}:
             raise ValueError(f"select: {url} has no column {name}")
         with readable(url):
             table = parquet.read(columns=[*NAMES, *further], use_threads=False)
-        fingerprint = file_metadata(parquet).get("fingerprint", "")
     for name in further:
         if pc.any(pc.is_null(table[name], nan_is_null=True)).as_py():
             raise ValueError(f"select.rank_by: some windows have no {name}: {url}")
@@ -180,4 +207,4 @@ def _read(url: str, file: int, rank_by: str) -> tuple[pa.Table, str]:
     for name, column in columns.items():
         table = table.append_column(name, column if name == "rank" else pa.array(column))
     table = table.set_column(1, "category", table["category"].cast(pa.string()))
-    return table.select([*NAMES, *columns]), fingerprint
+    return table.select([*NAMES, *columns]), metadata

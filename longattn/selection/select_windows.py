@@ -25,8 +25,8 @@ from longattn.selection.overlap import distinct_scores
 from longattn.selection.score_table import ScoreTable, batches
 from longattn.selection.selected_files import write_selected
 from longattn.settings.numbers import ByteSize, read_number
-from longattn.storage.files import write_json
 from longattn.storage.output_folder import OutputFolder
+from longattn.storage.records import write_record
 
 BUCKETS = 4096  # that values are counted in, to find a threshold
 FEW = 1 << 17  # windows that are sorted, ids and all
@@ -84,8 +84,9 @@ def select(
 ) -> dict[str, CategorySelection]:
     """Select from `<path>/labelled` into `<path>/selected`, by category.
 
-    A second call with the same settings rewrites nothing; with other settings it replaces the
-    selected files. Exact, and the same set whatever the layout of the labelled files.
+    A second call with the same settings reads what it selected and rewrites only what is not as it
+    should be; with other settings it replaces the selected files. Exact, and the same set whatever
+    the layout of the labelled files.
 
     Args:
         path: the output folder of a run, or its config.
@@ -127,7 +128,7 @@ def select(
             folder.selected,
             {"fingerprint": files.fingerprint, "select": stored},
         )
-    write_json(
+    write_record(
         folder.record("selection"),
         {"select": stored, "files": urls, "categories": {c: s.to_dict() for c, s in result.items()}},
     )  # fmt: skip

@@ -7,6 +7,7 @@ on the labelled files alone; each is named after the ids and LDS inside it.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import groupby
@@ -18,17 +19,23 @@ from numpy.typing import NDArray
 
 from longattn.selection.score_table import LabelledFiles, ScoreTable, batches
 from longattn.selection.threads import in_threads
+from longattn.storage.digests import RowDigest
 from longattn.storage.files import join, list_files, remove, staged
 from longattn.storage.tables import (
     SELECTED,
     carried_fields,
     content_name,
+    file_metadata,
+    is_content_name,
+    is_own_file,
     open_parquet,
     parquet_writer,
     readable,
     with_schema,
 )
+from longattn.text import without_secrets
 
+log = logging.getLogger("longattn")
 WRITERS = 8  # files written at a time
 
 
@@ -57,9 +64,11 @@ def write_selected(
     folder: str,
     metadata: Mapping[str, Any],
 ) -> list[str]:
-    """Make `folder` hold the rows of the table `kept` alone; files that are there already stay.
+    """Make `folder` hold the rows of the view `kept` alone; returns the URLs of its files.
 
-    New files are written before old ones go, so a failure on the way loses none. Returns the URLs.
+    A file that is there and is what it should be stays: all of it is read, and compared with its
+    footer, with what is kept and with the labelled files' digests. New files are written before old
+    ones go, so a failure on the way loses none. Other programs' files are left alone, and named.
     """
     counts = table.connection.execute(
         "SELECT category, file, count(*) FROM kept GROUP BY category, file ORDER BY category"
@@ -76,12 +85,24 @@ def write_selected(
     )
     pieces = _pieces(ordered, [rows for _, rows in parts])
     there = list_files(folder, ".parquet").keys()
-    write = partial(_write, urls=files.urls, folder=folder, there=there, metadata=metadata)
+    write = partial(_write, files=files, folder=folder, there=there, metadata=metadata)
     categories = (category for category, _ in parts)
     wanted = set(in_threads(write, zip(categories, pieces, strict=True), WRITERS))
-    for url in there - wanted:
-        remove(url)
+    for url in sorted(there - wanted):
+        if _was_selected(url):
+            remove(url)
+        else:
+            log.warning("%s was not written by longattn: left alone", without_secrets(url))
     return sorted(wanted)
+
+
+def _was_selected(url: str) -> bool:
+    """Whether a file below `selected/` is one of ours, be it broken."""
+    try:
+        with open_parquet(url) as parquet:
+            return is_own_file(parquet)
+    except ValueError:
+        return is_content_name(url)
 
 
 def _pieces(tables: Iterator[pa.Table], lengths: Sequence[int]) -> Iterator[pa.Table]:
@@ -98,7 +119,7 @@ def _pieces(tables: Iterator[pa.Table], lengths: Sequence[int]) -> Iterator[pa.T
 
 def _write(
     part: tuple[str, pa.Table],
-    urls: Sequence[str],
+    files: LabelledFiles,
     folder: str,
     there: Any,
     metadata: Mapping[str, Any],
@@ -106,20 +127,24 @@ def _write(
     """Copy whole rows of labelled files into one selected file, unless it is there; returns its URL."""
     category, kept = part
     target = join(folder, category, content_name(kept["data_id"], kept["lds"]))
-    if target in there:
-        return target
     file_of, row_of, lds_of = (kept[name].to_numpy() for name in ("file", "row", "lds"))
-    schema = _schema([urls[file] for file in np.unique(file_of)])
+    of = np.unique(file_of).tolist()
+    schema = _schema([files.urls[file] for file in of])
+    metadata = {**metadata, "labelled": [files.digests[file] for file in of]}
+    if target in there:
+        if not (why := _misfit(target, kept, schema, metadata)):
+            return target
+        log.warning("%s: %s; it is written anew", without_secrets(target), why)
     with staged(target) as local, parquet_writer(local, schema, metadata) as writer:
-        for file in np.unique(file_of).tolist():
+        for file in of:
             rows, lds = row_of[file_of == file], lds_of[file_of == file]
-            with open_parquet(urls[file]) as parquet:
+            with open_parquet(files.urls[file]) as parquet:
                 start = 0
                 for group in range(parquet.num_row_groups):
                     stop = start + parquet.metadata.row_group(group).num_rows
                     inside = (rows >= start) & (rows < stop)
                     if inside.any():
-                        with readable(urls[file]):
+                        with readable(files.urls[file]):
                             read = parquet.read_row_group(group)
                         read = read.take(pa.array(rows[inside] - start))
                         read = read.append_column("lds", pa.array(lds[inside]))
@@ -135,3 +160,33 @@ def _schema(urls: Sequence[str]) -> pa.Schema:
         with open_parquet(url) as parquet:
             schemas.append(parquet.schema_arrow)
     return pa.schema([*SELECTED, *carried_fields(schemas)])
+
+
+def _misfit(url: str, kept: pa.Table, schema: pa.Schema, metadata: Mapping[str, Any]) -> str:
+    """How a selected file differs from what it is to hold; empty where it does not.
+
+    Args:
+        kept: `data_id` and `lds` of its rows.
+        metadata: that its footer is to have, beside the digest.
+    """
+    digest, row = RowDigest(), 0
+    try:
+        with open_parquet(url) as parquet:
+            stored = file_metadata(parquet)
+            if parquet.schema_arrow.remove_metadata() != schema:
+                return "other columns"
+            if {key: stored.get(key) for key in metadata} != dict(metadata):
+                return "its footer tells of another selection"
+            for group in range(parquet.num_row_groups):
+                with readable(url):
+                    rows = parquet.read_row_group(group)
+                of = kept.slice(row, len(rows)).select(["data_id", "lds"])
+                if rows["data_id"] != of["data_id"] or rows["lds"] != of["lds"]:
+                    return "other windows"
+                digest.add(rows)
+                row += len(rows)
+    except ValueError as error:
+        return " ".join(str(error).removeprefix(f"{url}: ").split())
+    if (row, digest.rows, digest.hex) != (len(kept), stored.get("rows"), stored.get("digest")):
+        return "rows that are not those its footer tells of"
+    return ""

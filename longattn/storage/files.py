@@ -30,6 +30,7 @@ from longattn.text import without_secrets
 log = logging.getLogger("longattn")
 READERS = 16  # threads for small reads; an object store answers many at once
 STAGING = "longattn-staged-"  # in the temporary folder, on its way to an object store
+ASIDE = ".longattn-"  # begins the name of a local file while it is written
 A = TypeVar("A")
 B = TypeVar("B")
 TRIES = 12  # of a request to a store: they bridge a minute without it
@@ -205,7 +206,7 @@ def staged(url: str) -> Iterator[Path]:
     if is_local(fs):
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        aside = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+        aside = target.with_name(f"{ASIDE}{uuid.uuid4().hex}.tmp")
     else:
         handle, name = tempfile.mkstemp(prefix=STAGING)
         fcntl.flock(handle, fcntl.LOCK_EX)  # falls with this process: see `sweep`
@@ -229,12 +230,13 @@ def sweep(output: str) -> None:
     """Remove what crashed writers left: half-written files beside local output, staged ones here,
     uploads begun on S3.
 
-    Only for the run that has the folder for itself.
+    Only for the run that has the folder for itself. What is not this package's stays.
     """
     fs, path = filesystem(output)
     if is_local(fs):
-        for file in Path(path).glob("**/.*.tmp"):
-            file.unlink(missing_ok=True)
+        for file in Path(path).glob(f"**/{ASIDE}*.tmp"):
+            if re.fullmatch(r"[0-9a-f]{32}", file.name.removeprefix(ASIDE).removesuffix(".tmp")):
+                file.unlink(missing_ok=True)
     elif "s3" in fs.protocol:
         _abort_uploads(fs, path)
     for file in Path(tempfile.gettempdir()).glob(f"{STAGING}*"):
@@ -314,6 +316,17 @@ def list_files(url: str, suffix: str) -> dict[str, int]:
         for name, info in sorted(found.items())
         if name.endswith(suffix) and not name.rpartition("/")[2].startswith(".")
     }
+
+
+def move(url: str, target: str) -> None:
+    """Put a file in another place of its file system, in place of what is there."""
+    fs, path = filesystem(url)
+    with storage_errors(url):
+        if is_local(fs):
+            Path(target).parent.mkdir(parents=True, exist_ok=True)
+            Path(path).replace(target)
+        else:
+            fs.mv(path, filesystem(target)[1])
 
 
 def remove(url: str) -> None:

@@ -3,6 +3,7 @@
 labelled/<category>/*.parquet    every window with its scores
 selected/<category>/*.parquet    the kept windows, with their LDS
 quarantine/*.parquet             records that could not be used, and why
+damaged/                         files that were no longer what was written, set aside by a run
 megatron/                        the kept windows for Megatron-LM, where exported
 report.html, evaluation.html     pages for people
 inspections/<data_id>.html       a page a window that was inspected
@@ -43,6 +44,10 @@ class OutputFolder:
     @property
     def quarantine(self) -> str:
         return join(self.url, "quarantine")
+
+    @property
+    def damaged(self) -> str:
+        return join(self.url, "damaged")
 
     @property
     def megatron(self) -> str:

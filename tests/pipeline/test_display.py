@@ -93,7 +93,7 @@ def test_in_a_terminal_it_is_live_and_leaves_its_history(quick, tmp_path, monkey
         seen = os.read(master, 1 << 20).decode()
     os.close(master)
     assert "windows/s" in seen and "left" in seen and "\x1b[" in seen
-    rates = json.loads(Path(tmp_path, "_longattn/rates.json").read_text())
+    rates = json.loads(Path(tmp_path, "_longattn/rates.json").read_text())["samples"]
     assert len(rates) > 3 and rates[0]["windows"] == 0
     assert (rates[-1]["windows"], rates[-1]["scored"], rates[-1]["tokens"]) == (12, 12, 12 * 512)
     assert rates[-1]["busy"] == {"window": pytest.approx(1.2), "score": pytest.approx(0.6)}
@@ -110,7 +110,7 @@ def test_piped_it_is_plain_lines(quick, tmp_path, capfd, caplog):
 
 def test_a_run_leaves_what_its_report_draws(finished):
     settings, summary = finished
-    rates = json.loads(Path(settings.output, "_longattn/rates.json").read_text())
+    rates = json.loads(Path(settings.output, "_longattn/rates.json").read_text())["samples"]
     windows = sum(c.windows for c in summary.categories.values())
     assert (rates[-1]["windows"], rates[-1]["scored"]) == (windows, windows)
     assert rates[-1]["busy"]["score"] > 0 and rates[-1]["busy"]["window"] > 0

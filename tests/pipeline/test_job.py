@@ -14,6 +14,7 @@ import longattn as la
 from longattn.config import Sample
 from longattn.errors import FolderError
 from longattn.reports.verify import verify
+from longattn.storage.digests import json_checksum
 from longattn.storage.tables import LABELLED, SELECTED
 from longattn.windows.ids import document_id, is_sampled
 from longattn.windows.recurrence import Recurrence, far_recurrence
@@ -94,6 +95,7 @@ def test_the_selected_are_the_best_half_of_each_category(finished):
         assert told["ds_mean"] == pytest.approx(rows["ds"].to_numpy().mean())
     assert chosen["data_id"].to_pylist() == sorted(wanted)
     stored = json.loads((Path(settings.output) / "_longattn/summary.json").read_text())
+    assert stored.pop("checksum") == json_checksum(stored)
     assert stored == json.loads(json.dumps(summary.to_dict()))
 
 

@@ -8,6 +8,7 @@ import pytest
 
 import longattn as la
 from longattn.reports.verify import verify
+from longattn.storage.digests import sealed
 from longattn.storage.tables import LABELLED, file_metadata, write_table
 
 
@@ -16,8 +17,6 @@ def output(finished, tmp_path):
     """A copy of a finished run, to break."""
     settings, _ = finished
     shutil.copytree(settings.output, tmp_path / "out")
-    chosen = tmp_path / "out/_longattn/selection.json"
-    chosen.write_text(chosen.read_text().replace(settings.output, str(tmp_path / "out")))
     return tmp_path / "out"
 
 
@@ -60,7 +59,7 @@ def test_a_lost_file_a_copied_one_and_a_broken_one_are_found(output):
     shutil.copy(path, path.with_name("copy.parquet"))
     assert any("there more than once" in line for line in verify(str(output)))
     path.with_name("copy.parquet").write_bytes(path.read_bytes()[:-9])
-    assert any("copy.parquet: cannot be read" in line for line in verify(str(output)))
+    assert any("copy.parquet: cannot be checked" in line for line in verify(str(output)))
     path.with_name("copy.parquet").unlink()
     path.unlink()
     told = list(verify(str(output)))
@@ -72,10 +71,10 @@ def test_a_selection_that_is_not_what_the_scores_select_is_found(output):
     chosen = output / "_longattn/selection.json"
     values = json.loads(chosen.read_text())
     values["select"]["keep"] = {"fraction": 0.25}
-    chosen.write_text(json.dumps(values))
+    chosen.write_text(json.dumps(sealed(values)))
     assert any("should not be selected" in line for line in verify(str(output)))
     first(output, "selected").unlink()
-    assert any("not those of selection.json" in line for line in verify(str(output)))
+    assert any("though selection.json lists it" in line for line in verify(str(output)))
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path):

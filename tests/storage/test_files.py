@@ -17,7 +17,9 @@ from longattn.command import guarded
 from longattn.config import Source
 from longattn.corpus.sources import list_splits
 from longattn.storage import files as storage
+from longattn.storage.digests import row_digest
 from longattn.storage.files import (
+    ASIDE,
     STAGING,
     filesystem,
     list_files,
@@ -56,10 +58,11 @@ def test_leftovers_of_killed_writers_are_swept_and_those_of_living_ones_are_not(
     (tmp_path / "staging").mkdir()
     done = tmp_path / "out/labelled/a/x.parquet"
     done.parent.mkdir(parents=True)
-    half = done.with_name(f".{done.name}.0123.tmp")
+    half = done.with_name(f"{ASIDE}{'0' * 32}.tmp")
+    others = [done.with_name(name) for name in (".x.tmp", ".longattn-notes.tmp", f"{ASIDE}0.tmp")]
     dead, living = (tmp_path / f"staging/{STAGING}{name}" for name in ("dead", "living"))
     other = tmp_path / "staging/other"
-    for path in (done, half, dead, living, other):
+    for path in (done, half, dead, living, other, *others):
         path.write_bytes(b"x")
     with living.open() as held:
         fcntl.flock(held, fcntl.LOCK_EX)
@@ -69,6 +72,7 @@ def test_leftovers_of_killed_writers_are_swept_and_those_of_living_ones_are_not(
         ]  # fmt: skip
     sweep(str(tmp_path / "out"))
     assert not living.exists()
+    assert all(path.exists() for path in others)
 
 
 def test_uploads_of_killed_writers_are_aborted_below_the_output_alone(s3):
@@ -178,7 +182,10 @@ def test_row_groups_are_small_and_the_footer_says_what_is_inside(folder):
     (url,) = list_files(str(folder / "labelled" / "a"), ".parquet")
     with open_parquet(url) as parquet:
         assert [parquet.metadata.row_group(i).num_rows for i in range(2)] == [64, 36]
-        assert file_metadata(parquet) == {"fingerprint": "f", "runs": []}
+        digest = row_digest(parquet.read().replace_schema_metadata())
+        assert file_metadata(parquet) == {
+            "fingerprint": "f", "runs": [], "rows": 100, "digest": digest.hex,
+        }  # fmt: skip
     footer = fastparquet.ParquetFile(url).key_value_metadata
     assert json.loads(footer["longattn"])["fingerprint"] == "f"
 

@@ -1,0 +1,41 @@
+"""After a selection: all that tells of one is written anew, each file whole, and none tells of another."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+
+from longattn.reports.report import write_report
+from longattn.resume.fingerprint import read_run_record
+from longattn.selection.select_windows import CategorySelection
+from longattn.storage.digests import json_checksum
+from longattn.storage.output_folder import OutputFolder
+from longattn.storage.records import read_record, write_record
+
+_OF_SELECTION = {field.name for field in fields(CategorySelection)} - {"windows"}
+
+
+def retell(output: str, selection: Mapping[str, CategorySelection]) -> list[str]:
+    """Write the summary's part on the selection, and the report, after `select`.
+
+    The summary stays as it is where no run has finished; the report is written where a run has
+    written, as `run` writes it.
+
+    Returns:
+        The URLs of what was written, beside the selected files and `selection.json`.
+    """
+    folder = OutputFolder(output)
+    written = []
+    summary = read_record(folder.record("summary"))
+    if summary is not None:
+        for name, category in summary["categories"].items():
+            for key in _OF_SELECTION & category.keys():
+                del category[key]
+            if name in selection:
+                category.update(selection[name].to_dict())
+        summary["selection"] = json_checksum(read_record(folder.record("selection")))
+        write_record(folder.record("summary"), summary)
+        written.append(folder.record("summary"))
+    if read_run_record(output) is not None:
+        written.append(write_report(output))
+    return written

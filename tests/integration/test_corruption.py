@@ -1,0 +1,14 @@
+"""Every kind of corruption in every file of a run is a finding of `verify`: 2 minutes of a core."""
+
+import shutil
+
+from tests.corruptions import corruptions, missed_of
+from tests.reports.test_corruption import small_output
+
+
+def test_each_planted_corruption_is_a_finding_of_a_line(tmp_path, checkpoint):
+    whole = small_output(tmp_path, checkpoint)
+    shutil.copytree(whole, tmp_path / "broken")
+    kinds = list(corruptions(whole))
+    assert len(kinds) >= 500
+    assert missed_of(kinds, whole, tmp_path / "broken") == []
