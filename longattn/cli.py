@@ -8,20 +8,24 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from enum import StrEnum
 from typing import Annotated
 
 import typer
 
-from longattn import __version__
-from longattn.command import ConfigPath, LogFile, OutputPath, Overrides, guarded
-from longattn.settings.numbers import ByteSize, Count, WindowLength, read_number
+from longattn import __version__, actions
+from longattn.command import (
+    CheckOption,
+    ConfigPath,
+    Executor,
+    ExecutorOption,
+    LogFile,
+    OutputPath,
+    Overrides,
+    guarded,
+)
+from longattn.settings.numbers import Count, WindowLength, read_number
 from longattn.terminal import (
     console,
-    quieten_ray,
-    show_categories,
-    show_stages,
-    table,
 )
 
 log = logging.getLogger("longattn")
@@ -32,22 +36,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-
-class Executor(StrEnum):
-    """Where a run works."""
-
-    RAY = "ray"
-    LOCAL = "local"
-
-
-CheckOption = Annotated[
-    bool,
-    typer.Option("--check", help="read every labelled file first; score again what is damaged"),
-]
-ExecutorOption = Annotated[
-    Executor, typer.Option(help="ray: on a cluster, or one started here; local: in this process")
-]
 
 
 @app.command()
@@ -115,7 +103,7 @@ def run(
 
     Example: longattn run configs/quickstart.yaml --set select.keep.fraction=0.25
     """
-    guarded(lambda: _run(config, set_, executor, select_after=True, check=check))
+    guarded(lambda: actions.run(config, set_, executor, select_after=True, check=check))
 
 
 @app.command()
@@ -130,7 +118,7 @@ def score(
 
     Example: longattn score configs/quickstart.yaml
     """
-    guarded(lambda: _run(config, set_, executor, select_after=False, check=check))
+    guarded(lambda: actions.run(config, set_, executor, select_after=False, check=check))
 
 
 @app.command()
@@ -139,7 +127,7 @@ def select(config: ConfigPath, set_: Overrides = None, log_file: LogFile = None)
 
     Example: longattn select configs/quickstart.yaml --set select.alpha=1 --set select.keep.tokens=1.5B
     """
-    guarded(lambda: _select(config, set_))
+    guarded(lambda: actions.select(config, set_))
 
 
 @app.command()
@@ -163,7 +151,7 @@ def plan(
 
     Example: longattn plan configs/quickstart.yaml --windows-per-second 100
     """
-    guarded(lambda: _plan(config, set_, windows_per_second, read, json_))
+    guarded(lambda: actions.plan(config, set_, windows_per_second, read, json_))
 
 
 @app.command()
@@ -200,7 +188,11 @@ def inspect(
     ] = "32K",
     head: Annotated[int | None, typer.Option(min=0, help="one head, not their mean")] = None,
     html: Annotated[
-        str | None, typer.Option(metavar="FILE", help="the page; DATA_ID.html by default")
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="the page; by default OUTPUT/inspections/DATA_ID.html, or FILE.html",
+        ),
     ] = None,
     log_file: LogFile = None,
 ) -> None:
@@ -225,16 +217,20 @@ def inspect(
             text_window,
         )
         from longattn.storage.files import write_bytes
+        from longattn.storage.output_folder import OutputFolder
+        from longattn.text import without_secrets
 
         if text is not None:
             chosen = text_window(text, model, read_number(WindowLength, "--window", window))
+            url = html or f"{chosen.title.rstrip('/').rpartition('/')[2]}.html"
         else:
-            chosen = labelled_window(output_of(output or ""), data_id or "")
+            folder = output_of(output or "")
+            chosen = labelled_window(folder, data_id or "")
+            url = html or OutputFolder(folder).inspection(chosen.title)
         found = inspect_window(chosen, head=head)
         print_inspection(found, console(160))
-        url = html or f"{chosen.title.rstrip('/').rpartition('/')[2]}.html"
         write_bytes(url, inspection_page(found).encode())
-        print(f"written: {url}")
+        print(f"written: {without_secrets(url)}")
 
     guarded(work)
 
@@ -261,7 +257,7 @@ def evaluate(
 
     Example: longattn evaluate configs/quickstart.yaml --windows 10 --set window.tokens=8192
     """
-    guarded(lambda: _evaluate(config, set_, windows, causal_model, held_out, seed))
+    guarded(lambda: actions.evaluate(config, set_, windows, causal_model, held_out, seed))
 
 
 @app.command()
@@ -302,7 +298,7 @@ def bench(
 ) -> None:
     """Measure this machine: kernel, whole call, tokenizer, sink; predict what a corpus takes.
 
-    Example: longattn bench --model 8b --tokens 36G
+    Example: longattn bench --model 8b --tokens 36B
     """
 
     def work() -> None:
@@ -362,92 +358,6 @@ def _main(
         typer.Option("--version", callback=_version, is_eager=True, help="versions that matter"),
     ] = False,
 ) -> None: ...
-
-
-def _plan(
-    path: str, overrides: list[str] | None, rate: float | None, read: str, as_json: bool
-) -> None:
-    from longattn.config import Config
-    from longattn.reports.plan import plan as plan_run
-    from longattn.reports.plan import print_plan
-
-    config = Config.of(path, overrides or [])
-    read_bytes = read_number(ByteSize, "--read", read)
-    result = plan_run(config, overrides or [], windows_per_second=rate, read_bytes=read_bytes)
-    if as_json:
-        print(json.dumps(result.to_dict(), indent=1))
-    else:
-        print_plan(result, console())
-
-
-def _run(
-    path: str, overrides: list[str] | None, executor: Executor, *, select_after: bool, check: bool
-) -> None:
-    from longattn.config import Config
-
-    config = Config.of(path, overrides or [])
-    log.debug("listing %d sources", len(config.sources))  # before Ray is imported, which takes 4 s
-    from longattn.pipeline.job import run as run_job
-    from longattn.storage.output_folder import OutputFolder
-
-    if executor == Executor.RAY:
-        quieten_ray()
-    summary = run_job(config, executor=executor.value, select_after=select_after, check=check)
-    told = summary.to_dict()
-    show_categories(told["categories"], config.select.rank_by)
-    show_stages(told)
-    _show_written(OutputFolder(config.output).shown())
-
-
-def _show_written(places: list[str]) -> None:
-    from longattn.text import without_secrets
-
-    print("written: " + "  ".join(map(without_secrets, places)))
-
-
-def _select(path: str, overrides: list[str] | None) -> None:
-    from longattn.config import Config
-    from longattn.reports.retelling import retell
-    from longattn.resume.lock import held
-    from longattn.selection.select_windows import select as select_labelled
-    from longattn.storage.output_folder import OutputFolder
-
-    config = Config.of(path, overrides or [])
-    with held(config.output):
-        chosen = select_labelled(config.output, config.select, file_bytes=config.file_bytes)
-        written = [OutputFolder(config.output).selected, *retell(config.output, chosen)]
-    categories = {name: c.to_dict() for name, c in chosen.items()}
-    show_categories(categories, config.select.rank_by)
-    _show_written(written)
-
-
-def _evaluate(
-    path: str,
-    overrides: list[str] | None,
-    windows: int,
-    causal_model: str | None,
-    held_out: float | None,
-    seed: int,
-) -> None:
-    from longattn.config import Config
-    from longattn.reports.evaluation import evaluate as measure
-    from longattn.reports.evaluation import write_evaluation
-    from longattn.text import without_secrets
-
-    config = Config.of(path, overrides or [])
-    result = measure(
-        config, windows=windows, causal_model=causal_model, held_out=held_out, seed=seed
-    )
-    for name, told in result["categories"].items():
-        kinds = list(told["auc"]["LDS"])
-        rows = table(f"{name}: AUC, native against", *kinds)
-        for scorer, cells in told["auc"].items():
-            rows.add_row(
-                scorer, *("{auc:.2f} ({low:.2f}-{high:.2f})".format_map(cells[k]) for k in kinds)
-            )
-        console(160).print(rows)
-    for url in write_evaluation(config.output, result):
-        print(f"written: {without_secrets(url)}")
 
 
 def main() -> None:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from longattn.errors import ConfigError
+from longattn.storage.files import filesystem, is_local
+from longattn.storage.output_folder import OutputFolder
 
 log = logging.getLogger("longattn")
 
@@ -37,9 +44,61 @@ def connected() -> Iterator[None]:
             if main and callable(before):
                 before(signal.SIGTERM, None)
             raise
+        except OSError as error:
+            raise _without_home(error) from error
         finally:
             if main and callable(before):
                 signal.signal(signal.SIGTERM, before)
         yield
     finally:
         ray.shutdown()
+
+
+def _without_home(error: OSError) -> OSError | ConfigError:
+    """The error; where Ray cannot keep its token below HOME, what to set."""
+    home = str(Path.home())
+    if not str(error.filename or "").startswith(f"{home}/.ray"):
+        return error
+    return ConfigError(
+        f"HOME {home}: Ray keeps a token there and cannot write it ({error.strerror}): set HOME to a "
+        "folder that can be written, or RAY_AUTH_MODE=disabled"
+    )
+
+
+def require_shared_folder(output: str) -> None:
+    """Refuse a local output that a node of the cluster does not see.
+
+    Each node is asked with one small task whether it reads the hold of this run there. Nodes that
+    come later are not asked.
+
+    Raises ConfigError naming the first node that does not.
+    """
+    url = OutputFolder(output).record("hold")
+    fs, path = filesystem(url)
+    if not is_local(fs):
+        return
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    here = ray.get_runtime_context().get_node_id()
+    look = ray.remote(num_cpus=0, max_retries=0)(_token_at)
+    asked = {
+        node["NodeManagerAddress"]: look.options(
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        ).remote(path)
+        for node in nodes
+        if node["NodeID"] != here
+    }
+    mine = _token_at(path)
+    for address, answer in asked.items():
+        if ray.get(answer) != mine:
+            raise ConfigError(
+                f"output {output} is on this machine's disk, and node {address} does not see it: "
+                "choose s3:// or another store, or a folder that all nodes mount"
+            )
+
+
+def _token_at(path: str) -> str | None:
+    try:
+        token: str = json.loads(Path(path).read_bytes())["token"]
+        return token
+    except (OSError, ValueError, KeyError):
+        return None

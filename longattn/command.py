@@ -6,14 +6,15 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from enum import StrEnum
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
-from longattn.errors import Interrupted, exit_status
-from longattn.text import without_secrets
+from longattn.errors import ConfigError, Interrupted, exit_status
+from longattn.text import lines_without_secrets, without_secrets
 
 log = logging.getLogger("longattn")
 
@@ -29,13 +30,29 @@ Overrides = Annotated[
 ]
 
 
+class Executor(StrEnum):
+    """Where a run works."""
+
+    RAY = "ray"
+    LOCAL = "local"
+
+
+CheckOption = Annotated[
+    bool,
+    typer.Option("--check", help="read every labelled file first; score again what is damaged"),
+]
+ExecutorOption = Annotated[
+    Executor, typer.Option(help="ray: on a cluster, or one started here; local: in this process")
+]
+
+
 def _log_file(path: str | None) -> str | None:
     if path is not None:
         _log_to_stderr()
         try:
             _log_to_file(path)
         except OSError as error:
-            raise typer.BadParameter(f"{path}: {error.strerror}") from None
+            _fail(ConfigError(f"--log-file {path}: {error.strerror}"), 2)
     return path
 
 
@@ -92,7 +109,7 @@ def _fail(error: BaseException, status: int) -> None:
 
 class _Formatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        return without_secrets(super().format(record))
+        return lines_without_secrets(super().format(record))
 
 
 def _log_to_file(path: str) -> None:

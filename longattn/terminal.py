@@ -76,6 +76,27 @@ def show_categories(categories: Mapping[str, Mapping[str, Any]], rank_by: str) -
     )
 
 
+def show_evaluation(result: Mapping[str, Any], labels: Mapping[str, str], few: int) -> None:
+    """A table for each category: AUC with its interval, a row a score, a column a kind of foil.
+
+    Args:
+        result: as `evaluate` gives it.
+        labels: what scores are called here.
+        few: documents below which intervals are too narrow.
+    """
+    for name, category in result["categories"].items():
+        kinds = list(category["auc"]["LDS"])
+        rows = table(f"{name}: AUC, native against", *kinds)
+        for scorer, cells in category["auc"].items():
+            rows.add_row(
+                labels.get(scorer, scorer),
+                *("{auc:.2f} ({low:.2f}-{high:.2f})".format_map(cells[k]) for k in kinds),
+            )
+        console(160).print(rows)
+        if category["documents"] < few:
+            print(f"intervals from {category['documents']} documents are too narrow")
+
+
 def show_stages(summary: Mapping[str, Any]) -> None:
     """A line of what a run did and how long it took, or that there was nothing to do."""
     window, score = summary["stages"]["window"], summary["stages"]["score"]

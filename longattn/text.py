@@ -4,14 +4,36 @@ from __future__ import annotations
 
 import re
 
+_USER = r"([A-Za-z][A-Za-z0-9+.-]*://)"
+_S3 = r"(s3a?://)(?!arn:)"
+# Control characters, line ends, and marks that turn the direction of writing: none of them may reach
+# a terminal from a file's name.
+_CONTROL = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+
+def printable(text: str) -> str:
+    """A text in one line, with `\\n`, `\\x1b` and the like for its control characters."""
+    return _CONTROL.sub(lambda match: repr(match[0])[1:-1], text)
+
 
 def without_secrets(text: str) -> str:
-    """A text with `https://***@host/x?***` for each `https://user:secret@host/x?key=y` in it.
+    """A printable text with `https://***@host/x?***` for each `https://user:secret@host/x?key=y`.
 
-    Of other schemes a `?` is part of the path, and stays.
+    A secret may hold a `/`, as those of S3 do. Of other schemes a `?` is part of the path, and stays.
     """
-    text = re.sub(r"([A-Za-z][A-Za-z0-9+.-]*://)[^\s/?#]*@", r"\1***@", text)
+    text = printable(text)
+    text = re.sub(_S3 + r"[^\s/:@]*:\S*@", r"\1***@", text)  # a bucket's name has no colon
+    text = re.sub(_S3 + r"[^\s/:@]*:[^\s@]+", r"\1***", text)
+    text = re.sub(_USER + r"[^\s/?#]*@", r"\1***@", text)
+    text = re.sub(_USER + r"(?!arn:)[^\s/:@\[]+:(?!\d*(?:[/?#\s]|$))\S*@", r"\1***@", text)
     return re.sub(r"(https?://[^\s?#'\")]*)\?[^\s#'\")]+", r"\1?***", text)
+
+
+def lines_without_secrets(text: str) -> str:
+    """The same of a text of several lines, which stay lines."""
+    return "\n".join(map(without_secrets, text.splitlines()))
 
 
 def count(value: float | None) -> str:

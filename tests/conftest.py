@@ -104,3 +104,10 @@ def finished(corpus, tmp_path_factory, checkpoint):
 def _first_document(name: str) -> str:
     with gzip.open(SAMPLES / f"{name}.jsonl.gz", "rt") as file:
         return json.loads(next(file))["content"]
+
+
+def pytest_collection_modifyitems(items):
+    """With `pytest -n 2 --dist loadgroup`, all tests on Ray share one worker, and so one cluster."""
+    for item in items:
+        if "ray_cluster" in item.fixturenames:
+            item.add_marker(pytest.mark.xdist_group("ray"))

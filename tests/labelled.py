@@ -36,7 +36,7 @@ def score_parts(**changes):
     """All that decides a score, of no checkpoint that there is."""
     values = {
         "definition": 1, "weights": "w", "tokenizer": "t", "window": 8, "min_distances": (2,),
-        "rope_theta": None, "bos": None, "dtype": "float32",
+        "rope_theta": None, "bos": None, "dtype": "float32", "keys": "centred",
     }  # fmt: skip
     return ScoreParts(**{**values, **changes})
 

@@ -102,7 +102,7 @@ def test_too_many_bad_records_fail_with_one_line(
     ("overrides", "told"),
     [
         (["window.tokens=3"], ["window.tokens", "greater than or equal to 16", "given: 3"]),
-        (["windows.tokens=512"], ["windows", "not permitted"]),
+        (["windows.tokens=512"], ["windows", "did you mean window?"]),
         (["select.keep.fraction=1.5"], ["select.keep.fraction", "1.5"]),
         (["alpha"], ["--set alpha", "field=value"]),
         (["sources.0.path=/nowhere/*.jsonl"], ["'/nowhere/*.jsonl' matches nothing"]),

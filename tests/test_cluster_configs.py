@@ -118,8 +118,8 @@ def test_the_dashboard_is_one_of_grafanas_own_schema():
     check(given, loaded, "")
 
 
-def test_the_readme_lists_every_metric():
-    text = (ROOT / "README.md").read_text()
+def test_the_page_lists_every_metric():
+    text = (FOLDER / "README.md").read_text()
     for name, _ in METRICS.values():
         assert f"`ray_{name}`" in text
 

@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 
 import longattn as la
 from longattn.builtin import CHECKPOINT
+from longattn.config import Config
 from tests.conftest import config
 
 COMMANDS = ("evaluate", "export", "inspect", "plan", "report", "verify")
@@ -48,7 +49,7 @@ print(*sorted({"ray", "torch", "pyarrow", "transformers"} & set(sys.modules)))
     assert python(code).split() == []
 
 
-@pytest.mark.parametrize("name", [n for n in la.__all__ if n != "export"])
+@pytest.mark.parametrize("name", la.__all__)
 def test_every_name_is_there_and_says_what_you_get(name):
     value = getattr(la, name)
     assert not isinstance(value, types.ModuleType)
@@ -56,7 +57,6 @@ def test_every_name_is_there_and_says_what_you_get(name):
     assert len(first) > 15 and first.endswith((".", ";"))
 
 
-@pytest.mark.xfail(strict=True, reason="the module longattn/export.py hides la.export once loaded")
 def test_no_module_hides_a_function():
     code = """
 import importlib, pkgutil, types, longattn as la
@@ -115,12 +115,20 @@ def test_what_a_run_wrote_is_shown_by_its_folder_or_its_config(ran):
         la.inspect(path)
 
 
+def test_a_config_brings_its_own_selection(ran):
+    path, settings = ran
+    chosen = Config.of(path, ["select.keep.count=3"])
+    assert {c.kept for c in la.select(chosen).values()} == {3}
+    assert {c.kept for c in la.select(chosen, keep={"count": 2}).values()} == {2}
+    by_folder = la.select(settings.output)  # the defaults, which the run's config has too
+    assert by_folder == la.select(path) == la.select(settings)
+    assert {c.kept for c in by_folder.values()} != {3}
+
+
 def test_what_is_selected_is_exported_by_its_folder(ran):
     _, settings = ran
-    from longattn.notebook import export
-
-    prefixes = export(settings.output)
-    assert prefixes == export(settings)
+    prefixes = la.export(settings.output)
+    assert prefixes == la.export(settings)
     assert all(Path(f"{prefix}{end}").exists() for prefix in prefixes for end in (".bin", ".idx"))
 
 

@@ -12,6 +12,30 @@ def pyarrow(folder, _):
     return pq.read_table(folder, columns=COLUMNS).to_pylist()
 
 
+def pyarrow_dataset(folder, _):
+    import pyarrow.dataset as ds
+
+    return ds.dataset(folder).to_table(columns=COLUMNS).to_pylist()
+
+
+def pyarrow_hive(folder, _):
+    import pyarrow.dataset as ds
+
+    return ds.dataset(folder, partitioning="hive").to_table(columns=COLUMNS).to_pylist()
+
+
+def polars(folder, _):
+    import polars as pl
+
+    return pl.read_parquet(f"{folder}/**/*.parquet", columns=COLUMNS).to_dicts()
+
+
+def ray_data(folder, _):
+    import ray
+
+    return ray.data.read_parquet(folder, columns=COLUMNS).take_all()
+
+
 def pandas(folder, _):
     import pandas as pd
 
@@ -40,9 +64,15 @@ def huggingface(folder, cache):
     return found.select_columns(COLUMNS).to_list()
 
 
-@pytest.mark.parametrize("reader", [pyarrow, pandas, fastparquet, duckdb, huggingface])
-def test_it_reads_the_selected_set(reader, finished, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "reader",
+    [pyarrow, pyarrow_dataset, pyarrow_hive, pandas, fastparquet, duckdb, polars, huggingface,
+     ray_data],
+)  # fmt: skip
+def test_it_reads_the_selected_set(reader, finished, tmp_path, monkeypatch, request):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    if reader is ray_data:
+        request.getfixturevalue("ray_cluster")
     settings, _ = finished
     folder = f"{settings.output}/selected"
     stored = [
@@ -55,3 +85,4 @@ def test_it_reads_the_selected_set(reader, finished, tmp_path, monkeypatch):
         for row in reader(folder, tmp_path)
     }
     assert got == {row["data_id"]: row for row in stored} and len(got) == len(stored) > 20
+    assert {type(row["category"]) for row in got.values()} == {str}

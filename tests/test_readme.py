@@ -1,4 +1,4 @@
-"""The README's Python examples, run as they stand: those under a comment `<!-- example: NAME -->`."""
+"""The README and the pages of the rooms: their Python examples run as they stand, their maps are true."""
 
 import gzip
 import json
@@ -18,8 +18,10 @@ from longattn.samples import SAMPLES
 from longattn.windows.ids import document_id
 from longattn.windows.tokenizer import load_tokenizer
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
-EXAMPLES = dict(re.findall(r"<!-- example: ([^>]+) -->\n```python\n(.*?)```", README, re.DOTALL))
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+PAGES = README + (ROOT / "longattn/pipeline/README.md").read_text()
+EXAMPLES = dict(re.findall(r"<!-- example: ([^>]+) -->\n```python\n(.*?)```", PAGES, re.DOTALL))
 
 
 def run(name, folder):
@@ -115,3 +117,34 @@ def test_the_scorer_alone_needs_no_ray():
     assert len([line for line in code.splitlines() if line.strip()]) <= 4
     check = "\nimport sys\nassert scores.ds.shape[0] == 1 and 'ray' not in sys.modules, 'ray'"
     subprocess.run([sys.executable, "-c", code + check], check=True)
+
+
+def test_the_source_map_names_every_room_and_file_that_there_is():
+    rows = README.partition("room of `longattn/`")[2].partition("\n\n")[0]
+    named = set(re.findall(r"`([a-z_]+(?:\.py|/))`", rows))
+    package = ROOT / "longattn"
+    files = {path.name for path in package.glob("*.py")} - {"__init__.py", "__main__.py"}
+    rooms = {f"{path.parent.name}/" for path in package.glob("*/__init__.py")}
+    assert named == files | rooms
+    for path in re.findall(r"`((?:[a-z_]+/)+[a-z_]+\.py)`", README):
+        assert (package / path).exists() or (ROOT / path).exists(), path
+
+
+def test_links_of_the_pages_lead_somewhere():
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("[lct]*/**/*.md")]
+    for page in pages:
+        for target in re.findall(
+            r"\]\(([^)#:\s]+)(?:#[^)]*)?\)|srcset=\"([^\"]+)\"", page.read_text()
+        ):
+            place = page.parent / (target[0] or target[1])
+            assert place.exists(), f"{page.relative_to(ROOT)} links to {place}"
+
+
+def test_the_table_of_the_readme_is_the_one_that_a_run_prints():
+    shown = re.search(r"```text\n(category .*?)```", README, re.DOTALL)[1].splitlines()
+    columns = re.search(
+        r'"read": "documents".*?threshold', (ROOT / "longattn/terminal.py").read_text(), re.DOTALL
+    )[0]
+    for name in shown[0].replace("LDS from", "").split()[1:]:
+        assert f'"{name}":' in columns
+    assert all(len(line) <= 80 for line in shown)

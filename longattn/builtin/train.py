@@ -159,7 +159,7 @@ def train(recipe: Recipe, documents: list[NDArray[np.uint16]], device: str) -> L
         raise ValueError(f"no document has more than context={recipe.context} tokens")
     room = np.array([len(d) - recipe.context for d in long])
     rng = np.random.default_rng(recipe.seed)
-    model = build(recipe).to(device)  # type: ignore[arg-type]
+    model: LlamaModel = build(recipe).to(device)  # type: ignore[arg-type]
     optimizer = torch.optim.AdamW(model.parameters(), recipe.learning_rate, (0.9, 0.95), fused=True)
     warmup = max(1, recipe.steps // 20)
     schedule = torch.optim.lr_scheduler.LambdaLR(

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from longattn.corpus.records import BadRecord
+
 ENOUGH_RECORDS, ENOUGH_BYTES = 1000, 1 << 30  # of which one that is bad does not decide
 
 
@@ -26,16 +28,34 @@ class Counts:
     lost_bytes: int = 0  # stored ones, after which a file is broken
     seconds: float = 0.0
     bad: Counter[str] = field(default_factory=Counter)
+    unread: int = 0  # splits that have records, none of which could be used
+    first_bad: str = ""  # of one split: why its first bad record is one
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Counts:
         return cls(**{**values, "bad": Counter(values["bad"])})
 
     def to_dict(self) -> dict[str, Any]:
-        return {**vars(self), "bad": dict(self.bad)}
+        values = {**vars(self), "bad": dict(self.bad)}
+        if not self.first_bad:
+            del values["first_bad"]
+        return values
+
+    def add_bad(self, bad: BadRecord) -> None:
+        """Count a record that could not be used, or what stands for several."""
+        self.records += bad.records
+        self.bad[bad.reason] += bad.records
+        self.lost_bytes += bad.lost_bytes
+        self.first_bad = self.first_bad or f"{bad.reason}: {bad.detail}"
+
+    def end(self) -> None:
+        """The split is read to its end."""
+        self.unread = int(0 < self.records == self.bad.total())
 
     def add(self, other: Counts) -> None:
         for of in fields(self):
+            if of.name == "first_bad":
+                continue
             setattr(self, of.name, getattr(self, of.name) + getattr(other, of.name))
 
 
@@ -47,12 +67,24 @@ class ReadTotals:
     records: int = 0
     lost_bytes: int = 0
     bad: Counter[str] = field(default_factory=Counter)
+    unread: dict[str, str] = field(default_factory=dict)
+    """Files, or parts of them, of which nothing could be read, and why."""
 
-    def add(self, counts: Counts) -> None:
-        """Add what became of the records of a split."""
+    def add(self, counts: Counts, path: str = "") -> None:
+        """Add what became of the records of a split of the file `path`."""
+        if counts.unread and path:
+            self.unread.setdefault(path, counts.first_bad)
         self.records += counts.records
         self.lost_bytes += counts.lost_bytes
         self.bad.update(counts.bad)
+
+    def unread_lines(self, most: int = 10) -> list[str]:
+        """A line for each file of which nothing could be read; of more, how many."""
+        files = sorted(self.unread.items())
+        lines = [f"{path}: nothing could be read: {why}" for path, why in files[:most]]
+        if len(files) > most:
+            lines.append(f"of {len(files) - most:,} more files nothing could be read")
+        return lines
 
     def too_bad(self, most: float) -> str:
         """Why a run must stop where this fraction of records, or of bytes, may be bad; or ""."""

@@ -10,9 +10,10 @@ import os
 import re
 import stat
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from datetime import datetime
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from hashlib import sha256
 from itertools import islice
@@ -28,8 +29,8 @@ from longattn.text import without_secrets
 CHUNK = 8 << 20  # bytes asked of the storage at a time
 TAIL = 1 << 20  # the same, past the end of a split, where only the rest of one line is wanted
 
-Format = Literal["jsonl", "parquet"]
-Compression = Literal["gzip", "zstd"]
+Format = Literal["jsonl", "csv", "tsv", "txt", "parquet", "arrow"]
+Compression = Literal["gzip", "bz2", "xz", "zstd"]
 
 
 @dataclass(frozen=True)
@@ -43,14 +44,18 @@ class Split:
     format: Format
     compression: Compression | None
     start: int
-    """First byte of plain JSONL (a record belongs to the split that holds its first byte), first
-    row group of Parquet, 0 for a compressed file."""
+    """First byte of plain JSON Lines (a record belongs to the split that holds its first byte), first
+    row group of Parquet, first record batch of Arrow, 0 for a file that cannot be cut."""
     stop: int | None
     """The end of that range, excluded; None: the end of the file."""
     file_size: int
     """Bytes as stored."""
     version: str
-    """Says that the file is still the same: size, and ETag or time of change."""
+    """Says for a later run that the file is still the same: size, and ETag or time of change."""
+    marks: tuple[tuple[str, str], ...] = ()
+    """What the listing of a store said of the file: `etag`, `hash`, `time`, where it said them."""
+    columns: tuple[tuple[str, str], ...] = ()
+    """Names and types of the columns that go with each document; a type is "" until it is known."""
 
     @property
     def id(self) -> str:
@@ -65,6 +70,11 @@ class Split:
         return without_secrets(self.path)
 
     @property
+    def is_part(self) -> bool:
+        """Whether it is less than its file."""
+        return self.start > 0 or self.stop not in (None, self.file_size)
+
+    @property
     def size(self) -> int:
         """Bytes to read, as stored; of a part of a Parquet file: the file's."""
         if self.format == "jsonl" and self.stop is not None:
@@ -76,7 +86,10 @@ class Split:
 class Record:
     text: str
     position: int
-    """Byte offset of the line in the (decompressed) file, or row number in the Parquet file."""
+    """Byte offset in the (decompressed, UTF-8) file; in Parquet the row's number in the file, in Arrow
+    in the split."""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    """Values of those of the split's `columns` that the record has."""
 
 
 class Reason(StrEnum):
@@ -86,6 +99,7 @@ class Reason(StrEnum):
     NOT_OBJECT = "not_object"
     NO_TEXT_COLUMN = "no_text_column"
     NOT_A_STRING = "not_a_string"
+    BAD_ROW = "bad_row"
     BAD_UTF8 = "bad_utf8"
     OVER_SIZE_CAP = "over_size_cap"
     TRUNCATED_ARCHIVE = "truncated_archive"
@@ -112,35 +126,54 @@ class BadRecord:
 # ---------------------------------------------------------------------------------------- storage
 
 
-def identity(info: Mapping[str, Any]) -> tuple[int, str]:
-    """Size and version of a file, from an fsspec listing. Raises ValueError where no size is told."""
+ETAGS, HASHES = ("ETag", "etag"), ("md5Hash", "blob_id", "Content-MD5")
+TIMES: tuple[str, ...] = (
+    "mtime",
+    "LastModified",
+    "last_modified",
+    "Last-Modified",
+    "updated",
+    "modify",
+    "modified",
+)
+TIMES += ("modificationTime", "created")
+
+
+def identity(info: Mapping[str, Any]) -> tuple[int, str, tuple[tuple[str, str], ...]]:
+    """Size, version and marks of a file, from an fsspec listing.
+
+    Weak ETags are left out: they may differ between two answers for the same bytes. Raises
+    ValueError where no size is told.
+    """
     size = info.get("size")
     if size is None:
         raise ValueError(
             f"{without_secrets(str(info.get('name')))}: the server does not tell its size"
         )
-    keys = (
-        "ETag",
-        "etag",
-        "md5Hash",
-        "blob_id",
-        "mtime",
-        "LastModified",
-        "last_modified",
-        "created",
-    )
-    mark = next((info[key] for key in keys if info.get(key)), "")
-    if isinstance(mark, datetime):  # memory:// tells it so for one file, as seconds in a listing
-        mark = mark.timestamp()
-    return size, f"{size}:{str(mark).strip(chr(34))}"
+
+    def first(keys: Sequence[str]) -> str:
+        return next((_mark(info[key]) for key in keys if info.get(key)), "")
+
+    marks = {"etag": first(ETAGS), "hash": first(HASHES), "time": first(TIMES)}
+    if marks["etag"].startswith("W/"):
+        marks["etag"] = ""
+    told = tuple((kind, mark) for kind, mark in marks.items() if mark)
+    return size, f"{size}:{told[0][1] if told else ''}", told
 
 
-def local_identity(path: str | int) -> tuple[int, str]:
+def _mark(value: Any) -> str:
+    if isinstance(value, datetime):  # memory:// tells it so for one file, as seconds in a listing
+        value = value.timestamp()
+    return str(value).strip('"')
+
+
+def local_identity(path: str | int) -> tuple[int, str, tuple[tuple[str, str], ...]]:
     """The same for a local file, open or not. Raises ValueError for what is no regular file."""
     status = os.stat(path)  # noqa: PTH116
     if not stat.S_ISREG(status.st_mode):
-        raise ValueError(f"{path}: not a regular file")
-    return status.st_size, f"{status.st_size}:{status.st_mtime_ns}"
+        where = path if isinstance(path, int) else without_secrets(path)
+        raise ValueError(f"{where}: not a regular file")
+    return status.st_size, f"{status.st_size}:{status.st_mtime_ns}", ()
 
 
 @contextmanager
@@ -151,15 +184,55 @@ def open_listed(split: Split) -> Iterator[Any]:
         file = fs.open(path, "rb", cache_type="none")
     with file:
         check_unchanged(split, *_identity_of_open(fs, path, file))
+        etag = str(getattr(file, "read_kw", {}).get("IfMatch", ""))
+        if etag.startswith("W/"):  # which no If-Match ever meets
+            del file.read_kw["IfMatch"]
         yield file
 
 
-def check_unchanged(split: Split, size: int, version: str) -> None:
-    if version != split.version:
+def check_unchanged(
+    split: Split, size: int, version: str, marks: Sequence[tuple[str, str]] = ()
+) -> None:
+    """Raises ValueError where the size, or a mark that listing and opening both told, differs.
+
+    Of the marks that both told the first decides: ETag, hash, time.
+    """
+    now, same = dict(marks), size == split.file_size
+    if not split.marks and not marks:  # local files
+        same = version == split.version
+    for kind, mark in split.marks if same else ():
+        if kind in now:
+            same = _same_time(mark, now[kind]) if kind == "time" else mark == now[kind]
+            break
+    if not same:
         raise ValueError(
             f"{split.source}: changed since it was listed: "
             f"{split.file_size} bytes ({split.version}) then, {size} ({version}) now"
         )
+
+
+def _same_time(one: str, other: str) -> bool:
+    """Whether two time stamps are the same, at the precision of the coarser one."""
+    a, b = _seconds(one), _seconds(other)
+    if a is None or b is None:
+        return True
+    whole = a == int(a) or b == int(b)
+    return abs(a - b) < (1 if whole else 1e-3)
+
+
+def _seconds(stamp: str) -> float | None:
+    """Of a time stamp as file systems tell it; None for one that is not understood."""
+    with suppress(ValueError):
+        if re.fullmatch(r"\d{14}(\.\d+)?", stamp):  # FTP: 20261231235959
+            stamp = f"{stamp[:8]}T{stamp[8:]}"
+        elif re.fullmatch(r"[\d.]+", stamp):
+            number = float(stamp)
+            return number / 1000 if number > 1e11 else number  # webhdfs tells milliseconds
+        told = datetime.fromisoformat(stamp)
+        return (told if told.tzinfo else told.replace(tzinfo=UTC)).timestamp()
+    with suppress(ValueError, TypeError):
+        return parsedate_to_datetime(stamp).timestamp()
+    return None
 
 
 def read_listed(file: Any, split: Split, start: int, wanted: int) -> bytes:
@@ -169,17 +242,22 @@ def read_listed(file: Any, split: Split, start: int, wanted: int) -> bytes:
     """
     with storage_errors(split.path):
         file.seek(start)
-        data = file.read(wanted)
+        data: bytes = file.read(wanted)
     if isinstance(file, LocalFileOpener):
         check_unchanged(split, *local_identity(file.fileno()))
     return data
 
 
-def _identity_of_open(fs: AbstractFileSystem, path: str, file: Any) -> tuple[int, str]:
+def _identity_of_open(
+    fs: AbstractFileSystem, path: str, file: Any
+) -> tuple[int, str, tuple[tuple[str, str], ...]]:
     if is_local(fs):
         return local_identity(path)
     if isinstance(file, AbstractBufferedFile):  # asked for on opening; s3fs holds reads to its ETag
-        return identity(file.details)
+        details = file.details  # of HTTP without size or marks
+        told = identity(details) if details.get("size") is not None else None
+        if told and told[2]:
+            return told
     with storage_errors(path):
         return identity(fs.info(path))
 
@@ -206,6 +284,10 @@ def too_long(position: int, length: int, cap: int) -> BadRecord:
     return bad_record(position, Reason.OVER_SIZE_CAP, f"{length} bytes, the cap is {cap}")
 
 
+def broken_archive(position: int, why: str, lost_bytes: int) -> BadRecord:
+    return bad_record(position, Reason.TRUNCATED_ARCHIVE, why, lost_bytes=lost_bytes)
+
+
 def shown_columns(names: Any) -> str:
     shown = ", ".join(repr(name[:60]) for name in islice(names, 12))
     return f"its columns are {shown or 'none'}{', ...' if len(names) > 12 else ''}"
@@ -216,10 +298,28 @@ def _printable(text: str) -> str:
     return kept if len(kept) <= 200 else kept[:199] + "…"
 
 
+def member(value: Any, name: str) -> Any:
+    """`value[name]`, or what a name with dots leads to in nested mappings; raises KeyError.
+
+    A column whose own name has a dot wins.
+    """
+    if name in value:
+        return value[name]
+    for i, letter in enumerate(name):
+        if letter == "." and isinstance(value.get(name[:i]), Mapping):
+            with suppress(KeyError):
+                return member(value[name[:i]], name[i + 1 :])
+    raise KeyError(name)
+
+
 def pack_task(splits: Sequence[Split]) -> str:
     """Splits to read, as one string."""
-    return json.dumps([asdict(split) for split in splits])
+    return json.dumps([vars(split) for split in splits])
 
 
 def unpack_task(task: str) -> list[Split]:
-    return [Split(**split) for split in json.loads(task)]
+    pairs = ("marks", "columns")
+    return [
+        Split(**{**values, **{name: tuple(map(tuple, values[name])) for name in pairs}})
+        for values in json.loads(task)
+    ]

@@ -1,55 +1,71 @@
-"""Sources to splits: one listing up front, checked before any work starts, cut into even tasks.
+"""Sources to splits: one listing up front, cut into parts that are read alone.
 
 A source is a file, a folder or a glob, local or on any fsspec file system. What a split yields is
-read by `longattn.corpus.reading`.
+read by `longattn.corpus.reading`; `longattn.corpus.first_look` looks into some before a run.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import stat
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from itertools import accumulate, islice, pairwise
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from fsspec import AbstractFileSystem
 from fsspec.utils import glob_translate
 
-from longattn.corpus.parquet import Unreadable, opened_parquet
-from longattn.corpus.reading import read_split
-from longattn.corpus.records import (
-    Compression,
-    Format,
-    Reason,
-    Record,
-    Split,
-    identity,
-    local_identity,
+from longattn.corpus.parts import cut_files
+from longattn.corpus.records import Compression, Format, Split, identity, local_identity
+from longattn.errors import ConfigError
+from longattn.storage.files import (
+    UrlOf,
+    filesystem,
+    is_local,
+    parallel,
+    require_answer,
+    storage_errors,
+    warn_if_slow,
 )
-from longattn.storage.files import filesystem, is_local, storage_errors
+from longattn.storage.tables import SELECTED, is_own
 from longattn.text import without_secrets
 
-SUFFIXES: dict[str, tuple[Format, Compression | None]] = {
-    ".jsonl": ("jsonl", None),
-    ".jsonl.gz": ("jsonl", "gzip"),
-    ".json.gz": ("jsonl", "gzip"),
-    ".jsonl.zst": ("jsonl", "zstd"),
-    ".json.zst": ("jsonl", "zstd"),
-    ".parquet": ("parquet", None),
+log = logging.getLogger("longattn")
+TEXT: dict[str, Format] = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".txt": "txt",
 }
-ALLOWED = ", ".join(SUFFIXES)
-THREADS = 16  # requests under way at once, for footers and checks
-FOLDERS_CHECKED = 16  # of each category, column and format
-LINES_CHECKED = 100
+PACKED: dict[str, Compression | None] = {
+    "": None,
+    ".gz": "gzip",
+    ".bz2": "bz2",
+    ".xz": "xz",
+    ".zst": "zstd",
+}
+TABLES: dict[str, Format] = {".parquet": "parquet", ".arrow": "arrow", ".feather": "arrow"}
+SUFFIXES: dict[str, tuple[Format, Compression | None]] = {
+    **{
+        text + pack: (kind, packed)
+        for text, kind in TEXT.items()
+        for pack, packed in PACKED.items()
+    },
+    **{suffix: (kind, None) for suffix, kind in TABLES.items()},
+}
+ALLOWED = f"{', '.join(TEXT)} (each also {', '.join(list(PACKED)[1:])}), {', '.join(TABLES)}"
+# What `datasets` writes beside its files.
+NOT_DATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 
 
 class Source(Protocol):
-    """Raw documents of one category."""
+    """Raw documents of one category. `columns`, where it has them, go with each document."""
 
     @property
     def category(self) -> str: ...
@@ -59,55 +75,64 @@ class Source(Protocol):
     def text_column(self) -> str: ...
 
 
-def list_splits(sources: Iterable[Source], *, split_bytes: int = 256 << 20) -> list[Split]:
-    """What there is to read, sorted by category and path.
+@dataclass(frozen=True)
+class Listing:
+    """What the sources hold."""
+
+    splits: list[Split]
+    left_out: dict[str, Counter[str]] = field(default_factory=dict)
+    """Files of folders that are not read, counted by suffix, for each source that has some."""
+
+    def left_out_lines(self) -> list[str]:
+        """A line for people for each such source."""
+        return [
+            f"left out below {source}: "
+            + ", ".join(f"{n:,} {suffix}" for suffix, n in counts.most_common())
+            for source, counts in self.left_out.items()
+        ]
+
+
+def list_sources(sources: Iterable[Source], *, split_bytes: int = 256 << 20) -> Listing:
+    """What there is to read, sorted by category and path, and what is left out.
 
     A path that exists is taken as it is written; else `{a,b}` are alternatives, each of which must
     match, and `*`, `?`, `[ab]` and `**` (any number of folders) match names. Folders, matched ones
     too, are read recursively: files of a known suffix. Names that start with "." or "_" are left
-    out, unless the path says so. A file listed twice for one category and column counts once.
+    out, unless the path says so; text files (.txt) are, beside files of another format: there they
+    are notes. A file listed twice for one category and column counts once.
 
     Args:
         sources: where to look.
-        split_bytes: a larger plain JSONL file is cut into even byte ranges of at most this size, a
-            larger Parquet file into runs of row groups. Compressed JSONL cannot be cut.
+        split_bytes: a larger plain JSON Lines file is cut into even byte ranges of at most this
+            size, a larger Parquet or Arrow file into runs of row groups or record batches. Others
+            cannot be cut.
 
     Raises:
         ValueError: a path or pattern matches nothing, a suffix is unknown, a name is not UTF-8.
-        OSError: the storage failed.
+        OSError: the storage failed, or does not answer.
     """
     files: dict[tuple[str, str, str], Split] = {}
+    left_out: dict[str, Counter[str]] = {}
     for source in sources:
-        for split in _files(source):
-            files.setdefault((split.category, split.path, split.text_column), split)
+        _check_columns(getattr(source, "columns", ()))
+        skipped: Counter[str] = Counter()
+        shown = without_secrets(source.path)
+        with warn_if_slow(f"listing {shown}"):
+            for split in _files(source, skipped):
+                files.setdefault((split.category, split.path, split.text_column), split)
+        if skipped:
+            left_out[shown] = skipped
     ordered = [files[key] for key in sorted(files)]
-    large = [f for f in ordered if f.format == "parquet" and f.file_size > split_bytes]
-    with ThreadPoolExecutor(THREADS) as pool:
-        row_groups = dict(zip(large, pool.map(row_group_sizes, large), strict=True))
-    return [part for file in ordered for part in _cut(file, split_bytes, row_groups.get(file, []))]
+    with warn_if_slow("looking where large files can be cut"):
+        return Listing(cut_files(ordered, split_bytes), left_out)
 
 
-def check_sources(splits: Iterable[Split]) -> None:
-    """Refuses a text column that is not there, or holds no strings, before any work starts.
-
-    Reads one file of each folder, of up to 16 folders for each category, column and format: the
-    Parquet schema, or JSONL up to the first good record among the first 100. A file with no readable
-    content passes: its records will be reported as bad.
-
-    Raises:
-        ValueError: names the file, the column and the columns that are there.
-        OSError: the storage failed.
-    """
-    firsts: dict[tuple[str, str, str, str], Split] = {}
-    folders: Counter[tuple[str, str, str]] = Counter()
-    for split in splits:
-        kind = (split.category, split.text_column, split.format)
-        place = (*kind, split.path.rpartition("/")[0])
-        if place not in firsts and folders[kind] < FOLDERS_CHECKED:
-            firsts[place] = split
-            folders[kind] += 1
-    with ThreadPoolExecutor(THREADS) as pool:
-        list(pool.map(_check, firsts.values()))
+def list_splits(sources: Iterable[Source], *, split_bytes: int = 256 << 20) -> list[Split]:
+    """The splits of `list_sources`; what is left out is logged."""
+    listing = list_sources(sources, split_bytes=split_bytes)
+    for line in listing.left_out_lines():
+        log.warning("%s", line)
+    return listing.splits
 
 
 def group_splits(
@@ -137,31 +162,83 @@ def group_splits(
 # ---------------------------------------------------------------------------------------- listing
 
 
-def _files(source: Source) -> Iterator[Split]:
-    """Each file of a source as one split, not yet cut."""
-    if "::" in source.path:
-        raise ValueError(f"{without_secrets(source.path)!r}: chained URLs are not supported")
+def _check_columns(names: Sequence[str]) -> None:
+    """Raises ConfigError for a name that a column of ours has, or two that some readers cannot tell apart."""
+    lower = [name.lower() for name in names]
+    for name in names:
+        if is_own(name.lower()):
+            raise ConfigError(
+                f"sources.columns: {name!r} is a column of longattn's own: rename it in the corpus, or "
+                f"leave it out; taken are {', '.join(SELECTED.names)}"
+            )
+        if lower.count(name.lower()) > 1:
+            raise ConfigError(
+                f"sources.columns: {name!r} is there more than once, whatever its case"
+            )
+
+
+def _files(source: Source, skipped: Counter[str]) -> Iterator[Split]:
+    """Each file of a source as one split, not yet cut; what is not read of a folder is counted."""
+    shown = without_secrets(source.path)
+    if re.match(r"[a-z0-9]+::|.*::[a-z0-9]+://", source.path):
+        raise ValueError(f"{shown!r}: chained URLs are not supported")
+    require_answer(source.path)
     fs, path = filesystem(source.path)
+    make = _Maker(fs, source, UrlOf(source.path, fs, path))
     matches = _existing(fs, path)
     for pattern in [path] if matches else _alternatives(path):
-        found = matches or _existing(fs, pattern) or _glob(fs, pattern)
+        found = matches or _existing(fs, pattern) or _glob(fs, pattern, skipped)
         count = 0
         for name, info, is_folder in found:
-            members = _tree(fs, name) if is_folder else [(name, info)]
-            for member, member_info in members:
-                kind = _kind(member)
-                if kind is None and is_folder:
-                    continue
+            members = _data(_tree(fs, name), skipped) if is_folder else [(name, info)]
+            for member, member_info in _with_sizes(fs, members):
+                kind = kind_of(member)
                 if kind is None:
                     raise ValueError(
                         f"{without_secrets(member)}: suffix not known, allowed are {ALLOWED}"
                     )
                 count += 1
-                yield _whole(fs, source, member, member_info, *kind)
+                yield make(member, member_info, kind)
         if not count:
             what = f"holds no file of a known suffix ({ALLOWED})" if found else "matches nothing"
-            of = "" if pattern == path else f" (an alternative of {without_secrets(source.path)!r})"
-            raise ValueError(f"{without_secrets(pattern if of else source.path)!r} {what}{of}")
+            of = "" if pattern == path else f" (an alternative of {shown!r})"
+            raise ValueError(f"{without_secrets(pattern) if of else shown!r} {what}{of}")
+
+
+def _data(files: list[tuple[str, Any]], skipped: Counter[str]) -> list[tuple[str, Any]]:
+    """The files of a folder that are read; the others are counted by suffix."""
+    kinds = [None if _name(name) in NOT_DATA else kind_of(name) for name, _ in files]
+    formats = {kind[0] for kind in kinds if kind}
+    notes = formats != {"txt"}
+    taken = []
+    for file, kind in zip(files, kinds, strict=True):
+        if kind and not (notes and kind[0] == "txt"):
+            taken.append(file)
+        elif not _name(file[0]).endswith("_$folder$"):  # Hadoop's mark of a folder on S3
+            skipped[_suffix(file[0])] += 1
+    return taken
+
+
+def _with_sizes(fs: AbstractFileSystem, files: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    """Files with their listing, asked for one by one where it tells no size: a page of links."""
+
+    def sized(file: tuple[str, Any]) -> tuple[str, Any]:
+        if file[1] is None or file[1].get("size") is not None:
+            return file
+        with storage_errors(file[0]):
+            return file[0], fs.info(file[0])
+
+    web = not is_local(fs) and any(info.get("size") is None for _, info in files)
+    return parallel(sized, files) if web else files
+
+
+def _suffix(path: str) -> str:
+    """Of a file that is left out, for people; its name where that is why."""
+    name = without_secrets(_name(path))
+    if name in NOT_DATA:
+        return name
+    before, dot, last = name.rpartition(".")
+    return f".{last.lower()[:20]}" if dot and before and last else "without suffix"
 
 
 Entry = tuple[str, Any, bool]  # path, fsspec info (None: local, not asked for yet), is a folder
@@ -175,7 +252,8 @@ def _existing(fs: AbstractFileSystem, path: str) -> list[Entry]:
             info = fs.info(path)
     except (FileNotFoundError, NotADirectoryError):
         return []
-    return [(path, info, info["type"] == "directory")]
+    web_index = path.startswith("http") and path.endswith("/")  # which HTTP tells to be a file
+    return [(path, info, info["type"] == "directory" or web_index)]
 
 
 def _alternatives(pattern: str) -> list[str]:
@@ -187,7 +265,7 @@ def _alternatives(pattern: str) -> list[str]:
     return [p for part in match[1].split(",") for p in _alternatives(before + part + after)]
 
 
-def _glob(fs: AbstractFileSystem, pattern: str) -> list[Entry]:
+def _glob(fs: AbstractFileSystem, pattern: str, skipped: Counter[str]) -> list[Entry]:
     """Matches of a pattern, sorted.
 
     fsspec's own glob drops folders that it fails to list, and with them their files.
@@ -200,11 +278,11 @@ def _glob(fs: AbstractFileSystem, pattern: str) -> list[Entry]:
     if "**" in parts:
         direct = re.compile(glob_translate(pattern)).match
         below = re.compile(glob_translate(pattern + "/**")).match  # in a folder that matches
-        return [
-            (name, info, False)
-            for name, info in _tree(fs, level[0][0], tuple(filter(_hidden, parts)))
-            if (direct(name) and parts[-1] != "**") or (below(name) and _kind(name))
-        ]
+        files = _tree(fs, level[0][0], tuple(filter(_hidden, parts)))
+        named = [file for file in files if direct(file[0]) and parts[-1] != "**"]
+        taken = {name for name, _ in named}
+        inside = [file for file in files if file[0] not in taken and below(file[0])]
+        return [(name, info, False) for name, info in sorted(named + _data(inside, skipped))]
     for part in parts[magic:]:
         names_of = {
             name: (name, info, is_folder)
@@ -270,77 +348,33 @@ def _hidden(name: str) -> bool:
     return name.startswith((".", "_"))
 
 
-def _kind(path: str) -> tuple[Format, Compression | None] | None:
+def kind_of(path: str) -> tuple[Format, Compression | None] | None:
+    """Format and compression that a file's name tells; a query after it is not the name."""
+    if path.startswith(("http://", "https://")):
+        path = path.partition("?")[0].partition("#")[0]
     name = _name(path).lower()
-    return next((kind for suffix, kind in SUFFIXES.items() if name.endswith(suffix)), None)
+    first, last = name.rfind(".", 0, name.rfind(".")), name.rfind(".")
+    return SUFFIXES.get(name[first:]) or SUFFIXES.get(name[last:]) if last >= 0 else None
 
 
-def _whole(
-    fs: AbstractFileSystem,
-    source: Source,
-    path: str,
-    info: Any,
-    kind: Format,
-    compression: Compression | None,
-) -> Split:
-    size, version = local_identity(path) if is_local(fs) else identity(info)
-    url = path if is_local(fs) else fs.unstrip_protocol(path)
-    try:
-        url.encode()
-    except UnicodeEncodeError:
-        raise ValueError(f"{without_secrets(url)!r}: the file's name is not UTF-8") from None
-    stop = size if kind == "jsonl" and not compression else None
-    return Split(
-        source.category, url, source.text_column, kind, compression, 0, stop, size, version
-    )
+class _Maker(NamedTuple):
+    """Makes splits of whole files of a source."""
 
+    fs: AbstractFileSystem
+    source: Source
+    url_of: UrlOf
 
-# ------------------------------------------------------------------------------ cutting, checking
-
-
-def row_group_sizes(split: Split) -> list[int]:
-    """Each row group's share of the bytes of a Parquet file; none if its footer is broken.
-
-    In proportion to the unpacked sizes: asked for those of the columns, pyarrow can abort the
-    process on a footer with one wrong bit.
-    """
-    try:
-        with opened_parquet(split) as (parquet, _):
-            groups = [parquet.metadata.row_group(i) for i in range(parquet.metadata.num_row_groups)]
-    except Unreadable:
-        return []
-    sizes = [max(group.total_byte_size, 0) for group in groups]
-    return [split.file_size * size // max(sum(sizes), 1) for size in sizes]
-
-
-def _cut(split: Split, split_bytes: int, row_groups: list[int]) -> list[Split]:
-    """The parts of a file larger than `split_bytes`, where it can be cut."""
-    if split.file_size <= split_bytes or split.compression:
-        return [split]
-    if split.format == "jsonl":
-        pieces = -(-split.file_size // split_bytes)
-        cuts = [split.file_size * i // pieces for i in range(pieces + 1)]
-    elif row_groups:  # each goes to the part in which its last byte lies
-        parts = [end // split_bytes for end in accumulate(row_groups)]
-        cuts = [0, *(i for i, (a, b) in enumerate(pairwise(parts), 1) if a != b), len(parts)]
-    else:
-        return [split]
-    return [replace(split, start=start, stop=stop) for start, stop in pairwise(cuts)]
-
-
-def _check(split: Split) -> None:
-    if split.format == "parquet":
+    def __call__(self, path: str, info: Any, kind: tuple[Format, Compression | None]) -> Split:
+        size, version, marks = local_identity(path) if is_local(self.fs) else identity(info)
+        url = self.url_of(path)
         try:
-            with opened_parquet(split) as (_, problem):
-                pass
-        except Unreadable:
-            return
-    else:
-        problem = None
-        for item in islice(read_split(split), LINES_CHECKED):
-            if isinstance(item, Record):
-                return
-            if problem is None and item.reason in (Reason.NO_TEXT_COLUMN, Reason.NOT_A_STRING):
-                problem = item.detail
-    if problem:
-        raise ValueError(f"{split.source}: no text in column {split.text_column!r}: {problem}")
+            url.encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"{without_secrets(url)!r}: the file's name is not UTF-8") from None
+        source, (form, compression) = self.source, kind
+        columns: Sequence[str] = getattr(source, "columns", ())
+        return Split(
+            source.category, url, source.text_column, form, compression, 0,
+            size if form == "jsonl" and not compression else None, size, version, marks,
+            tuple((name, "") for name in columns),
+        )  # fmt: skip

@@ -21,11 +21,6 @@ from longattn.scoring.settings import ScoreSettings
 BLOCK_BYTES = {"cuda": 32 << 20, "cpu": 4 << 20}
 
 
-def default_dtype(device: str) -> str:
-    """Of the products of a scorer, where the settings name none."""
-    return "bfloat16" if device == "cuda" else "float32"
-
-
 @dataclass(frozen=True)
 class Work:
     """What of a run remains to be done, and how."""
@@ -46,6 +41,7 @@ class Work:
             max_record_bytes=config.max_record_bytes,
             block_bytes=block_bytes,
             generation=self.generation,
+            columns=dict(sorted({pair for split in self.left.splits for pair in split.columns})),
         )
 
     @property
@@ -66,8 +62,8 @@ class Stages(Protocol):
     """The stages of a run, ready to work: on a cluster, or in this process."""
 
     @property
-    def dtype(self) -> str:
-        """Of the products of the scorers, where the settings name none."""
+    def device(self) -> str:
+        """What the scorers compute on: "cuda" or "cpu"."""
 
     def execute(self, work: Work, stop: Stop) -> Outcome:
         """Do the work; raises RunError, or Interrupted after a signal."""

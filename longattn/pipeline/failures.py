@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from longattn.errors import RunError
-from longattn.text import without_secrets
+from longattn.text import lines_without_secrets, without_secrets
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,6 @@ def failures_reported(
     except RunError:  # the run was told to stop, and knows why
         raise
     except Exception as error:
-        stack = without_secrets("".join(traceback.format_exception(error)))
+        stack = lines_without_secrets("".join(traceback.format_exception(error)))
         report(Failure(stage, where(), reason_of(error), stack))
         raise

@@ -19,7 +19,7 @@ from longattn.corpus.records import pack_task
 from longattn.corpus.sources import group_splits
 from longattn.errors import HeldError, Interrupted, RunError
 from longattn.pipeline.display import watched
-from longattn.pipeline.execution import BLOCK_BYTES, Outcome, Work, default_dtype
+from longattn.pipeline.execution import BLOCK_BYTES, Outcome, Work
 from longattn.pipeline.failures import failures_reported, reason_of
 from longattn.pipeline.labelled_sink import write_labelled_windows
 from longattn.pipeline.monitor import Monitor, RunMonitor
@@ -47,10 +47,6 @@ class LocalStages:
 
     def __init__(self, config: Config, device: str) -> None:
         self.config, self.device = config, device
-
-    @property
-    def dtype(self) -> str:
-        return default_dtype(self.device)
 
     def execute(self, work: Work, stop: Stop) -> Outcome:
         """Read, cut, score and write block after block; raises RunError, or Interrupted."""

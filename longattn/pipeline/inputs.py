@@ -57,7 +57,8 @@ def as_dataset(rows: Any, name: str, column: str) -> Dataset:
         )
     if columns is not None and column not in columns:
         raise ConfigError(f"{name}: no column {column!r}; there are {', '.join(columns)}")
-    return rows
+    dataset: Dataset = rows
+    return dataset
 
 
 def as_sources(sources: Any) -> list[Source]:

@@ -8,17 +8,19 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from longattn.config import Config, ConfigLike
 from longattn.corpus.apart import require_apart
+from longattn.corpus.first_look import check_sources, column_types, with_types
 from longattn.corpus.records import Split
-from longattn.corpus.sources import check_sources, list_splits
+from longattn.corpus.sources import list_sources
 from longattn.errors import RunError
 from longattn.pipeline.execution import Executor, Outcome, Work
 from longattn.pipeline.failures import reason_of
+from longattn.pipeline.remarks import remarks
 from longattn.pipeline.stopping import Stop, stop_on_sigterm
 from longattn.pipeline.summary import RunSummary, summarise
 from longattn.resume.damage import set_aside
@@ -107,17 +109,21 @@ class Job:
         self.started = time.perf_counter()
         self.folder = OutputFolder(config.output)
         self.settings = ScoreSettings.of(config)
+        self.precision: dict[str, Any] = {}
         self.samples = {source.category: source.sample for source in config.sources}
         require_apart(config.sources, config.output)
-        with warn_if_slow("listing the sources"):
-            self.splits = list_splits(config.sources)
+        self.listing = list_sources(config.sources)
+        self.splits = self.listing.splits
+        for line in self.listing.left_out_lines():
+            log.warning("%s", line)
 
     def check(self) -> None:
         """Refuse what cannot work before anything is made. Raises ValueError."""
         self.settings.bos(self.checkpoint)
         load_tokenizer(self.settings.model).warn_if_slow()
         if read_run_record(self.config.output) is None:  # of what is refused, no folder is left
-            self._look_into(self.splits)
+            check_sources(self.splits)
+            column_types(self.splits)
 
     def run(self, stop: Stop, hold: Hold, *, select_after: bool = True) -> RunSummary:
         """Find what remains, execute it, select, and sum up."""
@@ -137,8 +143,14 @@ class Job:
             self.config, done.fingerprint, self.splits, (done.before, done.labelled),
             done.outcome, selection,
         ).timed(select=time.perf_counter() - started, total=time.perf_counter() - self.started)  # fmt: skip
-        summary.extra.update(self._proofs(selected=bool(selection)))
+        facts = {"left_out": self.listing.left_out, "precision": self.precision}
+        summary = replace(summary, extra={**facts, **self._proofs(selected=bool(selection))})
         write_record(self.folder.record("summary"), summary.to_dict())
+        told = remarks(self.config, {n: c.to_dict() for n, c in summary.categories.items()})
+        if not any(category.windows for category in summary.categories.values()):
+            raise RunError(f"no window in the whole corpus: {'; '.join(told)}")
+        for remark in told:
+            log.warning("%s", remark)
         if selection:
             self._report()
         return summary
@@ -151,13 +163,16 @@ class Job:
             left = self._remaining(grown)
         self._log_stale(left.stale)
         if read_run_record(self.config.output) is not None:  # else done before
-            self._look_into(left.splits)
+            check_sources(left.splits)
         outcome, labelled = None, left
         if left.splits:
             generation = left.generation + hold.owner["takeovers"]
             with self._executor()(self.config, self.settings) as stages:
-                fingerprint = self._own(self.config.scorer.dtype or stages.dtype, grown)
-                work = Work(self.config, self.settings, left, generation)
+                self._choose_dtype(stages.device)
+                fingerprint = self._own(self.precision["dtype"], grown)
+                typed = replace(left, splits=self._typed(left.splits))
+                settings = replace(self.settings, dtype=self.precision["dtype"])
+                work = Work(self.config, settings, typed, generation)
                 outcome = stages.execute(work, stop)
             with warn_if_slow("reading the ledger"):
                 labelled = self._remaining()
@@ -173,6 +188,8 @@ class Job:
         for path in sorted(set(labelled.void.values())):
             log.warning("%s has changed or is gone; what it was will not be labelled whole", path)
         forget(self.config.output, labelled.void)
+        for line in labelled.seen.unread_lines(SHOWN):
+            log.warning("%s", line)
         if too_bad := labelled.seen.too_bad(self.config.max_bad_fraction):
             raise RunError(too_bad)
         return Done(fingerprint, left, labelled, outcome)
@@ -199,6 +216,19 @@ class Job:
         from longattn.pipeline.on_ray import on_ray
 
         return on_ray
+
+    def _choose_dtype(self, device: str) -> None:
+        """Settle the dtype of the products; where it is chosen, how far it is off float32."""
+        scorer = self.config.scorer
+        if scorer.dtype or device == "cpu":
+            self.precision = {"dtype": scorer.dtype or "float32"}
+            return
+        from longattn.scoring.precision import choose_dtype
+
+        with warn_if_slow("choosing the dtype of the products"):
+            errors = choose_dtype(self.checkpoint, scorer.rope_theta)
+        log.info("products in %s (of float32, %d tokens of real text)", errors, errors.tokens)
+        self.precision = asdict(errors)
 
     def _own(self, dtype: str, grown: set[str]) -> str:
         """Make the folder this run's; returns the fingerprint of its scores."""
@@ -227,6 +257,15 @@ class Job:
             left = find_remaining(output, self.splits, again, largest)
         return left
 
+    def _typed(self, splits: list[Split]) -> list[Split]:
+        """The splits with the types of the user's columns: what earlier runs into the folder had."""
+        url = self.folder.record("columns")
+        known = read_record(url) or {}
+        types = column_types(splits, known)
+        if types != known:
+            write_record(url, types)
+        return with_types(splits, types)
+
     def _proofs(self, *, selected: bool) -> dict[str, Any]:
         """What `verify` holds the summary against: markers that it leaves out, and the selection."""
         listed = {split.id for split in self.splits}
@@ -237,10 +276,6 @@ class Job:
             stored = read_record(self.folder.record("selection"))
             proofs["selection"] = json_checksum(stored)
         return proofs
-
-    def _look_into(self, splits: list[Split]) -> None:
-        with warn_if_slow("looking into the sources"):
-            check_sources(splits)
 
     def _log_stale(self, stale: dict[str, int]) -> None:
         listed = {split.source for split in self.splits}

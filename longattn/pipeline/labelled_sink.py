@@ -19,7 +19,14 @@ from longattn.config import check_category
 from longattn.resume.remaining import row_spans
 from longattn.storage.files import join
 from longattn.storage.output_folder import OutputFolder
-from longattn.storage.tables import EXTRA_SCORE_COLUMNS, LABELLED, content_name, write_table
+from longattn.storage.tables import (
+    EXTRA_SCORE_COLUMNS,
+    LABELLED,
+    carried_fields,
+    content_name,
+    with_schema,
+    write_table,
+)
 
 WriteReport = Callable[[str, int, int, float], None]
 """Category, windows, bytes and seconds of a file."""
@@ -68,12 +75,8 @@ def _write_category(output: str, category: str, table: pa.Table, report: WriteRe
     at = table.column_names.index("input_ids") if "input_ids" in table.column_names else -1
     if at >= 0 and isinstance(table["input_ids"].type, pa.ExtensionType):
         table = table.set_column(at, "input_ids", list_array(token_ids(table)))
-    for field in LABELLED:
-        if field.name not in table.column_names:
-            table = table.append_column(field, pa.nulls(len(table), field.type))
     extra = [field for field in table.schema if EXTRA_SCORE_COLUMNS.fullmatch(field.name)]
-    schema = pa.schema([*LABELLED, *extra])
-    table = table.select(schema.names).cast(schema)
+    table = with_schema(table, pa.schema([*LABELLED, *extra, *carried_fields([table.schema])]))
     url = join(OutputFolder(output).labelled, category, content_name(table["data_id"]))
     size = write_table(url, table, metadata)
     report(category, len(table), size, time.perf_counter() - started)

@@ -16,7 +16,7 @@ from ray.data.context import DataContext
 from ray.data.exceptions import ExecutionTimeoutError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from longattn.cluster import connected
+from longattn.cluster import connected, require_shared_folder
 from longattn.config import Config
 from longattn.corpus.sources import group_splits
 from longattn.errors import HeldError, Interrupted, RunError
@@ -39,6 +39,7 @@ log = logging.getLogger("longattn")
 def on_ray(config: Config, settings: ScoreSettings) -> Iterator[RayStages]:
     """A cluster with the pools of a run, for a block."""
     with connected():
+        require_shared_folder(config.output)
         yield RayStages(config, plan_pools(config.workers, settings.dtype))
 
 
@@ -79,8 +80,8 @@ class RayStages:
         self.config, self.pools = config, pools
 
     @property
-    def dtype(self) -> str:
-        return self.pools.dtype
+    def device(self) -> str:
+        return self.pools.device
 
     def execute(self, work: Work, stop: Stop) -> Outcome:
         """The streaming execution; raises RunError, or Interrupted after a signal."""

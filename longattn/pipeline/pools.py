@@ -18,7 +18,7 @@ from ray.data import ActorPoolStrategy
 
 from longattn.config import Workers
 from longattn.errors import RunError
-from longattn.pipeline.execution import BLOCK_BYTES, default_dtype
+from longattn.pipeline.execution import BLOCK_BYTES
 
 log = logging.getLogger("longattn")
 
@@ -68,11 +68,6 @@ class Pools:
         One takes 1,900 calls a second, two for each document: 15 GPUs of 64K-token documents.
         """
         return 8 if self.device == "cuda" else 1
-
-    @property
-    def dtype(self) -> str:
-        """Of the products where the settings name none."""
-        return default_dtype(self.device)
 
 
 def plan_pools(workers: Workers, dtype: str | None) -> Pools:

@@ -19,11 +19,7 @@ def remarks(config: Config, categories: Mapping[str, Mapping[str, Any]]) -> list
     for name, told in sorted(categories.items()):
         windows, kept = told.get("windows", 0), told.get("kept")
         if not windows:
-            if told.get("documents") and told["documents"] == told.get("too_short"):
-                found.append(
-                    f"{name}: no window, because each of its {told['documents']:,} documents is "
-                    f"shorter than window.tokens {window}"
-                )
+            found.append(f"{name}: no window, because {_why_none(told, window)}")
             continue
         if kept is None or kept < windows - told.get("duplicate_rows", 0):
             continue
@@ -38,3 +34,20 @@ def remarks(config: Config, categories: Mapping[str, Mapping[str, Any]]) -> list
                 f"category, and it has {told['kept_tokens']:,}"
             )
     return found
+
+
+def _why_none(category: Mapping[str, Any], window: int) -> str:
+    """Why a category has no window, from what became of its records."""
+    records, bad = category.get("records", 0), category.get("quarantine", {})
+    documents, short = category.get("documents", 0), category.get("too_short", 0)
+    if not records:
+        return "its files hold no record"
+    if not documents:
+        reasons = ", ".join(f"{reason} {n:,}" for reason, n in bad.items())
+        return f"none of its {records:,} records could be used ({reasons})"
+    if documents == short:
+        return f"each of its {documents:,} documents is shorter than window.tokens {window}"
+    rest = documents - short - category.get("duplicates", 0)
+    if category.get("sampled_out"):
+        return f"its sample takes none of the {category['sampled_out']:,} windows of {rest:,} documents"
+    return f"of its {documents:,} documents {short:,} are too short and the others repeat them"

@@ -12,9 +12,11 @@ from ray.data import Dataset, Datasink
 from ray.data.block import Block, BlockAccessor
 
 from longattn.config import ConfigLike, Sample, Scorer, Source, Workers, output_of
+from longattn.corpus.columns import arrow_type
+from longattn.corpus.first_look import check_sources, column_types, with_types
 from longattn.corpus.reading import read_split
 from longattn.corpus.records import Record, Split, pack_task, unpack_task
-from longattn.corpus.sources import check_sources, group_splits, list_splits
+from longattn.corpus.sources import group_splits, list_splits
 from longattn.pipeline.failures import FailureReport, failures_reported, no_failure_report
 from longattn.pipeline.inputs import as_dataset, as_model, as_sources
 from longattn.pipeline.labelled_sink import WriteReport, no_report, write_labelled_windows
@@ -39,11 +41,13 @@ RETRIES: dict[str, Any] = {"max_restarts": 100, "max_task_retries": 20}
 def read_documents(sources: Iterable[Source | dict[str, Any]] | ConfigLike) -> Dataset:
     """Documents of the sources as rows `content`, `category`, `source`; bad records are left out.
 
-    `sources` may be a config, too. Raises ValueError at once for a path that matches nothing or a
-    column that is not there.
+    The `columns` of a source come with them. `sources` may be a config, too.
+
+    Raises ValueError at once for a path that matches nothing or a column that is not there.
     """
     splits = list_splits(as_sources(sources))
     check_sources(splits)
+    splits = with_types(splits, column_types(splits))
     return dataset_of_tasks(group_splits(splits)).map_batches(
         _read_task, batch_size=1, batch_format="numpy", num_cpus=0.25
     )
@@ -54,9 +58,12 @@ def _read_task(batch: dict[str, Any]) -> Iterator[pa.Table]:
         for record in read_split(split):
             if isinstance(record, Record):
                 row = {"content": record.text, "category": split.category, "source": split.source}
-                yield pa.table(
-                    {name: pa.array([value], pa.large_string()) for name, value in row.items()}
-                )
+                columns = {
+                    name: pa.array([value], pa.large_string()) for name, value in row.items()
+                }
+                for name, kind in split.columns:
+                    columns[name] = pa.array([record.extra.get(name)], arrow_type(kind))
+                yield pa.table(columns)
 
 
 def window_documents(

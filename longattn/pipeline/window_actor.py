@@ -67,6 +67,8 @@ class WindowStage:
     max_record_bytes: int
     block_bytes: int
     generation: int
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """Names and types of the user's columns that windows carry."""
 
 
 class SplitWindows:
@@ -113,10 +115,15 @@ class SplitWindows:
             size += 4 * len(row["input_ids"]) + len(row["content"])
             if size >= self.stage.block_bytes:
                 self.reader.passed()  # who is killed while waiting did not die of it
-                table, rows, splits, size = window_table(rows, splits), [], [], 0
+                table, rows, splits, size = (
+                    window_table(rows, splits, self.stage.columns),
+                    [],
+                    [],
+                    0,
+                )
                 yield table
         if rows:
-            yield window_table(rows, splits)
+            yield window_table(rows, splits, self.stage.columns)
         if markers:
             write_markers(self.stage.output, markers)
 
@@ -159,9 +166,7 @@ class SplitWindows:
         for record in self._records(split):
             cut = self._cut(record, split, progress)
             if isinstance(cut, BadRecord):
-                counts.records += cut.records
-                counts.bad[cut.reason] += cut.records
-                counts.lost_bytes += cut.lost_bytes
+                counts.add_bad(cut)
                 bad.append(cut)
             else:
                 counts.records += 1
@@ -172,7 +177,7 @@ class SplitWindows:
                     if under is None:
                         left = time.perf_counter()
                         counts.seconds += left - started
-                        yield row
+                        yield row | getattr(record, "extra", {})
                         started = time.perf_counter()
                         self.waiting += started - left
             reader.passed()
@@ -185,6 +190,7 @@ class SplitWindows:
         if bad:
             self._quarantine(split, parts, bad)
         counts.seconds += time.perf_counter() - started
+        counts.end()
         self._tell(split, counts, ended=True)
 
     def _tell(self, split: Split, counts: Counts, *, ended: bool) -> None:

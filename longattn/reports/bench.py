@@ -53,8 +53,8 @@ class Figures:
 
 def random_scorer(shape: str, device: str, dtype: str) -> AttentionScorer:
     """A scorer of a known shape whose tables are drawn: scores of deviation 2.6, as trained ones have."""
+    from transformers import LlamaConfig
     from transformers.models.llama.modeling_llama import (
-        LlamaConfig,
         LlamaRotaryEmbedding,
         apply_rotary_pos_emb,
     )
@@ -69,7 +69,8 @@ def random_scorer(shape: str, device: str, dtype: str) -> AttentionScorer:
         for h in (heads, kv_heads)
     )
     model = SimpleNamespace(rotary_emb=LlamaRotaryEmbedding(config=config).to(device))
-    return AttentionScorer(Tables(q_vhd, k_vgd, dim**-0.5, model, apply_rotary_pos_emb))
+    centre_gd = torch.zeros(kv_heads, dim, device=device)
+    return AttentionScorer(Tables(q_vhd, k_vgd, centre_gd, dim**-0.5, model, apply_rotary_pos_emb))
 
 
 def milliseconds(call: Callable[[], object], device: str) -> float:
@@ -230,7 +231,7 @@ def run_bench(
         tokens: of the corpus to predict for.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = "bfloat16" if device == "cuda" else "float32"
+    dtype = "float16" if device == "cuda" else "float32"
     top = ceiling(device, getattr(torch, dtype))
     models = [model] if model else list(SHAPES) if device == "cuda" else ["builtin"]
     tokenized = tokens_per_second(model if model and model not in SHAPES else "builtin")
@@ -252,6 +253,8 @@ def run_bench(
         rows = [figures(scorer, length, top) for length in lengths]
         result["models"][name] = {
             "heads": scorer.heads,
+            "dtype": str(scorer.dtype).removeprefix("torch."),
+            "errors": scorer.errors and asdict(scorer.errors),
             "dense_ratio": dense_ratio(scorer),
             "dense_tokens": DENSE_TOKENS[device],
             "lengths": [asdict(row) for row in rows],
@@ -283,18 +286,26 @@ def shown(result: dict[str, Any]) -> str:
     for name, model in result["models"].items():
         ratio = model["dense_ratio"]
         lines.append(
-            f"{name} ({model['heads']} heads): the dense formulation at {model['dense_tokens']} tokens "
+            f"{name} ({model['heads']} heads, {model['dtype']}): the dense formulation at "
+            f"{model['dense_tokens']} tokens "
             + (f"takes {ratio:.1f} times as long" if ratio else "does not fit in the memory")
         )
+        if off := model["errors"]:
+            lines.append(
+                f"  of float32, windows of {off['tokens']} real tokens: DS off by {off['ds']:.1e}, "
+                f"variance by {off['variance']:.1e}"
+            )
         lines.append(
-            "    tokens  kernel ms  call ms  in a batch ms  of ceiling: kernel  call  batch  busy  3 distances  GiB"
+            "    tokens  kernel ms  call ms  in a batch ms  of ceiling: kernel  call  batch  "
+            "busy  3 distances  GiB"
         )
         for row in model["lengths"]:
             busy = f"{row['busy']:.0%}" if row["busy"] is not None else "-"
             peak = f"{row['peak_gib']:.2f}" if row["peak_gib"] is not None else "-"
             lines.append(
                 f"  {row['length']:8} {row['kernel']:10.2f} {row['call']:8.2f} {row['stream']:14.2f} "
-                f"{row['share']:19.0%} {row['call_share']:5.0%} {row['stream_share']:6.0%} {busy:>5} {row['distances']:11.2f}x {peak:>4}"
+                f"{row['share']:19.0%} {row['call_share']:5.0%} {row['stream_share']:6.0%} "
+                f"{busy:>5} {row['distances']:11.2f}x {peak:>4}"
             )
         told = model["prediction"]
         cores = f"{told['cores_a_device']:.1f}" if told["cores_a_device"] else "?"

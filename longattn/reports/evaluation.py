@@ -24,6 +24,7 @@ from longattn.config import Config
 from longattn.reports.foils import Ids, Windows, foils, generator, long_documents, native_windows
 from longattn.reports.page import render
 from longattn.reports.report import uniform_ds
+from longattn.selection.auc import auc
 from longattn.selection.lds import moments
 from longattn.storage.files import write_bytes
 from longattn.storage.output_folder import OutputFolder
@@ -42,40 +43,11 @@ Floats = NDArray[np.float64]
 Score = Callable[[Ids], "Attention"]
 
 ALPHAS = (0.0, 0.25, 1.0, 2.0)
-DRAWS = 1000  # bootstrap samples behind an interval
+FEW_DOCUMENTS = 20  # of fewer, a bootstrap over documents gives intervals that are too narrow
+LABELS = {"DU": "low variance"}  # of scorers, for people; the paper's DU is -variance
 
 
 # --- statistics ----------------------------------------------------------------------------------
-
-
-def auc(
-    native_n: Floats,
-    foil_m: Floats,
-    native_group_n: NDArray[np.int64],
-    foil_group_m: NDArray[np.int64],
-    rng: np.random.Generator,
-    *,
-    together: bool,
-) -> tuple[float, float, float]:
-    """Share of pairs in which the native window scores higher (ties half), and its 95% interval.
-
-    Windows of one document are no independent evidence: the bootstrap draws documents, and takes
-    all windows of each. Foils made of the native windows are drawn with them (`together`). A splice
-    is drawn alone, though others share its documents: there the interval is somewhat too narrow.
-    """
-    wins_nm = (native_n[:, None] > foil_m) + 0.5 * (native_n[:, None] == foil_m)
-    w_bn = _bootstrap(native_group_n, rng)
-    v_bm = w_bn if together else _bootstrap(foil_group_m, rng)
-    values_b = ((w_bn @ wins_nm) * v_bm).sum(1) / (w_bn.sum(1) * v_bm.sum(1))
-    low, high = np.quantile(values_b, [0.025, 0.975])
-    return float(wins_nm.mean()), float(low), float(high)
-
-
-def _bootstrap(group_n: NDArray[np.int64], rng: np.random.Generator) -> Floats:
-    """How often each window is drawn, (DRAWS, n)."""
-    groups, of_n = np.unique(group_n, return_inverse=True)
-    share = np.full(len(groups), 1 / len(groups))
-    return rng.multinomial(len(groups), share, size=DRAWS)[:, of_n].astype(float)
 
 
 def spearman(a_n: Floats, b_n: Floats) -> float | None:
@@ -134,7 +106,12 @@ def variants(config: Config, scorer: AttentionScorer, bos: int | None) -> dict[s
 
     made = {f"k {d}": scored(scorer, d) for d in (k // 2, 2 * k) if 1 <= d < window}
     for name, change in changes.items():
-        made[name] = scored(type(scorer).from_pretrained(config.scorer.model, **{**base, **change}))
+        try:
+            other = type(scorer).from_pretrained(config.scorer.model, **{**base, **change})
+        except ValueError as error:  # a dtype that the model leaves the range or digits of
+            log.warning("%s is left out: %s", name, error)
+        else:
+            made[name] = scored(other)
     strides = [stride for stride in (4, 16) if stride <= window - k]
     made |= {f"query_stride {stride}": scored(scorer, stride=stride) for stride in strides}
     return made | {"two half windows": halves}
@@ -163,13 +140,15 @@ def evaluate(
 
     Returns:
         Plain values, ready for JSON: `settings`; `uniform_ds`, the DS of uniform attention; and by
-        category `documents`, `windows`, `native` (mean and deviation of each score), `auc` (scorer
+        category `documents` (that the native windows are of), `windows`, `native` (mean and
+        deviation of each score), `auc` (scorer
         -> foil -> auc, low, high), `spearman` (scorer -> scorer -> correlation over native
         windows), `stability` (variant -> `spearman` and `kept`, the share of the better half that
         stays there).
 
     Raises:
-        ValueError: under 2 windows, a `min_distance` too long for a loss gap, or as `long_documents`, `AttentionScorer.from_pretrained` and
+        ValueError: under 2 windows, a `min_distance` too long for a loss gap, or as
+            `long_documents`, `AttentionScorer.from_pretrained` and
             `CausalModel` do.
     """
     if windows < 2:
@@ -200,7 +179,13 @@ def write_evaluation(output: str, result: dict[str, Any]) -> list[str]:
     page = render(
         "evaluation.html",
         script="evaluation.js",
-        data=result["categories"],
+        data={
+            "categories": result["categories"],
+            "labels": LABELS,
+            "few": FEW_DOCUMENTS,
+        },
+        labels=LABELS,
+        few=FEW_DOCUMENTS,
         title=f"How well {result['settings']['model']} selects",
         **result,
     )
@@ -278,7 +263,7 @@ class _Measure:
         told = {scorer: by_kind["native"] for scorer, by_kind in scores.items()}
         ranked = [scorer for scorer in scores if scorer != "random"]
         return {
-            "documents": len(documents),
+            "documents": len(np.unique(native.group_n)),
             "windows": self.n,
             "native": {
                 scorer: dict(zip(("mean", "deviation"), moments(values), strict=True))

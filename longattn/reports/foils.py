@@ -1,4 +1,4 @@
-"""Windows to measure a scorer by: native ones of a corpus, and foils that differ in long-range dependency alone.
+"""Windows to measure a scorer by: native ones, and foils that differ in long-range dependency alone.
 
 What is drawn depends on the seed and the corpus only, and reading is bounded.
 """
@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from longattn.config import Config
+from longattn.corpus.first_look import check_sources
 from longattn.corpus.reading import read_split
 from longattn.corpus.records import Record, Split
-from longattn.corpus.sources import check_sources, list_splits
+from longattn.corpus.sources import list_splits
 from longattn.windows.ids import document_id
 from longattn.windows.tokenizer import DocumentTokenizer, load_tokenizer
 
@@ -57,7 +58,8 @@ def long_documents(
         found[category] = [_stretch(ids, config.window.tokens, rng) for ids in texts]
         if len(found[category]) < 2:
             raise ValueError(
-                f"category {category!r}: {len(found[category])} documents of {config.window.tokens} tokens or more; at least 2 are wanted"
+                f"category {category!r}: {len(found[category])} documents of "
+                f"{config.window.tokens} tokens or more; at least 2 are wanted"
             )
     return found
 

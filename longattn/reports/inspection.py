@@ -6,7 +6,6 @@ length. Memory is O(length x rows). Summed over all passages, the far attention 
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +18,16 @@ from rich.table import Table
 from rich.text import Text
 
 from longattn.reports.page import packed, render
+from longattn.reports.passages import (
+    OVER_UNIFORM,
+    OVER_USUAL,
+    Pair,
+    Passage,
+    passage_text,
+    printable,
+    standing_out,
+)
+from longattn.reports.verdict import Verdict, verdict_of
 from longattn.resume.fingerprint import require_run_record
 from longattn.scoring.checkpoint import open_checkpoint
 from longattn.scoring.scorer import AttentionScorer
@@ -26,12 +35,11 @@ from longattn.scoring.window_scorer import with_bos
 from longattn.storage.files import read_bytes
 from longattn.storage.output_folder import OutputFolder
 from longattn.storage.tables import open_parquet
-from longattn.windows.tokenizer import DocumentTokenizer, load_tokenizer
+from longattn.windows.tokenizer import load_tokenizer
 
 PASSAGES = 128  # of a window, at most; 256 tokens each at 32K
 SHORTEST = 32  # tokens of a passage: less is no text to read
-PAIRS = 8
-MARKED = 8  # one token in so many is marked in a passage, at most
+RECURRENCE = ("recurrence", "recurrence_rarity", "recurrence_pairs")
 SCALE = 24  # steps of a doubling, in what the page gets of a map
 
 Floats = NDArray[np.float64]
@@ -50,25 +58,8 @@ class Window:
     rope_theta: float | None
     facts: dict[str, Any]
     """Of its labelled row, to be shown."""
-
-
-@dataclass(frozen=True)
-class Passage:
-    """Some tokens in a row, as text; the tokens that the attention is about are marked."""
-
-    start: int
-    stop: int
-    segments: list[tuple[str, bool]]
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A passage, and one far before it that it attends to more than evenly."""
-
-    reader: Passage
-    read: Passage
-    times: float
-    """Its attention over that of uniform attention."""
+    verdict: Verdict | None = None
+    """What the last selection made of it; None where nothing was selected, or of a text file."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +129,7 @@ def labelled_window(output: str, data_id: str) -> Window:
     row["weights"] = parts.weights
     return Window(
         data_id, ids, record.model, parts.min_distance, parts.bos, parts.rope_theta, row,
+        verdict_of(output, data_id, row),
     )  # fmt: skip
 
 
@@ -168,7 +160,7 @@ def text_window(path: str, model: str, window: int) -> Window:
 
 def _row(urls: list[str], data_id: str) -> dict[str, Any] | None:
     columns = ["category", "source", "document_id", "window_index", "token_start", "token_stop",
-               "ds", "variance", "ds_heads", "input_ids"]  # fmt: skip
+       "ds", "variance", *RECURRENCE, "ds_heads", "input_ids"]  # fmt: skip
     for url in urls:
         with open_parquet(url) as parquet:
             ids = parquet.read(columns=["data_id"])["data_id"].to_pylist()
@@ -227,18 +219,20 @@ def inspect_window(
             far_rl = p_rl.tril(edges[q] - window.min_distance)
             far_hqk[h, q, : q + 1] = _by_passage(far_rl, step)
     uniform_qk, far_uniform_qk = (_uniform(length, k, edges) for k in (0, window.min_distance))
-    chosen = _pairs(_of_head(far_hqk, head), far_uniform_qk)
+    chosen = standing_out(_of_head(far_hqk, head), far_uniform_qk)
     tokenizer = load_tokenizer(window.model)
     heads = range(scorer.heads) if head is None else [head]
     pairs = []
-    for q, k, times in chosen:
+    for place in chosen:
+        q, k = place.q, place.k
         p_rl = torch.stack([attention.rows(h, edges[q], edges[q + 1]) for h in heads]).sum(0)
         p_rc = p_rl[:, edges[k] : edges[k + 1]].cpu().numpy()
         pairs.append(
             Pair(
-                _passage(tokenizer, ids, window.bos, edges[q], edges[q + 1], p_rc.sum(1)),
-                _passage(tokenizer, ids, window.bos, edges[k], edges[k + 1], p_rc.sum(0)),
-                times,
+                passage_text(tokenizer, ids, window.bos, edges[q], edges[q + 1], p_rc.sum(1)),
+                passage_text(tokenizer, ids, window.bos, edges[k], edges[k + 1], p_rc.sum(0)),
+                place.times,
+                place.usual,
             )
         )
     return Inspection(
@@ -293,64 +287,6 @@ def _times(values_qk: Floats, uniform_qk: Floats) -> Floats:
     )
 
 
-def _pairs(far_qk: Floats, uniform_qk: Floats) -> list[tuple[int, int, float]]:
-    """Pairs of passages with most far attention above uniform, neighbours of a better one left out.
-
-    A passage is read in at most two of them: else one that all look at would fill the list.
-    """
-    excess_qk = far_qk - uniform_qk
-    chosen: list[tuple[int, int, float]] = []
-    for flat in np.argsort(-excess_qk, axis=None).tolist():
-        q, k = divmod(flat, excess_qk.shape[1])
-        if len(chosen) == PAIRS or excess_qk[q, k] <= 0:
-            break
-        near = any(abs(q - q2) <= 1 and abs(k - k2) <= 1 for q2, k2, _ in chosen)
-        if not near and sum(k2 == k for _, k2, _ in chosen) < 2:
-            chosen.append((q, k, float(far_qk[q, k] / uniform_qk[q, k])))
-    return chosen
-
-
-# --- as text -------------------------------------------------------------------------------------
-
-
-def _passage(
-    tokenizer: DocumentTokenizer, ids: NDArray[np.int64], bos: int | None,
-    start: int, stop: int, weight_t: NDArray[np.float32],
-) -> Passage:  # fmt: skip
-    """Tokens [start, stop) as text, those of most weight marked."""
-    tokens = ids[start:stop]
-    if bos is not None and start == 0:
-        tokens, weight_t = tokens[1:], weight_t[1:]
-    top = np.argsort(-weight_t, kind="stable")[: len(tokens) // MARKED]
-    marked = set(top[weight_t[top] > weight_t.mean()].tolist())
-    # Whole prefixes: a tokenizer may decode a token otherwise at the start of a text.
-    ends = [len(tokenizer.decode(tokens[:i])) for i in range(len(tokens) + 1)]
-    data = tokenizer.decode(tokens)
-    mask = np.zeros(len(data), bool)
-    for i in marked:
-        mask[ends[i] : ends[i + 1]] = True
-    return Passage(start, stop, list(_segments(data, mask)))
-
-
-def _segments(data: bytes, mask: NDArray[np.bool_]) -> Iterator[tuple[str, bool]]:
-    """Runs of equal mask as text, never cut inside a character: it goes with its first byte."""
-    start = 0
-    for i in range(1, len(data) + 1):
-        if i < len(data) and (data[i] & 0xC0 == 0x80):
-            mask[i] = mask[i - 1]
-        elif i == len(data) or mask[i] != mask[start]:
-            yield data[start:i].decode("utf-8", "replace"), bool(mask[start])
-            start = i
-
-
-def printable(text: str) -> str:
-    """Text that a terminal only shows: escape sequences and direction marks of a corpus do nothing."""
-    return "".join(
-        c if c == "\n" else "    " if c == "\t" else "\ufffd" if unicodedata.category(c)[0] == "C" else c
-        for c in text
-    )  # fmt: skip
-
-
 # --- to a page, to the terminal ------------------------------------------------------------------
 
 
@@ -378,6 +314,10 @@ def inspection_page(found: Inspection) -> str:
         facts={k: v for k, v in found.window.facts.items() if k not in ("ds_heads", "weights")},
         ds=float(found.ds_h.mean()),
         null=float(found.far_uniform_qk.sum() / length),
+        verdict=found.window.verdict,
+        no_pairs=no_pairs(found),
+        over_uniform=f"{OVER_UNIFORM:g}",
+        over_usual=f"{OVER_USUAL:g}",
         length=length,
     )
 
@@ -397,12 +337,16 @@ def print_inspection(found: Inspection, console: Console) -> None:
     """The same for a terminal."""
     who = "mean over heads" if found.head is None else f"head {found.head}"
     null = found.far_uniform_qk.sum() / found.edges[-1]
+    if found.window.verdict:
+        console.print(found.window.verdict.sentence())
     console.print(
         f"DS {found.ds_h.mean():.4f} (uniform attention: {null:.4f}); by head: "
         + " ".join(f"{ds:.3f}" for ds in found.ds_h)
     )
-    console.print(f"\nattention by position, {who}; rows are queries, columns keys, 0 to "
-                  f"{found.edges[-1]} tokens;  ·<1/4  ░<1/2  ▒<1  ▓<2  █ 2 times uniform or more")  # fmt: skip
+    console.print(
+        f"\nattention by position, {who}; rows are queries, columns keys, 0 to {found.edges[-1]} "
+        "tokens;  ·<1/4  ░<1/2  ▒<1  ▓<2  █ 2 times uniform or more"
+    )
     for line in _map_lines(found):
         console.print(Text(line))
     for name, values in (
@@ -412,10 +356,12 @@ def print_inspection(found: Inspection, console: Console) -> None:
         console.print(f"\n{name}, 0 to {values.max():.3g}")
         bars = (values * (8 / max(values.max(), 1e-12))).astype(int).clip(0, 8)
         console.print(Text("".join(" ▁▂▃▄▅▆▇█"[b] for b in bars)))
+    if not found.pairs:
+        console.print(f"\n{no_pairs(found)}")
     for pair in found.pairs:
         table = Table(
-            f"tokens {pair.read.start} to {pair.read.stop}, read {pair.times:.1f} times as much as "
-            "evenly by",
+            f"tokens {pair.read.start} to {pair.read.stop}, read {pair.times:.1f} times "
+            f"uniform (usual so far apart: {pair.usual:.1f}) by",
             f"tokens {pair.reader.start} to {pair.reader.stop}",
             expand=True,
         )
@@ -424,6 +370,13 @@ def print_inspection(found: Inspection, console: Console) -> None:
         table.add_row(_marked(pair.read), _marked(pair.reader))
         console.print()
         console.print(table)
+
+
+def no_pairs(found: Inspection) -> str:
+    """Why no pair of passages is shown."""
+    times = _times(_of_head(found.far_hqk, found.head), found.far_uniform_qk)
+    most = f"; the most is {np.nanmax(times):.1f} times uniform" if np.isfinite(times).any() else ""
+    return f"No pair of passages stands out from those as far apart{most}."
 
 
 def _map_lines(found: Inspection) -> Iterator[str]:

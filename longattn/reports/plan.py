@@ -12,11 +12,8 @@ import json
 import math
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +21,18 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from longattn.config import SCORER_BATCH, Config, Keep, Source
+from longattn.config import SCORER_BATCH, Config, Keep
+from longattn.corpus.apart import require_apart
 from longattn.corpus.counts import Counts
+from longattn.corpus.first_look import check_sources, column_types
+from longattn.corpus.parts import sample_part
 from longattn.corpus.reading import read_split
 from longattn.corpus.records import BadRecord, Reason, Split
-from longattn.corpus.sources import check_sources, list_splits, row_group_sizes
+from longattn.corpus.sources import list_splits
 from longattn.resume.fingerprint import read_run_record
 from longattn.resume.remaining import find_remaining
 from longattn.scoring.settings import ScoreSettings
 from longattn.settings.reference import settings_in_force
-from longattn.storage.files import filesystem
 from longattn.storage.tables import parquet_writer
 from longattn.text import count, duration, share, short, size, without_secrets
 from longattn.windows.cutting import WindowCutter, sliding_windows, window_table
@@ -47,6 +46,7 @@ SAMPLE_ROWS = 64  # windows of a category written aside to learn their size as P
 ALONE_BYTES = 2 << 30  # a file of this size that one actor must read alone is warned of
 FEW_WINDOWS = 30  # below, mean and deviation of a category say little
 MEASURE_SECONDS = 3.0
+CUT_OFF = (Reason.TRUNCATED_ARCHIVE, Reason.NOT_JSON, Reason.BAD_ROW)  # where the bytes read end
 
 
 @dataclass(frozen=True)
@@ -134,8 +134,10 @@ def plan(
         ValueError: what a run refuses in its first seconds.
         OSError: the storage failed.
     """
+    require_apart(config.sources, config.output)
     splits = list_splits(config.sources)
     check_sources(splits)
+    column_types(splits)
     files: dict[str, list[Split]] = {}
     for (category, *_), parts in _by_file(splits).items():
         files.setdefault(category, []).append(parts)
@@ -207,11 +209,11 @@ class _Sample:
     def _look(self, file: Split, budget: int, max_record_bytes: int) -> None:
         seen: set[tuple[str, str]] = set()
         most = TEXT_BYTES[self.tokenizer.backend]
-        with _part(file, budget) as (split, stored):
+        with sample_part(file, budget) as (split, stored):
             records, cut = 0, False
             for record in read_split(split, max_record_bytes=max_record_bytes):
                 if isinstance(record, BadRecord):
-                    if record.reason == Reason.TRUNCATED_ARCHIVE and stored < file.file_size:
+                    if record.reason in CUT_OFF and stored < file.file_size and not split.is_part:
                         cut = True
                         break
                     self.counts.bad[record.reason] += record.records
@@ -267,34 +269,6 @@ class _Sample:
             bad=round(counts.bad.total() * scale),
             cutting_seconds=self.seconds * scale * (1 + sum(self.uncounted) / max(counts.bytes, 1)),
         )
-
-
-@contextmanager
-def _part(file: Split, budget: int) -> Iterator[tuple[Split, float]]:
-    """A part of a file that can be read alone, and the stored bytes that it stands for."""
-    if file.file_size <= budget:
-        yield file, file.file_size
-    elif file.format == "parquet":
-        sizes = row_group_sizes(file)
-        behind = list(accumulate(reversed(sizes)))[::-1]  # bytes from each group to the end
-        starts = sum(size >= budget for size in behind)  # groups with the budget behind them
-        first = int(file.id, 16) % max(starts, 1)
-        ends = accumulate(sizes[first:])
-        stop = first + next((i for i, end in enumerate(ends, 1) if end >= budget), len(sizes))
-        yield replace(file, start=first, stop=stop) if sizes else file, sum(sizes[first:stop])
-    elif not file.compression:
-        start = int(file.id, 16) % (file.file_size - budget)
-        yield replace(file, start=start, stop=start + budget), budget
-    else:
-        fs, path = filesystem(file.path)
-        suffix = ".jsonl.gz" if file.compression == "gzip" else ".jsonl.zst"
-        with tempfile.TemporaryDirectory(prefix="longattn-") as folder:
-            head = Path(folder, f"head{suffix}")
-            with fs.open(path, "rb", cache_type="none") as opened:
-                head.write_bytes(opened.read(budget))
-            source = Source(category=file.category, path=str(head), text_column=file.text_column)
-            (split,) = list_splits([source])
-            yield split, budget
 
 
 def _ratio_error(documents: list[tuple[int, int]]) -> float:
@@ -358,6 +332,8 @@ def _provenance(config: Config, overrides: Sequence[str]) -> list[tuple[str, Any
 
 
 def _warnings(config: Config, files: dict[str, list[Split]], result: Plan) -> Iterator[str]:
+    if slow := load_tokenizer(config.scorer.model).slow_warning:
+        yield slow
     for name, told in result.categories.items():
         if not told.windows:
             yield f"{name}: no document gives a window of {config.window.tokens} tokens"
@@ -383,31 +359,6 @@ def _warnings(config: Config, files: dict[str, list[Split]], result: Plan) -> It
                     f"{name}: {without_secrets(file.path)} cannot be split: one actor reads its "
                     f"{file.file_size / 1e9:.1f} GB alone, about {minutes:.0f} minutes"
                 )
-    yield from _beside_inputs(config, files)
-
-
-def _beside_inputs(config: Config, files: dict[str, list[Split]]) -> Iterator[str]:
-    fs, output = filesystem(config.output)
-    output = fs.unstrip_protocol(output).rstrip("/")
-    folders: Counter[str] = Counter()
-    for file in (file for some in files.values() for file in some):
-        fs, path = filesystem(file.path)
-        folders[fs.unstrip_protocol(path).rpartition("/")[0]] += 1
-    for folder in sorted(folders):
-        if f"{folder}/".startswith(f"{output}/"):
-            yield f"output {without_secrets(config.output)} holds inputs: give the results a folder of their own"
-            return
-    for source in config.sources:
-        fs, path = filesystem(source.path)
-        place = fs.unstrip_protocol(path).rstrip("/")
-        if "*" in place.rpartition("/")[2] and "**" not in place:
-            continue
-        if f"{output}/".startswith(f"{place.partition('*')[0].rstrip('/')}/"):
-            yield (
-                f"output {without_secrets(config.output)} is inside the source {without_secrets(source.path)}: a "
-                "second run would read the results of the first"
-            )
-            return
 
 
 # --- to the terminal -----------------------------------------------------------------------------

@@ -7,6 +7,7 @@ grows with the corpus is binned or sampled before it goes into the page, which s
 from __future__ import annotations
 
 import math
+import shlex
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from longattn.config import Select
 from longattn.reports.page import packed, render
 from longattn.reports.page_seal import with_seal
+from longattn.reports.repetition import Repetition
 from longattn.resume.fingerprint import require_run_record
 from longattn.selection.lds import long_distance_scores
 from longattn.storage.digests import json_checksum
@@ -27,6 +29,7 @@ from longattn.storage.files import READERS, list_files, parallel, write_bytes
 from longattn.storage.output_folder import OutputFolder, category_of
 from longattn.storage.records import read_record
 from longattn.storage.tables import open_parquet
+from longattn.text import without_secrets
 
 # Windows looked at, over all categories; of more, whole files are taken by their names, which are
 # hashes. 1 M windows take 4 s.
@@ -36,7 +39,10 @@ HEAD_ROWS = 20_000  # windows behind the heat map of heads, over all categories
 BINS = 48
 EXCERPT = 700  # characters of either end of a window
 QUARANTINE_ROWS = 200_000
-NARROW = ("data_id", "document_id", "source", "token_start", "token_stop", "ds", "variance")
+RECURRENCE = ("recurrence", "recurrence_rarity", "recurrence_pairs")
+NARROW = (
+    "data_id", "document_id", "source", "token_start", "token_stop", "ds", "variance", *RECURRENCE,
+)  # fmt: skip
 
 
 def uniform_ds(length: int, min_distance: int) -> float:
@@ -56,12 +62,14 @@ class Windows:
     ds: NDArray[np.float64]
     variance: NDArray[np.float64]
     lds: NDArray[np.float64]
+    ranked: NDArray[np.float64]
+    """What `rank_by` names; `lds` by default."""
     kept: NDArray[np.bool_]
 
     def rows(self, chosen: NDArray[np.int64]) -> Windows:
         return Windows(
             self.table.take(pa.array(chosen)), self.ds[chosen], self.variance[chosen],
-            self.lds[chosen], self.kept[chosen],
+            self.lds[chosen], self.ranked[chosen], self.kept[chosen],
         )  # fmt: skip
 
 
@@ -95,10 +103,11 @@ def report_page(output: str) -> str:
         name: _windows(urls, MAX_ROWS // len(files), kept_ids, select)
         for name, urls in sorted(files.items())
     }
-    null = uniform_ds(record.parts.window, record.parts.min_distance)
     told = summary.get("categories", {})
     names = sorted({*categories, *told})
     chosen = selection["categories"]
+    funnel = [_funnel(name, told.get(name, {}), chosen.get(name, {})) for name in names]
+    null = uniform_ds(record.parts.window, record.parts.min_distance)
     total = sum(c["windows"] for c in chosen.values())
     figures = [_figures(name, categories[name], chosen) for name in sorted(categories)]
     plain = Select(alpha=select["alpha"], standardize=select["standardize"], keep=select["keep"])
@@ -107,6 +116,11 @@ def report_page(output: str) -> str:
         "categories": figures,
         "select": {**select, "fraction": _kept_fraction(chosen)},
         "by_lds": by_lds,
+        "ranked_by": _name_of_rank(select),
+        "has_threshold": select.get("overlap") != "prefer_distinct",
+        "window": record.parts.window,
+        "output": shlex.quote(without_secrets(output)),
+        "funnel": funnel,
         "null": null,
         "heads": {n: _heads(urls, HEAD_ROWS // len(files)) for n, urls in sorted(files.items())},
         "rates": (read_record(folder.record("rates")) or {}).get("samples", []),
@@ -125,7 +139,12 @@ def report_page(output: str) -> str:
         select=select,
         by_lds=by_lds,
         null=null,
-        funnel=[_funnel(name, told.get(name, {}), chosen.get(name, {})) for name in names],
+        funnel=funnel,
+        any_sampled=any(row["sampled_out"] for row in funnel),
+        keep=str(Select.model_validate(select).keep),
+        ranked_by=_name_of_rank(select),
+        repetition={name: _repetition(windows) for name, windows in categories.items()},
+        command=f"longattn inspect {shlex.quote(without_secrets(output))}",
         totals=_totals(told, chosen),
         overlap=[{"category": name, **_overlap(categories[name])} for name in sorted(categories)],
         excerpts={name: _excerpts(categories[name]) for name in sorted(categories)},
@@ -163,7 +182,9 @@ def _windows(
     ds, variance = table["ds"].to_numpy(), table["variance"].to_numpy()
     lds = long_distance_scores(ds, variance, select["alpha"], select["standardize"])
     kept = pa.compute.is_in(table["data_id"], value_set=kept_ids)
-    return Windows(table, ds, variance, lds, kept.to_numpy())
+    rank_by = select.get("rank_by", "lds")
+    ranked = lds if rank_by == "lds" else table[rank_by].to_numpy()
+    return Windows(table, ds, variance, lds, ranked, kept.to_numpy())
 
 
 def _narrow(url: str) -> pa.Table:
@@ -239,11 +260,11 @@ def _figures(name: str, windows: Windows, chosen: Mapping[str, Any]) -> dict[str
         "windows": len(windows.ds),
         "kept": int(windows.kept.sum()),
         "scale": {"ds": _scale(windows.ds), "variance": _scale(windows.variance)},
-        "threshold": chosen.get(name, {}).get("lds_threshold"),
+        "threshold": chosen.get(name, {}).get("threshold"),
         "histograms": {
             "ds": _histogram(windows.ds, windows.kept),
             "variance": _histogram(windows.variance, windows.kept),
-            "lds": _histogram(windows.lds, windows.kept),
+            "ranked": _histogram(windows.ranked, windows.kept),
         },
         "sampled": {
             "ds": packed(few.ds.astype(np.float32)),
@@ -285,6 +306,12 @@ def _histogram(values: NDArray[np.float64], kept: NDArray[np.bool_]) -> dict[str
     }
 
 
+def _name_of_rank(select: Mapping[str, Any]) -> str:
+    """What the windows are ranked by, as people call it."""
+    rank_by = select.get("rank_by", "lds")
+    return "LDS" if rank_by == "lds" else str(rank_by)
+
+
 def _kept_fraction(chosen: Mapping[str, Any]) -> float:
     windows = sum(c["windows"] for c in chosen.values())
     return sum(c["kept"] for c in chosen.values()) / windows if windows else 0.0
@@ -298,11 +325,12 @@ def _funnel(name: str, told: Mapping[str, Any], chosen: Mapping[str, Any]) -> di
         "documents": told.get("documents"),
         "too_short": told.get("too_short"),
         "duplicates": told.get("duplicates"),
+        "sampled_out": told.get("sampled_out"),
         "long": told["documents"] - told["too_short"] - told.get("duplicates", 0)
         if "documents" in told
         else None,
         **{key: chosen.get(key) for key in (
-            "windows", "kept", "kept_tokens", "ds_mean", "ds_std", "du_mean", "du_std", "lds_threshold",
+            "windows", "kept", "kept_tokens", "ds_mean", "ds_std", "du_mean", "du_std", "threshold",
         )},
     }  # fmt: skip
 
@@ -312,6 +340,11 @@ def _totals(told: Mapping[str, Any], chosen: Mapping[str, Any]) -> dict[str, int
         "documents": sum(c.get("documents", 0) for c in told.values()) if told else None,
         **{key: sum(c[key] for c in chosen.values()) for key in ("windows", "kept", "kept_tokens")},
     }
+
+
+def _repetition(windows: Windows) -> Repetition | None:
+    pairs = windows.table["recurrence_pairs"].fill_null(math.nan).to_numpy()
+    return Repetition.of(pairs, windows.kept)
 
 
 def _overlap(windows: Windows) -> dict[str, int]:
@@ -333,13 +366,13 @@ def _overlap(windows: Windows) -> dict[str, int]:
 
 
 def _excerpts(windows: Windows) -> list[dict[str, Any]]:
-    """The highest and lowest window, and those next to the threshold, with their text."""
-    order = np.lexsort((np.arange(len(windows.lds)), -windows.lds))
+    """The highest and lowest window, and the two where kept and dropped meet, with their text."""
+    order = np.lexsort((np.arange(len(windows.ranked)), -windows.ranked))
     kept, dropped = order[windows.kept[order]], order[~windows.kept[order]]
     picks = [
         ("highest", order[:1]),
-        ("just kept", kept[-1:]),
-        ("just dropped", dropped[:1]),
+        ("lowest kept", kept[-1:]),
+        ("highest dropped", dropped[:1]),
         ("lowest", order[-1:]),
     ]
     shown = []
@@ -350,6 +383,7 @@ def _excerpts(windows: Windows) -> list[dict[str, Any]]:
         text = _content(row["url"], row["row"])
         shown.append({
             **row, "what": what, "lds": float(windows.lds[position[0]]), "length": len(text),
+            "ranked": float(windows.ranked[position[0]]), "quoted_id": shlex.quote(row["data_id"]),
             "start": text[:EXCERPT], "end": text[-EXCERPT:] if len(text) > EXCERPT else "",
         })  # fmt: skip
     return shown

@@ -10,6 +10,7 @@ checked of rows stands in `verify_rows.py`, of records in `verify_records.py`, o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 from longattn.config import Select
 from longattn.reports.verify_records import RecordChecks
@@ -64,7 +65,7 @@ def _findings(output: str, record: RunRecord, scores: int) -> Iterator[str]:
             ("selected", folder.selected_files()),
         ):
             for url in urls:
-                yield from _guarded(lambda kind=kind, url=url: rows.file(kind, url, tables), url)
+                yield from _guarded(partial(rows.file, kind, url, tables), url)
         yield from _guarded(tables.repeated, output)
         yield from _guarded(tables.lineage, folder.labelled)
         yield from _guarded(lambda: records.ledger(tables), output)

@@ -18,7 +18,7 @@ from longattn.storage.digests import CHECKSUM, json_checksum, row_digest
 from longattn.storage.files import list_files, read_bytes, read_json
 from longattn.storage.output_folder import OutputFolder
 from longattn.storage.records import read_record
-from longattn.storage.tables import QUARANTINE, file_metadata, is_own, open_parquet
+from longattn.storage.tables import QUARANTINE, file_metadata, is_own_file, open_parquet
 
 COUNTED = (
     "records", "documents", "too_short", "duplicates", "inexact", "sampled_out", "tokens", "bytes",
@@ -179,12 +179,12 @@ class RecordChecks:
     def _quarantined(self, url: str, there: dict[str, Counter[str]]) -> Iterator[str]:
         name = url.rpartition("/")[2]
         with open_parquet(url) as parquet:
-            if not is_own(parquet):
+            if not is_own_file(parquet):
                 yield f"{url}: not written by longattn"
                 return
             metadata, table = file_metadata(parquet), parquet.read().replace_schema_metadata()
             yield from (f"{url}: {f.partition(' ')[2]}" for f in footer_findings(parquet, metadata))
-        split = metadata.get("split")
+        split = str(metadata.get("split"))
         if table.schema != QUARANTINE:
             yield f"{url}: columns {table.column_names}, not {QUARANTINE.names}, or other types"
             return

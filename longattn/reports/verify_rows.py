@@ -27,9 +27,10 @@ from longattn.storage.tables import (
     EXTRA_SCORE_COLUMNS,
     LABELLED,
     SELECTED,
+    carried_fields,
     content_name,
     file_metadata,
-    is_own,
+    is_own_file,
     open_parquet,
 )
 from longattn.windows.ids import is_sampled
@@ -161,12 +162,19 @@ class RowChecks:
         """Findings: a word for their kind, then the line."""
         names, category = SCHEMAS[kind].names, category_of(url)
         with open_parquet(url) as parquet:
-            if not is_own(parquet):
+            if not is_own_file(parquet):
                 yield "foreign not written by longattn"
                 return
             metadata = file_metadata(parquet)
             found = parquet.schema_arrow.remove_metadata()
-            own = pa.schema([f for f in found if not EXTRA_SCORE_COLUMNS.fullmatch(f.name)])
+            carried = {field.name for field in carried_fields([found])}
+            own = pa.schema(
+                [
+                    field
+                    for field in found
+                    if not EXTRA_SCORE_COLUMNS.fullmatch(field.name) and field.name not in carried
+                ]
+            )
             if own != SCHEMAS[kind]:
                 yield f"columns columns {own.names}, not {names}, or other types"
                 return
@@ -232,7 +240,7 @@ class RowChecks:
             if self.decoder is not None:
                 yield from content_findings(row, self.decoder)
             encoder = None if category in self.inexact else self.encoder
-            if encoder is not None and ids_of_text_differ(array, row["content"], encoder):
+            if encoder and ids_of_text_differ(array, row["content"], encoder):
                 yield f"ids {data_id}: its ids are not those of its content"
         except Exception as error:  # noqa: BLE001 - ids that no tokenizer has
             yield f"ids {data_id}: cannot be checked: {type(error).__name__}: {str(error)[:100]}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -42,7 +43,7 @@ def score_findings(tables: WindowTables, record: RunRecord, scores: int) -> Iter
     equal, furthest = 0, 0.0
     for file, row in (found[i] for i in sorted(drawn.tolist())):
         url = tables.urls["labelled"][file]
-        stored = _row(url, row)
+        stored: dict[str, Any] = _row(url, row)
         again = scorer.score(np.array([stored["input_ids"]], np.int64))
         differences = {}
         for place, k in enumerate(now.min_distances):

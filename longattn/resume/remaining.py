@@ -29,7 +29,7 @@ from longattn.storage.tables import (
     content_name,
     file_metadata,
     is_content_name,
-    is_own,
+    is_own_file,
     open_parquet,
     readable,
     write_table,
@@ -88,7 +88,7 @@ def read_footer(url: str, *, whole: bool = False) -> Labelled:
     try:
         with open_parquet(url) as parquet:
             rows = parquet.metadata.num_rows
-            if not is_own(parquet):
+            if not is_own_file(parquet):
                 if is_content_name(url):
                     return Labelled(
                         url, rows, damage="its footer has lost what longattn wrote there"
@@ -183,14 +183,14 @@ def find_remaining(
         for m in markers.values()
         if (under[m.split].count, under[m.split].hex) == (m.windows, m.ids)
     }
-    whole = {
+    settled = {
         name
         for name in complete
         if markers[name].category not in reread and not 0 < markers[name].largest < max_record_bytes
     }
     current = {split.id for split in splits}
     # A document left to another split is lost if that one is gone and did not label it.
-    done, before = whole, set[str]()
+    done, before = settled, set[str]()
     while done != before:
         before, known = done, done | current
         done = {name for name in done if known.issuperset(markers[name].waits_for)}
@@ -202,7 +202,7 @@ def find_remaining(
         labelled, documents, twice = _known(files, done & current)
     seen = ReadTotals(sum(split.size for split in splits))
     for name in done & current:
-        seen.add(markers[name].counts)
+        seen.add(markers[name].counts, markers[name].path)
     stale: dict[str, int] = defaultdict(int)
     for name in paths.keys() - current:
         stale[paths[name]] += under[name].count

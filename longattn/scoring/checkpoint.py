@@ -7,7 +7,7 @@ output projections. A model that cannot be scored truthfully is refused here, fr
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,6 +71,14 @@ class Checkpoint:
         with safe_open(self._file(name), framework="pt") as tensors:
             return tensors.get_slice(self.files[name][1])[start:stop]
 
+    def read_rows(self, name: str, rows: Sequence[int]) -> Any:
+        """The named rows of a needed tensor, in their order."""
+        import torch
+
+        with safe_open(self._file(name), framework="pt") as tensors:
+            stored = tensors.get_slice(self.files[name][1])
+            return torch.cat([stored[row : row + 1] for row in rows])
+
     def fingerprint(self) -> str:
         """Hex SHA-256 over the needed tensors and the config fields that decide the scores."""
         import torch
@@ -101,8 +109,8 @@ def open_checkpoint(model: str) -> Checkpoint:
             and the files that hold needed tensors are fetched.
 
     Raises:
-        ValueError: in one line; no such model, no safetensors, a tensor missing, or a family whose
-            first layer cannot be scored truthfully.
+        ValueError: in one line; no such model, no safetensors, a tensor missing, a family whose
+            first layer cannot be scored truthfully, or a tokenizer with ids beyond the embedding.
     """
     hub = False
     if model == "builtin":
@@ -113,7 +121,8 @@ def open_checkpoint(model: str) -> Checkpoint:
         hub, folder = True, _download(model, _SMALL_FILES)
     else:
         raise ValueError(
-            f"model {model!r}: no such folder; allowed: 'builtin', a local folder, a hub id owner/name"
+            f"model {model!r}: no such folder; allowed: 'builtin', a local folder, a hub id "
+            "owner/name"
         )
     config = _read_config(folder)
     reason = _cannot_score(config)
@@ -135,12 +144,45 @@ def open_checkpoint(model: str) -> Checkpoint:
             raise ValueError(
                 f"{folder / file}: the index promises {min(missing)}, which is not there"
             )
-    return Checkpoint(
+    checkpoint = Checkpoint(
         path=folder,
         config=config,
         tokenizer_file=folder / "tokenizer.json",
         files={name: (folder / stored[there], there) for name, there in names.items()},
     )
+    _check_tokenizer(checkpoint)
+    return checkpoint
+
+
+def _check_tokenizer(checkpoint: Checkpoint) -> None:
+    """Raise ValueError if the tokenizer, where there is one, has an id that the embedding lacks."""
+    file = checkpoint.tokenizer_file
+    if not file.is_file():
+        return
+    rows = checkpoint.shape(EMBEDDING)[0]
+    last, token = _last_id(file)
+    if last >= rows:
+        raise ValueError(
+            f"{file}: token {token!r} has id {last}; allowed: below {rows}, the rows of the "
+            "checkpoint's embedding"
+        )
+
+
+def _last_id(tokenizer_file: Path) -> tuple[int, str]:
+    """The largest id of a tokenizer, and its token."""
+    try:
+        told = json.loads(tokenizer_file.read_bytes())
+        vocabulary = told["model"]["vocab"]
+        if isinstance(vocabulary, list):  # Unigram: [token, score] by id
+            ids = [(i, token) for i, (token, _) in enumerate(vocabulary)]
+        else:
+            ids = [(i, token) for token, i in vocabulary.items()]
+        largest: tuple[int, str] = max(
+            ids + [(token["id"], token["content"]) for token in told.get("added_tokens") or []]
+        )
+        return largest
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{tokenizer_file}: not a tokenizer of the tokenizers library") from error
 
 
 def _download(repository: str, patterns: list[str]) -> Path:
@@ -151,7 +193,8 @@ def _download(repository: str, patterns: list[str]) -> Path:
         return Path(snapshot_download(repository, allow_patterns=patterns))
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"model {repository!r}: no such folder, and not to be had from the hub: {_first_line(error)}"
+            f"model {repository!r}: no such folder, and not to be had from the hub: "
+            f"{_first_line(error)}"
         ) from error
 
 
@@ -161,7 +204,8 @@ def _read_config(folder: Path) -> "PretrainedConfig":
     from transformers import AutoConfig  # 4 s of imports, which "no such folder" need not wait for
 
     try:
-        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        config: PretrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        return config
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{folder / 'config.json'}: transformers cannot read it: {_first_line(error)}"
@@ -197,7 +241,7 @@ def _cannot_score(config: "PretrainedConfig") -> str | None:
 def _read_index(index: Path) -> dict[str, str]:
     """Tensor name -> file name, of a checkpoint in several files."""
     try:
-        stored = json.loads(index.read_text())["weight_map"]
+        stored: dict[str, str] = json.loads(index.read_text())["weight_map"]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{index}: not an index of safetensors files") from error
     for file in stored.values():

@@ -6,29 +6,29 @@ scores = scorer.score(ids)          # (batch, length) ints
 scores.ds.mean(1)                   # dependency strength of each window
 """
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from operator import index
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from longattn.scoring import statistics
-from longattn.scoring.checkpoint import EMBEDDING, Checkpoint, open_checkpoint
-from longattn.scoring.tables import Tables, build_tables, first_layer, project, run_first_layer
+from longattn.scoring import precision, statistics
+from longattn.scoring.checkpoint import open_checkpoint
+from longattn.scoring.tables import Tables, build_tables
 
-_DTYPES = {"cpu": ("float32", "float64"), "cuda": ("bfloat16", "float16", "float32")}
-# Relative differences from transformers' own attention that loading accepts: of what the tables
-# compute, in float64 (1e-7 is seen, transformers' softmax being in float32), and then of a scorer in
-# its own dtype, where large logits leave fewer digits.
-_TOLERANCE = 1e-5
-_DTYPE_TOLERANCE = {"float64": 1e-5, "float32": 1e-3, "float16": 5e-2, "bfloat16": 5e-2}
+if TYPE_CHECKING:
+    from longattn.scoring.triton_kernel import Turns
 
-
+log = logging.getLogger("longattn")
+_DTYPES = {"cpu": ("float32", "float64"), "cuda": precision.GPU_DTYPES}
 _LAUNCH_BYTES = 400 << 20  # queries and keys of the windows of one launch
+_SAMPLE = 32768  # tokens of real text by which that is decided
 _MAX_LOST = 0.02  # share of blocks done twice above which every score is taken relative to its row
 
 
@@ -47,23 +47,32 @@ class Scores:
 
 
 class AttentionScorer:
-    """Dependency strength and variance of windows, by one model's first layer."""
+    """Dependency strength and variance of windows, by one model's first layer.
 
-    def __init__(self, tables: Tables) -> None:
+    Args:
+        tables: of the model.
+        sample_l: ids of some text, by which a GPU decides how to keep scores in range; drawn ones
+            by default.
+
+    Attributes:
+        errors: how far off float32 it was measured to be, on a GPU, or None.
+    """
+
+    def __init__(self, tables: Tables, sample_l: Tensor | None = None) -> None:
         self.tables = tables
+        self.errors: precision.Errors | None = None
         self.vocab_size, self.heads, head_dim = tables.q_vhd.shape
         self.device = tables.q_vhd.device
         self.dtype = tables.q_vhd.dtype
         self.model: str | None = None  # whose tokenizer reads a text
-        if self.device.type == "cuda" and head_dim * self.dtype.itemsize % 16:
+        if self.device.type == "cuda" and head_dim % 8:
             raise ValueError(
-                f"head_dim {head_dim} in {self.dtype}: allowed on a GPU: multiples of {16 // self.dtype.itemsize}; "
-                "a CPU takes any"
+                f"head_dim {head_dim}: allowed on a GPU: multiples of 8; a CPU takes any"
             )
         self._half = tables.rotates_halves()
-        self._turns: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
+        self._turns: tuple[Turns, Turns] | None = None
         # Decided here, from fixed ids, for all windows: the bits of a window have no history.
-        self._reference = self.device.type == "cuda" and self._leaves_range()
+        self._reference = self.device.type == "cuda" and self._leaves_range(sample_l)
 
     @classmethod
     def from_pretrained(
@@ -78,8 +87,8 @@ class AttentionScorer:
         Args:
             path_or_id: "builtin", a local folder, or a hub id (see `open_checkpoint`).
             device: "cpu" or "cuda[:i]"; a GPU if there is one by default.
-            dtype: of the products; float32 on a CPU and bfloat16 on a GPU by default. Statistics
-                are in float32 or better in any case.
+            dtype: of the products; float32 on a CPU; on a GPU by default the fastest that keeps the
+                scores of real text (see `precision`). Statistics are in float32 or better in any case.
             rope_theta: replaces the base of the checkpoint's rotary embedding.
 
         Raises:
@@ -92,9 +101,7 @@ class AttentionScorer:
         if place.type not in _DTYPES:
             raise ValueError(f"device {str(device)!r}: allowed: {', '.join(_DTYPES)}")
         allowed = _DTYPES[place.type]
-        name = str(dtype or {"cpu": "float32", "cuda": "bfloat16"}[place.type]).removeprefix(
-            "torch."
-        )
+        name = str(dtype or "float32").removeprefix("torch.")
         if name not in allowed:
             raise ValueError(f"dtype {name!r} on {place.type}: allowed: {', '.join(allowed)}")
         if place.type == "cuda" and not torch.cuda.is_available():
@@ -102,8 +109,21 @@ class AttentionScorer:
         if rope_theta is not None and not rope_theta > 0:
             raise ValueError(f"rope_theta {rope_theta!r}: allowed: a positive number")
         checkpoint = open_checkpoint(path_or_id)
-        scorer = cls(build_tables(checkpoint, place, getattr(torch, name), rope_theta))
-        _compare_with_transformers(scorer, checkpoint, rope_theta)
+        on_gpu = place.type == "cuda"
+        if on_gpu and dtype is None:
+            name = precision.choose_dtype(checkpoint, rope_theta).dtype
+        tables = build_tables(checkpoint, place, getattr(torch, name), rope_theta)
+        sample_l = None
+        if on_gpu:
+            sample_l = precision.real_windows(checkpoint, len(tables.q_vhd), _SAMPLE)[0]
+        scorer = cls(tables, sample_l)
+        precision.compare_with_transformers(scorer, checkpoint, rope_theta)
+        if on_gpu:
+            scorer.errors = precision.measure(scorer, checkpoint, rope_theta)
+            if dtype is None:
+                precision.require_accurate(scorer.errors, checkpoint)
+            level = logging.INFO if scorer.errors.within() else logging.WARNING
+            log.log(level, "%s in %s (of float32, real text)", checkpoint.path, scorer.errors)
         scorer.model = path_or_id
         return scorer
 
@@ -150,7 +170,7 @@ class AttentionScorer:
     @torch.inference_mode()
     def score(
         self,
-        input_ids: Tensor | np.ndarray | list,
+        input_ids: Tensor | np.ndarray | list[Any],
         min_distance: int | Sequence[int] | None = None,
         query_stride: int = 1,
     ) -> Scores:
@@ -176,7 +196,8 @@ class AttentionScorer:
             ids_bl = ids_bl[None]
         if ids_bl.ndim != 2 or ids_bl.is_floating_point() or ids_bl.shape[1] < 2:
             raise ValueError(
-                f"input_ids: {ids_bl.dtype} of shape {tuple(ids_bl.shape)}; allowed: ints of shape (batch, length), length at least 2"
+                f"input_ids: {ids_bl.dtype} of shape {tuple(ids_bl.shape)}; allowed: ints of "
+                "shape (batch, length), length at least 2"
             )
         ids_bl, length = ids_bl.to(torch.int64), ids_bl.shape[1]
         if min_distance is None:
@@ -187,7 +208,8 @@ class AttentionScorer:
             query_stride = index(query_stride)
         except TypeError:
             raise ValueError(
-                f"min_distance {min_distance!r}, query_stride {query_stride!r}: allowed: integers, or a list of them for k"
+                f"min_distance {min_distance!r}, query_stride {query_stride!r}: allowed: "
+                "integers, or a list of them for k"
             ) from None
         if not distances or not all(1 <= k <= length for k in distances):
             raise ValueError(
@@ -195,11 +217,13 @@ class AttentionScorer:
             )
         if query_stride != 1 and not 1 <= query_stride <= length - max(distances):
             raise ValueError(
-                f"query_stride {query_stride}: allowed: 1 to {length - max(distances)}, the rows that see far"
+                f"query_stride {query_stride}: allowed: 1 to {length - max(distances)}, the rows "
+                "that see far"
             )
         if ids_bl.numel() and not 0 <= int(ids_bl.min()) <= int(ids_bl.max()) < self.vocab_size:
             raise ValueError(
-                f"input_ids: from {ids_bl.min()} to {ids_bl.max()}; allowed: 0 to {self.vocab_size - 1}"
+                f"input_ids: from {ids_bl.min()} to {ids_bl.max()}; allowed: 0 to "
+                f"{self.vocab_size - 1}"
             )
         ids_bl = ids_bl.to(torch.int32)
         offsets = [_offset(ids_l, query_stride) for ids_l in ids_bl]
@@ -264,37 +288,40 @@ class AttentionScorer:
     def _rotated(
         self, ids_bl: Tensor, positions_l: Tensor | None, first_b: Tensor, rows: int, stride: int
     ) -> tuple[Tensor, Tensor]:
-        """On a GPU: queries of the scored rows, times scaling * log2(e), and all keys."""
+        """On a GPU: queries of the scored rows, times scaling * log2(e), and all keys, for the kernel."""
         from longattn.scoring import triton_kernel
 
         length, factor = ids_bl.shape[1], self.tables.scaling * math.log2(math.e)
         if self._half:
             if positions_l is not None:
-                turns = self._cos_sin(positions_l.to(self.device), factor)
+                of_q, of_k = self._turned(positions_l.to(self.device), factor)
             else:
-                if self._turns is None or len(self._turns[0]) != length:
+                if self._turns is None or len(self._turns[0].cos_ld) != length:
                     places = torch.arange(length, device=self.device)
-                    self._turns = self._cos_sin(places, factor)
-                turns = self._turns
+                    self._turns = self._turned(places, factor)
+                of_q, of_k = self._turns
             gather = triton_kernel.gather_rotate
-            q = gather(self.tables.q_vhd, ids_bl, *turns[:2], first_b, rows, stride)
-            return q, gather(
-                self.tables.k_vgd, ids_bl, *turns[2:], torch.zeros_like(first_b), length
-            )
+            q = gather(self.tables.q_vhd, ids_bl, of_q, first_b, rows, stride)
+            return q, gather(self.tables.k_vgd, ids_bl, of_k, torch.zeros_like(first_b), length)
         places = torch.arange(length, device=self.device) if positions_l is None else positions_l
         row_br = (first_b[:, None] + stride * torch.arange(rows, device=self.device)).clamp_max(
             length - 1
         )
         parts = []
         for ids_l, row_r in zip(ids_bl.long(), row_br, strict=True):
-            q_hld, k_gld = self.tables.rotated(ids_l, places.to(self.device))
-            parts.append(((q_hld[:, row_r].float() * factor).to(self.dtype), k_gld))
+            q_hld, k_gld = self.tables.rotated_exactly(ids_l, places.to(self.device))
+            parts.append((q_hld[:, row_r] * factor, k_gld))
         q, k = (torch.stack(values) for values in zip(*parts, strict=True))
-        return q, k
+        if self.dtype == torch.float32:
+            return triton_kernel.split(q), triton_kernel.split(k)
+        return q.to(self.dtype), k.to(self.dtype)
 
-    def _cos_sin(self, positions_l: Tensor, factor: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _turned(self, positions_l: Tensor, factor: float) -> "tuple[Turns, Turns]":
+        from longattn.scoring.triton_kernel import Turns
+
         cos, sin = self.tables.cos_sin(positions_l)
-        return cos * factor, sin * factor, cos, sin
+        shift_gd = self.tables.shift_gd(cos, sin)
+        return Turns(cos * factor, sin * factor), Turns(cos, sin, self.tables.centre_gd, shift_gd)
 
     def _sent(self, tensor: Tensor) -> Tensor:
         """On the device, without waiting for it."""
@@ -307,15 +334,17 @@ class AttentionScorer:
         window_bytes = length * (self.tables.q_vhd[0].nbytes + self.tables.k_vgd[0].nbytes)
         return max(1, _LAUNCH_BYTES // window_bytes)
 
-    def _leaves_range(self) -> bool:
+    def _leaves_range(self, sample_l: Tensor | None) -> bool:
         """Whether many rows' scores leave the range of float32 with nothing subtracted from them."""
         from longattn.scoring import triton_kernel
 
-        length, k = 2048, 512
-        generator = torch.Generator().manual_seed(1)
-        ids_bl = torch.randint(self.vocab_size, (1, length), generator=generator).to(torch.int32)
+        if sample_l is None:
+            generator = torch.Generator().manual_seed(1)
+            sample_l = torch.randint(self.vocab_size, (2048,), generator=generator)
+        length, k = len(sample_l), len(sample_l) // 4
         first_b = torch.tensor([k], dtype=torch.int32, device=self.device)
-        q, keys = self._rotated(ids_bl.to(self.device), None, first_b, length - k, 1)
+        ids_bl = sample_l[None].to(self.device, torch.int32)
+        q, keys = self._rotated(ids_bl, None, first_b, length - k, 1)
         return triton_kernel.lost_share(q, keys, k, first_b) > _MAX_LOST
 
 
@@ -325,43 +354,3 @@ def _offset(ids_l: Tensor, stride: int) -> int:
         return 0
     digest = blake2b(ids_l.to(torch.int32).numpy().tobytes(), digest_size=8).digest()
     return int.from_bytes(digest) % stride
-
-
-def _compare_with_transformers(
-    scorer: AttentionScorer, checkpoint: Checkpoint, rope_theta: float | None
-) -> None:
-    """Raise ValueError if the scores of 128 random tokens are not those of eager attention.
-
-    The positions are spread over 65536, so that a rule which sets in late is met too. Embedding,
-    rotation, scaling and mask of the other side are transformers' own.
-    """
-    length, k = 128, 32
-    generator = torch.Generator().manual_seed(0)
-    ids_l = torch.randint(scorer.vocab_size, (length,), generator=generator)
-    positions_l = torch.randperm(65536, generator=generator)[:length].sort().values
-    rows_l = torch.arange(length)
-    embedding_lc = torch.cat([checkpoint.read(EMBEDDING, i, i + 1) for i in ids_l.tolist()])
-    model = first_layer(checkpoint, torch.device("cpu"), torch.float64, rope_theta)
-    (p_bhll,) = run_first_layer(model, embedding_lc, rows_l[None], "eager", positions_l[None])
-    truth = statistics.probability_statistics(p_bhll[0], k)
-
-    exact = project(model, embedding_lc, torch.float64)
-    definition = statistics.dense_statistics(*exact.rotated(rows_l, positions_l), k, exact.scaling)
-    _require_close(definition, truth, _TOLERANCE, f"the first layer of {checkpoint.path}")
-    s1_bhk, s2_bhk = scorer._sums(ids_l[None].to(torch.int32), positions_l, [k], [0], 1)
-    ours = statistics.statistics_from_sums(s1_bhk[0, :, 0].cpu(), s2_bhk[0, :, 0].cpu(), length)
-    name = str(scorer.dtype).removeprefix("torch.")
-    _require_close(ours, truth, _DTYPE_TOLERANCE[name], f"{checkpoint.path} in {name}")
-
-
-def _require_close(
-    ours: tuple[Tensor, Tensor], truth: tuple[Tensor, Tensor], tolerance: float, what: str
-) -> None:
-    """DS and variance, each head's difference relative to it, or to a thousandth of the largest."""
-    for name, got_h, expected_h in zip(("DS", "variance"), ours, truth, strict=True):
-        scale_h = expected_h.clamp_min(float(expected_h.max()) * 1e-3)
-        difference = float(((got_h - expected_h).abs() / scale_h).max())
-        if not difference <= tolerance:
-            raise ValueError(
-                f"{what} is refused: its {name} differs from transformers' own attention by {difference:.1e} (relative; allowed {tolerance:.0e})"
-            )

@@ -14,7 +14,11 @@ from longattn.windows.tokenizer import load_tokenizer
 if TYPE_CHECKING:  # not imported by workers that do not score: transformers takes them 4 s
     from longattn.scoring.checkpoint import Checkpoint
 
-DEFINITION = 1  # version of what a score means; a change of any number raises it
+
+# Version of what a score means; a change of any number raises it. 2: keys are centred before they are
+# rounded, and float32 on a GPU is three products of float16 parts.
+DEFINITION = 2
+KEYS = "centred"
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,7 @@ class ScoreParts:
     rope_theta: float | None
     bos: int | None
     dtype: str
+    keys: str
     query_stride: int = 1
 
     @property
@@ -93,6 +98,7 @@ class ScoreSettings:
             rope_theta=self.rope_theta,
             bos=self.bos(checkpoint),
             dtype=dtype,
+            keys=KEYS,
             query_stride=self.query_stride,
         )
 

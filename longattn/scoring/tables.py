@@ -3,12 +3,18 @@
 Layer 0 sees only a token's identity, so its q and k are two tables over the vocabulary, and the
 projections of a window become a gather. They are made by transformers' own model, one layer of it,
 with the rotation replaced by the identity and the attention by a function that keeps q and k: no
-code here belongs to a family of models. 128256 tokens of Llama-3.1-8B take 1.3 GB in bfloat16.
+code here belongs to a family of models. 128256 tokens of Llama-3.1-8B take 1.3 GB in 16 bits.
+
+Keys are centred. Softmax does not change when one vector is taken from all rotated keys of a head,
+and some models (Qwen2, by its key biases) have keys that share a part a hundred times larger than
+what tells them apart, which rounding would spend its digits on. So the tables hold keys less the mean
+key of the vocabulary, and from rotated keys the mean of it over the positions is taken, in float32.
 """
 
 import copy
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,6 +26,7 @@ from longattn.scoring.checkpoint import EMBEDDING, Checkpoint
 
 # Tokens projected at a time: 8B-shaped, their float32 activations and embedding are 0.3 GB.
 _CHUNK = 4096
+_CENTRE_BLOCKS, _CENTRE_ROWS = 16, 256  # the rows of the embedding that the mean key is taken from
 _KEEP = "longattn_keep_qk"
 
 
@@ -29,7 +36,8 @@ class Tables:
 
     Attributes:
         q_vhd: (vocabulary, heads, dim) queries before rotation, on the scoring device.
-        k_vgd: (vocabulary, kv_heads, dim) keys before rotation.
+        k_vgd: (vocabulary, kv_heads, dim) keys before rotation, less `centre_gd`.
+        centre_gd: (kv_heads, dim) mean key before rotation, float32 or better.
         scaling: the factor on q . k before softmax.
         model: one layer of the transformers model; its embedding is empty.
         rotate: the family's own (q, k, cos, sin) -> (q, k).
@@ -37,21 +45,36 @@ class Tables:
 
     q_vhd: Tensor
     k_vgd: Tensor
+    centre_gd: Tensor
     scaling: float
     model: Any
     rotate: Callable[..., tuple[Tensor, Tensor]]
 
     def rotated(self, ids_l: Tensor, positions_l: Tensor) -> tuple[Tensor, Tensor]:
-        """Rotated q_hld and k_gld of the tokens `ids_l` at `positions_l`, in the tables' dtype.
+        """`rotated_exactly`, rounded to the tables' dtype."""
+        q_hld, k_gld = self.rotated_exactly(ids_l, positions_l)
+        return q_hld.to(self.q_vhd.dtype).contiguous(), k_gld.to(self.q_vhd.dtype).contiguous()
 
-        The rotation itself is computed in float32, or in float64 for tables in float64.
+    def rotated_exactly(self, ids_l: Tensor, positions_l: Tensor) -> tuple[Tensor, Tensor]:
+        """Rotated q_hld and k_gld of the tokens `ids_l` at `positions_l`, less `shift_gd` of these.
+
+        In float32, or in float64 for tables in float64.
         """
         dtype = torch.promote_types(self.q_vhd.dtype, torch.float32)
         q = self.q_vhd[ids_l].to(dtype).transpose(0, 1)[None]
-        k = self.k_vgd[ids_l].to(dtype).transpose(0, 1)[None]
+        k = (self.k_vgd[ids_l].to(dtype) + self.centre_gd).transpose(0, 1)[None]
         cos, sin = self.cos_sin(positions_l, dtype)
         q, k = self.rotate(q, k, cos[None], sin[None])
-        return q[0].to(self.q_vhd.dtype).contiguous(), k[0].to(self.q_vhd.dtype).contiguous()
+        return q[0], k[0] - self.shift_gd(cos, sin)[:, None]
+
+    def shift_gd(self, cos_ld: Tensor, sin_ld: Tensor) -> Tensor:
+        """The mean over some positions of `centre_gd` rotated: what all keys there share.
+
+        A rotation is linear in cos and sin, so the mean is the rotation by their means.
+        """
+        cos, sin = (x.double().mean(0).to(x.dtype)[None, None] for x in (cos_ld, sin_ld))
+        centre = self.centre_gd[None, :, None]
+        return self.rotate(centre, centre, cos, sin)[1][0, :, 0]
 
     def cos_sin(
         self, positions_l: Tensor, dtype: torch.dtype = torch.float32
@@ -92,30 +115,50 @@ def build_tables(
 
     Raises:
         ValueError: a tensor is missing, has another shape than the config says, or is not finite;
-            queries or keys leave the range of `dtype`; or transformers' first layer is not one that can be run alone.
+            queries or keys leave the range of `dtype`; or transformers' first layer is not one that
+            can be run alone.
     """
     model = first_layer(checkpoint, device, torch.promote_types(dtype, torch.float32), rope_theta)
     vocabulary = model.config.vocab_size
+    # float32 on a GPU is computed as products of two parts in float16, see triton_kernel.py.
+    held = torch.float16 if (device.type, dtype) == ("cuda", torch.float32) else dtype
+    centre_gd = centre(model, checkpoint)
     parts: list[Tables] = []
     for stop in range(_CHUNK, vocabulary + _CHUNK, _CHUNK):
         stop = min(stop, vocabulary)
         start = max(0, stop - _CHUNK)  # a product of few rows has bits that depend on the threads
-        part = project(model, checkpoint.read(EMBEDDING, start, stop), dtype)
+        part = project(model, checkpoint.read(EMBEDDING, start, stop), centre_gd)
         if not parts:
-            q_vhd = part.q_vhd.new_empty((vocabulary, *part.q_vhd.shape[1:]))
-            k_vgd = part.k_vgd.new_empty((vocabulary, *part.k_vgd.shape[1:]))
+            q_vhd = part.q_vhd.new_empty((vocabulary, *part.q_vhd.shape[1:]), dtype=dtype)
+            k_vgd = part.k_vgd.new_empty((vocabulary, *part.k_vgd.shape[1:]), dtype=dtype)
             parts = [part]
         q_vhd[start:stop], k_vgd[start:stop] = part.q_vhd, part.k_vgd
         # Rotating may double an element: by a root of two, and by what some rotations scale.
-        if not ((2 * part.q_vhd).isfinite().all() and (2 * part.k_vgd).isfinite().all()):
+        largest = 2 * part.q_vhd.abs().max(), 2 * part.k_vgd.abs().max() + 4 * centre_gd.abs().max()
+        if not all(x.to(held).isfinite() for x in largest):
             raise ValueError(
-                f"{checkpoint.path}: queries or keys of tokens {start} to {stop - 1} are not finite in {dtype}, or not once rotated"
+                f"{checkpoint.path}: queries or keys of tokens {start} to {stop - 1} are not "
+                f"finite in {held}, or not once rotated"
             )
     return replace(parts[0], q_vhd=q_vhd, k_vgd=k_vgd)
 
 
-def project(model: Any, embedding_vc: Tensor, dtype: torch.dtype) -> Tables:
-    """Tables, in `dtype`, of the tokens with these rows of the embedding.
+def centre(model: Any, checkpoint: Checkpoint) -> Tensor:
+    """(kv_heads, dim) mean key before rotation, of 4096 tokens spread over the vocabulary.
+
+    Any vector would do; this one is as good as the mean of all and known before the tables.
+    """
+    vocabulary = model.config.vocab_size
+    starts = range(0, vocabulary, max(_CENTRE_ROWS, -(-vocabulary // _CENTRE_BLOCKS)))
+    rows = [
+        checkpoint.read(EMBEDDING, start, min(start + _CENTRE_ROWS, vocabulary)) for start in starts
+    ]
+    k_vgd = project(model, torch.cat(rows)).k_vgd
+    return k_vgd.double().mean(0).to(k_vgd.dtype)
+
+
+def project(model: Any, embedding_vc: Tensor, centre_gd: Tensor | None = None) -> Tables:
+    """Tables of the tokens with these rows of the embedding, in the model's dtype.
 
     Each token is a text of its own at position 0, with the rotation replaced by the identity.
 
@@ -135,9 +178,12 @@ def project(model: Any, embedding_vc: Tensor, dtype: torch.dtype) -> Tables:
         rotate(q_vh1d[:1], k_vg1d[:1], cos, sin)
     except (RuntimeError, TypeError) as error:
         raise ValueError(
-            f"{type(model).__name__} is refused: it rotates q and k, or a part of them, in a way of its own"
+            f"{type(model).__name__} is refused: it rotates q and k, or a part of them, in a way "
+            "of its own"
         ) from error
-    return Tables(q_vh1d[:, :, 0].to(dtype), k_vg1d[:, :, 0].to(dtype), scaling, model, rotate)
+    q_vhd, k_vgd = q_vh1d[:, :, 0], k_vg1d[:, :, 0]
+    centre_gd = torch.zeros_like(k_vgd[0]) if centre_gd is None else centre_gd
+    return Tables(q_vhd, k_vgd - centre_gd, centre_gd, scaling, model, rotate)
 
 
 def first_layer(
@@ -185,7 +231,7 @@ def run_first_layer(
     ids_bl: Tensor,
     implementation: str,
     position_ids: Tensor | None = None,
-) -> tuple:
+) -> tuple[Any, ...]:
     """Run the model up to its first attention; returns (q, k, scaling), or (probabilities,) if eager.
 
     Args:
@@ -204,28 +250,50 @@ def run_first_layer(
     model.config._attn_implementation = implementation
     attention = model.layers[0].self_attn
 
-    def keep_probabilities(module: nn.Module, args: tuple, output: tuple) -> None:
+    def keep_probabilities(
+        module: nn.Module, args: tuple[Any, ...], output: tuple[Any, ...]
+    ) -> None:
         raise _Kept(output[1])
 
     hook = attention.register_forward_hook(keep_probabilities)
     try:
         # A mask is given, for without one transformers reads a gap in the positions as a new text.
-        model(
-            input_ids=ids_bl,
-            attention_mask=torch.ones_like(ids_bl),
-            position_ids=position_ids,
-            use_cache=False,
-        )
+        with _exact_softmax():
+            model(
+                input_ids=ids_bl,
+                attention_mask=torch.ones_like(ids_bl),
+                position_ids=position_ids,
+                use_cache=False,
+            )
     except _Kept as kept:
         return kept.values
     except (RuntimeError, NotImplementedError, AttributeError, TypeError, KeyError) as error:
         raise ValueError(
-            f"the first layer of {type(model).__name__} cannot be run alone: {str(error).splitlines()[0]}"
+            f"the first layer of {type(model).__name__} cannot be run alone: "
+            f"{str(error).splitlines()[0]}"
         ) from error
     finally:
         hook.remove()
         model.embed_tokens.weight = nn.Parameter(torch.empty(0), requires_grad=False)
     raise ValueError(f"{type(model).__name__} does not call its first attention")
+
+
+@contextmanager
+def _exact_softmax() -> Iterator[None]:
+    """Eager attention asks for a softmax in float32, also of float64 scores; here it gets float64.
+
+    Key biases in the hundreds make scores of many thousands, of which float32 leaves three decimals.
+    """
+    softmax = nn.functional.softmax
+
+    def exact(x: Tensor, dim: int, dtype: torch.dtype | None = None) -> Tensor:
+        return softmax(x, dim, dtype=None if dtype is None else torch.promote_types(dtype, x.dtype))
+
+    nn.functional.softmax = exact  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        nn.functional.softmax = softmax
 
 
 def _keep_qk(
@@ -278,7 +346,8 @@ class _SomeValues(nn.Module):
 
 def _weight(model: Any) -> nn.Parameter:
     """A weight that was loaded: its device and dtype are the model's."""
-    return next(model.layers[0].self_attn.parameters())
+    weight: nn.Parameter = next(model.layers[0].self_attn.parameters())
+    return weight
 
 
 def _one_layer_config(config: PretrainedConfig, rope_theta: float | None) -> PretrainedConfig:

@@ -45,8 +45,12 @@ def database(memory: int) -> Iterator[duckdb.DuckDBPyConnection]:
         }
         with duckdb.connect(":memory:", config=settings) as connection:
             connection.execute("SET enable_external_access = false")
-            connection.execute("SET lock_configuration = true")
-            yield connection
+            yield without_progress(connection)
+
+
+def without_progress(connection: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
+    """The connection, which no longer prints a bar to standard output in queries of some seconds."""
+    return connection.execute("SET enable_progress_bar = false")
 
 
 def literal(value: float) -> str:

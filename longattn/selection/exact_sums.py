@@ -10,8 +10,8 @@ together. So there is no value that a scale does not fit, only more pieces.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from fractions import Fraction
 
 import duckdb
@@ -26,58 +26,105 @@ LOWEST = -1074  # every double is a whole number of 2**-1074
 class Moments:
     """Of a column over one category."""
 
+    rows: int
     mean: float
     deviation: float  # of the population
     low: float
     high: float
 
 
-def moments(connection: duckdb.DuckDBPyConnection, table: str, value: str) -> dict[int, Moments]:
-    """Moments of an SQL expression over the rows of each category: what math.fsum would give.
+def moments(
+    connection: duckdb.DuckDBPyConnection, table: str, values: Sequence[str]
+) -> list[dict[int, Moments]]:
+    """Moments of SQL expressions over the rows of each category: what math.fsum would give.
 
     Args:
         table: with a column `category`.
-        value: finite in every row.
+        values: finite in every row.
+
+    Returns:
+        Moments by category, of each expression.
 
     Raises:
         OverflowError: values so far apart that their sum or the squares of deviations are no doubles.
     """
-    extremes = {
-        category: tuple(values)
-        for category, *values in connection.execute(
-            f"SELECT category, count(*), min({value}), max({value}), "
-            f"min(abs({value})) FILTER ({value} <> 0) FROM {table} GROUP BY category"
-        ).fetchall()
-    }
-    if not extremes:
-        return {}
-    smallest = [least for *_, least in extremes.values() if least is not None]
-    unit = min(map(_unit, smallest), default=0)
-    largest = max(max(abs(low), abs(high)) for _, low, high, _ in extremes.values())
-    totals = _sums(connection, f"SELECT category, {value} AS r FROM {table}", unit, largest)
-    means = {category: float(totals[category]) / of[0] for category, of in extremes.items()}
-
-    distances = [
-        max(high - means[category], means[category] - low)
-        for category, (_, low, high, _) in extremes.items()
+    extremes = ", ".join(
+        f"min({value}), max({value}), min(abs({value})) FILTER ({value} <> 0)" for value in values
+    )
+    found = connection.execute(
+        f"SELECT category, count(*), {extremes} FROM {table} GROUP BY category"
+    ).fetchall()
+    columns = [
+        _Column(value, {row[0]: _Extremes(row[1], *row[2 + 3 * i : 5 + 3 * i]) for row in found})
+        for i, value in enumerate(values)
     ]
-    largest = max(distance * distance for distance in distances)
-    if not math.isfinite(largest):
-        raise OverflowError("values are too far apart: the square of a deviation is no double")
-    unit = max(LOWEST, 2 * min(unit, *(_unit(abs(mean)) for mean in means.values())))
+    if not found:
+        return [{} for _ in values]
+    expressions = ", ".join(f"{column.value} AS r{i}" for i, column in enumerate(columns))
+    totals = _sums(
+        connection,
+        f"SELECT category, {expressions} FROM {table}",
+        [(column.unit, column.largest) for column in columns],
+    )
+    for column, total in zip(columns, totals, strict=True):
+        column.means = {of: float(total[of]) / own.rows for of, own in column.extremes.items()}
+    expressions = ", ".join(
+        f"({column.value} - mean{i}) * ({column.value} - mean{i}) AS r{i}"
+        for i, column in enumerate(columns)
+    )
     squares = _sums(
         connection,
-        f"SELECT category, ({value} - mean) * ({value} - mean) AS r "
-        f"FROM {table} JOIN {_values(means)} USING (category)",
-        unit,
-        largest,
+        f"SELECT category, {expressions} FROM {table} JOIN {_means(columns)} USING (category)",
+        [column.squares for column in columns],
     )
-    return {
-        category: Moments(
-            means[category], math.sqrt(float(squares[category]) / rows), low, high
+    return [
+        {
+            of: Moments(
+                own.rows, column.means[of], math.sqrt(float(square[of]) / own.rows), own.low, own.high
+            )
+            for of, own in column.extremes.items()
+        }
+        for column, square in zip(columns, squares, strict=True)
+    ]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Extremes:
+    """Of one column over one category."""
+
+    rows: int
+    low: float
+    high: float
+    least: float | None  # of the values without their sign, but for 0
+
+
+@dataclass
+class _Column:
+    """What is known of one column, by category."""
+
+    value: str
+    extremes: dict[int, _Extremes]
+    means: dict[int, float] = field(default_factory=dict)
+
+    @property
+    def unit(self) -> int:
+        return min((_unit(own.least or 0.0) for own in self.extremes.values()), default=0)
+
+    @property
+    def largest(self) -> float:
+        return max(max(abs(own.low), abs(own.high)) for own in self.extremes.values())
+
+    @property
+    def squares(self) -> tuple[int, float]:
+        """Unit and largest of the squares of deviations."""
+        largest = max(
+            max(own.high - self.means[of], self.means[of] - own.low)
+            for of, own in self.extremes.items()
         )
-        for category, (rows, low, high, _) in extremes.items()
-    }  # fmt: skip
+        if not math.isfinite(largest * largest):
+            raise OverflowError("values are too far apart: the square of a deviation is no double")
+        unit = min(self.unit, *(_unit(abs(mean)) for mean in self.means.values()))
+        return max(LOWEST, 2 * unit), largest * largest
 
 
 def _unit(value: float) -> int:
@@ -85,31 +132,40 @@ def _unit(value: float) -> int:
     return max(LOWEST, math.frexp(value)[1] - 53) if value else 0
 
 
-def _values(means: Mapping[int, float]) -> str:
-    rows = ", ".join(f"({category}, {literal(mean)})" for category, mean in means.items())
-    return f"(VALUES {rows}) AS means(category, mean)"
+def _means(columns: Sequence[_Column]) -> str:
+    rows = ", ".join(
+        f"({of}, {', '.join(literal(column.means[of]) for column in columns)})"
+        for of in columns[0].extremes
+    )
+    names = ", ".join(f"mean{i}" for i in range(len(columns)))
+    return f"(VALUES {rows}) AS means(category, {names})"
 
 
 def _sums(
-    connection: duckdb.DuckDBPyConnection, rows: str, unit: int, largest: float
-) -> dict[int, Fraction]:
-    """Exact sums by category of `r`, whole numbers of 2**unit of at most `largest`."""
-    units = list(_pieces(unit, largest))
-    # Not piece by piece from what the last one left: the planner's time doubles with each such step.
-    above = [literal(0.0), *map(_truncated, units[:-1])]
-    upto = [*above[1:], "r"]
-    pieces = ", ".join(
-        f"sum(CAST(({one} - {other}) * {_power(-own)} AS BIGINT))"
-        for one, other, own in zip(upto, above, units, strict=True)
-    )
+    connection: duckdb.DuckDBPyConnection, rows: str, spans: Sequence[tuple[int, float]]
+) -> list[dict[int, Fraction]]:
+    """Exact sums by category of r0, r1, ..., each whole numbers of 2**unit of at most `largest`."""
+    units = [list(_pieces(unit, largest)) for unit, largest in spans]
+    pieces = ", ".join(piece for i, own in enumerate(units) for piece in _summed(f"r{i}", own))
     found = connection.execute(f"SELECT category, {pieces} FROM ({rows}) GROUP BY category")
-    return {
-        category: sum(
-            (int(part) * Fraction(2) ** own for part, own in zip(parts, units, strict=True)),
-            Fraction(0),
-        )
-        for category, *parts in found.fetchall()
-    }
+    sums: list[dict[int, Fraction]] = [{} for _ in units]
+    for category, *parts in found.fetchall():
+        of_part = iter(parts)
+        for total, own in zip(sums, units, strict=True):
+            total[category] = sum(
+                (int(next(of_part)) * Fraction(2) ** unit for unit in own), Fraction(0)
+            )
+    return sums
+
+
+def _summed(value: str, units: Sequence[int]) -> Iterator[str]:
+    """SQL sums of the pieces of a value."""
+    # Not piece by piece from what the last one left: the planner's time doubles with each such step.
+    above = literal(0.0)
+    for unit in units:
+        upto = value if unit == units[-1] else _truncated(value, unit)
+        yield f"sum(CAST(({upto} - {above}) * {_power(-unit)} AS BIGINT))"
+        above = upto
 
 
 def _pieces(unit: int, largest: float) -> Iterator[int]:
@@ -122,10 +178,11 @@ def _pieces(unit: int, largest: float) -> Iterator[int]:
             return
 
 
-def _truncated(unit: int) -> str:
-    """`r` without what is below 2**unit; values of 53 bits above it stay as they are."""
-    whole = f"trunc(r * {_power(-unit)}) * {_power(unit)}"
-    return f"CASE WHEN abs(r) >= {literal(math.ldexp(1.0, unit + 53))} THEN r ELSE {whole} END"
+def _truncated(value: str, unit: int) -> str:
+    """A value without what is below 2**unit; of 53 bits above that it stays as it is."""
+    whole = f"trunc({value} * {_power(-unit)}) * {_power(unit)}"
+    large = literal(math.ldexp(1.0, unit + 53))
+    return f"CASE WHEN abs({value}) >= {large} THEN {value} ELSE {whole} END"
 
 
 def _power(exponent: int) -> str:

@@ -1,6 +1,7 @@
 """The narrow columns of all windows as a table `windows` of a database, each window once.
 
-A document is told from others by two 64-bit hashes of its name, which take less room than the name.
+Numbers take less room and time than names: a document is told from others by two 64-bit hashes of
+its name, and data_ids are compared only where their hashes are equal.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import duckdb
@@ -15,12 +17,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from longattn.selection.database import without_progress
 from longattn.selection.threads import CORES, in_threads
 from longattn.storage.files import READERS, filesystem, is_local
 from longattn.storage.tables import (
     DamagedFileError,
     file_metadata,
-    is_own,
+    is_own_file,
     open_parquet,
     readable,
 )
@@ -28,27 +31,25 @@ from longattn.text import without_secrets
 
 log = logging.getLogger("longattn")
 
+COUNTED = 1 << 22  # id hashes looked at together
 INSERTED = 1 << 17  # rows handed to the database at a time: a row group of it
 NAMES = ("data_id", "category", "document_id", "token_start", "token_stop", "ds", "variance")
 _CREATE = """
 CREATE TABLE windows (
-    category INTEGER, data_id VARCHAR, document UBIGINT, document_check UBIGINT,
+    category INTEGER, data_id VARCHAR, id_hash UBIGINT, document UBIGINT, document_check UBIGINT,
     start BIGINT, stop BIGINT, ds DOUBLE, variance DOUBLE, rank DOUBLE, file INTEGER, row INTEGER
 )
 """
 _INSERT = """
 INSERT INTO windows
-SELECT category, data_id, hash(document), hash('document ' || document),
+SELECT category, data_id, hash(data_id), hash(document), hash('document ' || document),
        start, stop, ds, variance, rank, file, row FROM rows
 """
-# Copies are looked for by hash, since numbers take less room than names; then names decide.
 _COPIES = """
 CREATE TABLE copies AS SELECT file, row, category FROM (
     SELECT file, row, category,
            row_number() OVER (PARTITION BY category, data_id ORDER BY file, row) AS copy
-    FROM windows WHERE hash(data_id) IN (
-        SELECT hash(data_id) FROM windows GROUP BY hash(data_id) HAVING count(*) > 1
-    )
+    FROM windows WHERE id_hash IN (FROM repeated)
 ) WHERE copy > 1
 """
 
@@ -84,15 +85,44 @@ class ScoreTable:
 
     def drop_copies(self) -> None:
         """Of rows with one data_id in a category, only the first in order of file and row stays."""
-        self.connection.execute(_COPIES)
-        found = self.connection.execute("SELECT category, count(*) FROM copies GROUP BY category")
+        connection = self.connection
+        if not self._find_repeated():
+            return
+        connection.execute(_COPIES)
+        found = connection.execute("SELECT category, count(*) FROM copies GROUP BY category")
         self.copies = dict(found.fetchall())
-        if self.copies:
-            self.connection.execute(
-                "DELETE FROM windows USING copies "
-                "WHERE windows.file = copies.file AND windows.row = copies.row"
+        connection.execute(
+            "DELETE FROM windows USING copies "
+            "WHERE windows.file = copies.file AND windows.row = copies.row"
+        )
+        connection.execute("DROP TABLE copies")
+
+    def _find_repeated(self) -> int:
+        """Make a table `repeated` of the id hashes that more than one row has; returns their number.
+
+        A range of hashes at a time, so that counting them stays in memory.
+        """
+        connection = self.connection
+        connection.execute("CREATE OR REPLACE TABLE repeated (id_hash UBIGINT)")
+        ((rows,),) = connection.execute("SELECT count(*) FROM windows").fetchall()
+        found = 0
+        parts = rows // COUNTED + 1
+        for low, high in pairwise(2**64 * part // parts for part in range(parts + 1)):
+            some = f"SELECT id_hash FROM windows WHERE id_hash BETWEEN {low} AND {high - 1}"
+            hashes = np.concatenate(
+                [
+                    np.empty(0, np.uint64),
+                    *(of["id_hash"].to_numpy() for of in batches(connection, some)),
+                ]
             )
-        self.connection.execute("DROP TABLE copies")
+            hashes.sort()  # in two fifths of the time that the database takes to group by them
+            again = np.unique(hashes[1:][hashes[1:] == hashes[:-1]])
+            found += len(again)
+            if len(again):
+                connection.register("rows", pa.table({"id_hash": again}))
+                connection.execute("INSERT INTO repeated FROM rows")
+                connection.unregister("rows")
+        return found
 
     def insert_labelled(self, path: str, sizes: Mapping[str, int], rank_by: str) -> LabelledFiles:
         """Read the narrow columns of labelled files, and `rank_by`, into the table.
@@ -143,6 +173,7 @@ def batches(
 ) -> Iterator[pa.Table]:
     """The rows of a query, so many at a time; the connection may do other things meanwhile."""
     with connection.cursor() as own:
+        without_progress(own)
         for batch in own.sql(query).to_arrow_reader(rows):
             yield pa.table(batch)
 
@@ -151,7 +182,7 @@ def _read(url: str, file: int, rank_by: str) -> tuple[pa.Table, dict[str, Any]]:
     """The narrow columns of a file and what its footer says; nothing of another program's."""
     further = [] if rank_by == "lds" else [rank_by]
     with open_parquet(url) as parquet:
-        if not is_own(parquet):
+        if not is_own_file(parquet):
             return pa.table({}), {}
         try:
             metadata = file_metadata(parquet)

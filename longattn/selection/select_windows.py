@@ -11,12 +11,13 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from longattn.config import Config, Keep, Select
+from longattn.config import Config, ConfigLike, Keep, Select, is_config_file, output_of
 from longattn.selection.database import database, literal
 from longattn.selection.exact_sums import Moments, moments
 from longattn.selection.lds import Scale
@@ -24,7 +25,6 @@ from longattn.selection.overlap import distinct_scores
 from longattn.selection.score_table import ScoreTable, batches
 from longattn.selection.selected_files import write_selected
 from longattn.settings.numbers import ByteSize, read_number
-from longattn.storage.files import absolute
 from longattn.storage.output_folder import OutputFolder
 from longattn.storage.records import write_record
 
@@ -41,9 +41,9 @@ SELECT *, {value} AS value FROM (
 )
 """
 _KEPT = """
-CREATE OR REPLACE VIEW kept AS
-SELECT ranked.* FROM ranked JOIN cuts USING (category)
-WHERE value > cut_value OR (value = cut_value AND data_id <= cut_id)
+CREATE OR REPLACE TABLE kept AS
+SELECT category, data_id, document, document_check, start, stop, lds, value, file, row
+FROM ranked JOIN (VALUES {bounds}) AS bounds(category, bound) USING (category) WHERE value >= bound
 """
 _UNIQUE_TOKENS = """
 SELECT category, sum(greatest(0, stop - greatest(start, reached))) FROM (
@@ -76,7 +76,7 @@ class CategorySelection:
 
 
 def select(
-    path: str,
+    path: ConfigLike,
     settings: Select | None = None,
     *,
     file_bytes: int | str | None = None,
@@ -85,11 +85,12 @@ def select(
     """Select from `<path>/labelled` into `<path>/selected`, by category.
 
     A second call with the same settings reads what it selected and rewrites only what is not as it
-    should be; with other settings it replaces the selected files. Exact, and the same set whatever the layout of the labelled files.
+    should be; with other settings it replaces the selected files. Exact, and the same set whatever
+    the layout of the labelled files.
 
     Args:
-        path: the output folder of a run.
-        settings: `select:` of a config; its defaults where none are given.
+        path: the output folder of a run, or its config.
+        settings: `select:` of a config; where none is given, that of `path`, or the defaults.
         file_bytes: aimed size of a selected file, as in a config.
         overrides: fields of `settings` by name, as `keep={"tokens": "1.5B"}`.
 
@@ -103,11 +104,15 @@ def select(
     Example:
         select("out/books", alpha=1.0, keep={"fraction": 0.25})
     """  # fmt: skip
+    if not isinstance(path, (str, Path)) or is_config_file(path):
+        config = Config.of(path)
+        path, settings = config.output, settings or config.select
+        file_bytes = config.file_bytes if file_bytes is None else file_bytes
     given = settings.model_dump(exclude_unset=True) if settings else {}
     settings = Select.check({**given, **overrides}, "select")
     default = Config.model_fields["file_bytes"].default
     file_bytes = read_number(ByteSize, "file_bytes", default if file_bytes is None else file_bytes)
-    folder = OutputFolder(absolute(path))
+    folder = OutputFolder(output_of(path))
     sizes = folder.labelled_files()
     if not sizes:
         raise ValueError(f"{folder.labelled}: no labelled windows to select from")
@@ -131,19 +136,17 @@ def select(
 
 
 def choose_windows(table: ScoreTable, settings: Select, path: str) -> dict[str, CategorySelection]:
-    """Make a view `kept` of the table `windows`: the rows to keep, with `lds`.
+    """Make a table `kept` of the rows of `windows` to keep, with `lds`.
 
     Raises ValueError naming `path` where scores are too far apart for their deviation to be a number.
     """
     table.drop_copies()
     try:
-        of_ds = moments(table.connection, "windows", "ds")
-        of_du = moments(table.connection, "windows", "-variance")
+        of_ds, of_du = moments(table.connection, "windows", ["ds", "-variance"])
         _rank(table, settings, of_ds, of_du)
     except OverflowError as error:
         raise ValueError(f"{path}: scores cannot be standardised: {error}") from None
-    rows = dict(_fetch(table, "SELECT category, count(*) FROM windows GROUP BY category"))
-    _cut(table, settings.keep, rows)
+    _cut(table, settings.keep, {category: of.rows for category, of in of_ds.items()})
     told = {
         category: values
         for category, *values in _fetch(
@@ -158,7 +161,7 @@ def choose_windows(table: ScoreTable, settings: Select, path: str) -> dict[str, 
         category = table.categories.index(name)
         kept, tokens, lds, value = told.get(category, (0, 0, None, None))
         result[name] = CategorySelection(
-            windows=rows[category],
+            windows=of_ds[category].rows,
             duplicate_rows=table.copies.get(category, 0),
             kept=kept,
             kept_tokens=int(tokens),
@@ -200,11 +203,8 @@ def _rank(
     value = "lds" if settings.rank_by == "lds" else "rank"
     connection.execute(_RANKED.format(alpha=alpha, value=value))
     if settings.overlap == "prefer_distinct":
-        deviations = {
-            category: of.deviation
-            for category, of in moments(connection, "ranked", "value").items()
-        }
-        _replace_rank(table, deviations)
+        (of_value,) = moments(connection, "ranked", ["value"])
+        _replace_rank(table, {category: of.deviation for category, of in of_value.items()})
         connection.execute(_RANKED.format(alpha=alpha, value="rank"))
 
 
@@ -214,7 +214,8 @@ def _replace_rank(table: ScoreTable, deviations: dict[int, float]) -> None:
     connection.execute("CREATE TABLE distinct_windows AS FROM windows LIMIT 0")
     ordered = batches(
         connection,
-        "SELECT * EXCLUDE (lds, rank) FROM ranked ORDER BY category, document, document_check, data_id",
+        "SELECT * EXCLUDE (lds, rank) FROM ranked ORDER BY category, document, document_check, "
+        "data_id",
     )
     for documents in _whole_documents(ordered):
         category = documents["category"].to_numpy()
@@ -273,7 +274,7 @@ class _Span:
 
 
 def _cut(table: ScoreTable, keep: Keep, rows: dict[int, int]) -> None:
-    """Make a view `kept`: the best rows by (value descending, data_id) that the budget pays for."""
+    """Make a table `kept`: the best rows by (value descending, data_id) that the budget pays for."""
     weight = "stop - start" if keep.tokens is not None else "1"
     spans = {
         category: _Span(low, high, rows[category], _budget(keep, rows[category]))
@@ -284,23 +285,15 @@ def _cut(table: ScoreTable, keep: Keep, rows: dict[int, int]) -> None:
     while wide := {category: span for category, span in spans.items() if span.wide}:
         for category, span in _narrowed(table, weight, wide).items():
             spans[category] = span
-    cuts = pa.table(
-        {
-            "category": pa.array(list(spans), pa.int32()),
-            **_columns([_last(table, weight, *item) for item in spans.items()]),
-        }
-    )
-    table.connection.register("found", cuts)
-    table.connection.execute("CREATE OR REPLACE TABLE cuts AS FROM found")
-    table.connection.unregister("found")
-    table.connection.execute(_KEPT)
-
-
-def _columns(cuts: list[tuple[float, str | None]]) -> dict[str, pa.Array]:
-    return {
-        "cut_value": pa.array([value for value, _ in cuts], pa.float64()),
-        "cut_id": pa.array([name for _, name in cuts], pa.string()),
-    }
+    bounds = ", ".join(f"({of}, {literal(span.low)})" for of, span in spans.items())
+    table.connection.execute(_KEPT.format(bounds=bounds))  # the one time that all ids are read
+    for category, span in spans.items():
+        value, data_id = _last(table, weight, category, span)
+        table.connection.execute(
+            "DELETE FROM kept WHERE category = ? AND value <= ? "
+            "AND (value < ? OR ? IS NULL OR data_id > ?)",
+            [category, value, value, data_id, data_id],
+        )
 
 
 def _budget(keep: Keep, rows: int) -> int:
@@ -344,7 +337,7 @@ def _last(table: ScoreTable, weight: str, category: int, span: _Span) -> tuple[f
         return last
     ordered = batches(
         table.connection,
-        f"SELECT value, data_id, {weight} AS weight FROM ranked WHERE category = {category} "
+        f"SELECT value, data_id, {weight} AS weight FROM kept WHERE category = {category} "
         f"AND value BETWEEN {literal(span.low)} AND {literal(span.high)} "
         "ORDER BY value DESC, data_id",
     )

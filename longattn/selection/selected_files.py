@@ -23,13 +23,15 @@ from longattn.storage.digests import RowDigest
 from longattn.storage.files import join, list_files, remove, staged
 from longattn.storage.tables import (
     SELECTED,
+    carried_fields,
     content_name,
     file_metadata,
     is_content_name,
-    is_own,
+    is_own_file,
     open_parquet,
     parquet_writer,
     readable,
+    with_schema,
 )
 from longattn.text import without_secrets
 
@@ -98,7 +100,7 @@ def _was_selected(url: str) -> bool:
     """Whether a file below `selected/` is one of ours, be it broken."""
     try:
         with open_parquet(url) as parquet:
-            return is_own(parquet)
+            return is_own_file(parquet)
     except ValueError:
         return is_content_name(url)
 
@@ -127,12 +129,13 @@ def _write(
     target = join(folder, category, content_name(kept["data_id"], kept["lds"]))
     file_of, row_of, lds_of = (kept[name].to_numpy() for name in ("file", "row", "lds"))
     of = np.unique(file_of).tolist()
+    schema = _schema([files.urls[file] for file in of])
     metadata = {**metadata, "labelled": [files.digests[file] for file in of]}
     if target in there:
-        if not (why := _misfit(target, kept, metadata)):
+        if not (why := _misfit(target, kept, schema, metadata)):
             return target
         log.warning("%s: %s; it is written anew", without_secrets(target), why)
-    with staged(target) as local, parquet_writer(local, SELECTED, metadata) as writer:
+    with staged(target) as local, parquet_writer(local, schema, metadata) as writer:
         for file in of:
             rows, lds = row_of[file_of == file], lds_of[file_of == file]
             with open_parquet(files.urls[file]) as parquet:
@@ -145,12 +148,21 @@ def _write(
                             read = parquet.read_row_group(group)
                         read = read.take(pa.array(rows[inside] - start))
                         read = read.append_column("lds", pa.array(lds[inside]))
-                        writer.write_table(read.select(SELECTED.names).cast(writer.schema))
+                        writer.write_table(with_schema(read, writer.schema))
                     start = stop
     return target
 
 
-def _misfit(url: str, kept: pa.Table, metadata: Mapping[str, Any]) -> str:
+def _schema(urls: Sequence[str]) -> pa.Schema:
+    """Of a selected file: our columns, and those of the user's that some of its labelled files have."""
+    schemas = []
+    for url in urls:
+        with open_parquet(url) as parquet:
+            schemas.append(parquet.schema_arrow)
+    return pa.schema([*SELECTED, *carried_fields(schemas)])
+
+
+def _misfit(url: str, kept: pa.Table, schema: pa.Schema, metadata: Mapping[str, Any]) -> str:
     """How a selected file differs from what it is to hold; empty where it does not.
 
     Args:
@@ -161,7 +173,7 @@ def _misfit(url: str, kept: pa.Table, metadata: Mapping[str, Any]) -> str:
     try:
         with open_parquet(url) as parquet:
             stored = file_metadata(parquet)
-            if parquet.schema_arrow.remove_metadata() != SELECTED:
+            if parquet.schema_arrow.remove_metadata() != schema:
                 return "other columns"
             if {key: stored.get(key) for key in metadata} != dict(metadata):
                 return "its footer tells of another selection"

@@ -13,6 +13,7 @@ from longattn.settings.fields import model_at, setting_fields
 
 REPLACED = {
     "select.second_pass": "score exactly instead: leave scorer.query_stride at 1",
+    "second_pass": "score exactly instead: leave scorer.query_stride at 1",
     "workers.select": "leave it out: selection runs in one process, in select.memory bytes",
 }
 """Settings that are gone -> what to do instead. Read only for what is no field."""

@@ -118,7 +118,10 @@ def _words(array: pa.Array) -> NDArray[np.uint64]:
     """Values of a primitive array, eight bytes each; what null holds is undefined."""
     kind = array.type
     if pa.types.is_boolean(kind):
-        return array.fill_null(False).to_numpy(zero_copy_only=False).astype(np.uint64)
+        bits: NDArray[np.uint64] = (
+            array.fill_null(False).to_numpy(zero_copy_only=False).astype(np.uint64)
+        )
+        return bits
     width = kind.bit_width // 8
     sign = "u" if pa.types.is_floating(kind) or pa.types.is_unsigned_integer(kind) else "i"
     values = np.frombuffer(array.buffers()[1] or b"", f"<{sign}{width}")

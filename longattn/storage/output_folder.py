@@ -6,8 +6,10 @@ quarantine/*.parquet             records that could not be used, and why
 damaged/                         files that were no longer what was written, set aside by a run
 megatron/                        the kept windows for Megatron-LM, where exported
 report.html, evaluation.html     pages for people
+inspections/<data_id>.html       a page a window that was inspected
 _longattn/run.json               whose scores the folder holds, and the settings
 _longattn/samples.json           which share of its windows each category was cut to
+_longattn/columns.json           types of the user's columns that the windows carry
 _longattn/splits/*.json          markers: what each split gave, once it was read to its end
 _longattn/hold.json              the run that is at work here
 _longattn/rates.json             samples of the last run's progress, for the report
@@ -62,8 +64,11 @@ class OutputFolder:
     def evaluation(self, suffix: str) -> str:
         return join(self.url, f"evaluation.{suffix}")
 
+    def inspection(self, data_id: str) -> str:
+        return join(self.url, "inspections", f"{data_id}.html")
+
     def record(self, name: str) -> str:
-        """`run`, `samples`, `hold`, `rates`, `summary` or `selection`."""
+        """`run`, `samples`, `columns`, `hold`, `rates`, `summary` or `selection`."""
         return join(self.url, "_longattn", f"{name}.json")
 
     def labelled_files(self, category: str | None = None) -> dict[str, int]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -63,6 +63,34 @@ QUARANTINE = pa.schema(
         ("detail", pa.string()),
     ]
 )
+
+_OWN = re.compile("|".join([*SELECTED.names, EXTRA_SCORE_COLUMNS.pattern, "split", "fingerprint"]))
+
+
+def is_own(name: str) -> bool:
+    """Whether a column of windows is ours: of the schemas, a further score, or between the stages."""
+    return _OWN.fullmatch(name) is not None
+
+
+def carried_fields(schemas: Iterable[pa.Schema]) -> list[pa.Field]:
+    """The columns of the user's in tables of windows: those that are not ours and hold single values."""
+    fields = {field.name: field for schema in schemas for field in schema}
+    return [
+        field.remove_metadata()
+        for name, field in sorted(fields.items())
+        if not is_own(name)
+        and not pa.types.is_nested(field.type)
+        and not isinstance(field.type, pa.BaseExtensionType)
+    ]
+
+
+def with_schema(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The columns of a schema, null where the table has none."""
+    for wanted in schema:
+        if wanted.name not in table.column_names:
+            table = table.append_column(wanted, pa.nulls(len(table), wanted.type))
+    return table.select(schema.names).cast(schema)
+
 
 METADATA_KEY = b"longattn"
 ROWS_PER_GROUP = 64  # about 16 MB of 32K-token windows: what a reader of whole rows holds
@@ -158,7 +186,7 @@ def readable(url: str) -> Iterator[None]:
         raise DamagedFileError(url, why) from error
 
 
-def is_own(parquet: pq.ParquetFile) -> bool:
+def is_own_file(parquet: pq.ParquetFile) -> bool:
     """Whether a file was written by `write_table`."""
     return METADATA_KEY in (parquet.metadata.metadata or {})
 

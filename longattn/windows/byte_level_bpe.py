@@ -126,6 +126,11 @@ class TokenBytes:
             except UnicodeEncodeError:  # no text gives it: written without the byte alphabet
                 table[index] = token.encode()
         for added in spec.get("added_tokens") or ():
+            if added["id"] >= vocab_size:  # `tokenizers` gives it another
+                raise ValueError(
+                    f"added token {added['content']!r} has id {added['id']}; "
+                    f"with {vocab_size} tokens, at most {vocab_size - 1} is allowed"
+                )
             table[added["id"]] = added["content"].encode()
         self.lengths = np.array([len(token) for token in table], np.int32)
         self._starts = np.cumsum(self.lengths, dtype=np.int64) - self.lengths

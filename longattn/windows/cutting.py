@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from longattn.config import Sample
+from longattn.corpus.columns import arrow_type
 from longattn.corpus.counts import Counts
 from longattn.storage.tables import WINDOWS
 from longattn.windows.ids import document_id, is_sampled
@@ -139,10 +140,15 @@ class WindowCutter:
             }
 
 
-def window_table(rows: Sequence[dict[str, Any]], splits: Sequence[str] = ()) -> pa.Table:
+def window_table(
+    rows: Sequence[dict[str, Any]],
+    splits: Sequence[str] = (),
+    carried: Mapping[str, str] | None = None,
+) -> pa.Table:
     """Rows of `WindowCutter.cut` as an Arrow table, the ids never as Python integers.
 
-    `splits` names the split of each row, for the footer of the labelled file.
+    `splits` names the split of each row, for the footer of the labelled file; `carried` the user's
+    columns in the rows, with their types, null where a row has none.
     """
     columns: dict[str, Any] = {
         name: [row[name] for row in rows] for name in WINDOWS.names if name != "input_ids"
@@ -152,4 +158,6 @@ def window_table(rows: Sequence[dict[str, Any]], splits: Sequence[str] = ()) -> 
     values = np.concatenate(ids) if ids else np.empty(0, np.int32)
     columns["input_ids"] = pa.ListArray.from_arrays(pa.array(offsets), pa.array(values))
     columns |= {"split": splits or [""] * len(rows), "fingerprint": [""] * len(rows)}
-    return pa.table(columns, schema=pa.schema([*WINDOWS, *INTERNAL_COLUMNS]))
+    extra = {name: arrow_type(kind) for name, kind in (carried or {}).items()}
+    columns |= {name: [row.get(name) for row in rows] for name in extra}
+    return pa.table(columns, schema=pa.schema([*WINDOWS, *extra.items(), *INTERNAL_COLUMNS]))

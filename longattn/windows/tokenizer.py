@@ -136,13 +136,20 @@ class DocumentTokenizer:
     def __reduce__(self) -> tuple[Any, ...]:
         return DocumentTokenizer, (self._contents, self.name, self._piece_bytes)
 
+    @property
+    def slow_warning(self) -> str | None:
+        """One line where the backend is "tokenizers": what that means, and why it is."""
+        if self.slow_because is None:
+            return None
+        return (
+            f"tokenizer {self.name}: slow `tokenizers` is used, below 1 M tokens/s a core: "
+            f"{self.slow_because}"
+        )
+
     def warn_if_slow(self) -> None:
-        """Log why the backend is "tokenizers": for the driver of a run, not for each worker."""
-        if self.slow_because:
-            logger.warning(
-                "tokenizer %s: slow `tokenizers` is used, below 1 M tokens/s a core: %s",
-                self.name, self.slow_because,
-            )  # fmt: skip
+        """Log `slow_warning`: for the driver of a run, not for each worker."""
+        if self.slow_warning:
+            logger.warning("%s", self.slow_warning)
 
     def encode(self, text: str | bytes) -> TokenizedDocument:
         """Encode one document; no special token is added, and none in the text is interpreted.

@@ -17,9 +17,10 @@ import pyarrow as pa
 
 from longattn.config import Source
 from longattn.corpus.counts import Counts
+from longattn.corpus.first_look import check_sources
 from longattn.corpus.records import Split, pack_task
-from longattn.corpus.sources import check_sources, group_splits, list_splits
-from longattn.resume.markers import IdSet, marker_of, write_markers
+from longattn.corpus.sources import group_splits, list_splits
+from longattn.resume.markers import IdSet, Marker, write_markers
 from longattn.resume.remaining import find_remaining, row_spans
 from longattn.storage.files import join
 from longattn.storage.tables import LABELLED, parquet_writer
@@ -73,7 +74,7 @@ def write_labelled(folder: str, files: int) -> None:
             metadata = {"fingerprint": "drawn", "runs": runs}
             with parquet_writer(place / f"{number:08d}.parquet", LABELLED, metadata) as writer:
                 writer.write_table(table)
-        write_markers(join(folder, "out"), [marker_of(split, Counts(), given, 1)])
+        write_markers(join(folder, "out"), [Marker.of(split, Counts(), given, 1)])
 
 
 def measure_resume(folder: str, files: int) -> None:

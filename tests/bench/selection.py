@@ -1,9 +1,8 @@
-"""Time and peak memory of a selection: python tests/bench/selection.py [MILLIONS ...] [--plot SVG]
+"""Time, peak memory and spilled bytes of a selection: python -m tests.bench.selection [MILLIONS ...] [--plot SVG]
 
 Draws scores for one category (the worst case: categories are compared within themselves), two
 overlapping windows a document, and keeps 1 in 100, so that reading and ranking are measured and not
-the copying. Each selection in a process of its own: in threads of it, and on a Ray of 2 CPUs that it
-has started before.
+the copying. Each selection in a process of its own, with a memory limit of 512 MB.
 """
 
 import json
@@ -18,36 +17,36 @@ import pyarrow as pa
 from longattn.storage.tables import LABELLED, parquet_writer
 
 FILE_ROWS = 250_000
+MEMORY = "512MB"
 MEASURE = """
 import json, os, sys, tempfile, threading, time
-import psutil, ray
+from pathlib import Path
 import longattn as la
-
-def peak(pid):
-    with open(f"/proc/{pid}/status") as status:
-        return next((int(line.split()[1]) / 2**20 for line in status if line[:6] == "VmHWM:"), 0)
 
 def watch():
     while True:
-        for process in psutil.Process().children(recursive=True):
+        held = 0
+        for file in Path(tempfile.gettempdir()).glob("longattn-select-*/**/*"):
             try:
-                if process.cmdline()[0].startswith("ray::"):
-                    workers.append(peak(process.pid))
-            except (psutil.Error, OSError, IndexError):
-                pass  # has ended
-        time.sleep(0.3)
+                held += file.stat().st_blocks * 512
+            except OSError:
+                pass  # has gone
+        spilled.append(held)
+        time.sleep(0.1)
 
 la.select  # what importing takes is no part of it
-path, on = sys.argv[1:]
-workers = [0]
-if on == "ray":
-    ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR", object_store_memory=2**30,
-             _temp_dir=tempfile.mkdtemp(prefix="la-"))
-    threading.Thread(target=watch, daemon=True).start()
-idle, started, used = peak(os.getpid()), time.perf_counter(), sum(os.times()[:2])
-la.select(path, keep={"fraction": 0.01}, on=on)
-print(json.dumps({"seconds": time.perf_counter() - started, "idle": idle, "driver": peak(os.getpid()),
-                  "worker": max(workers), "cpu": sum(os.times()[:2]) - used}))
+path, memory = sys.argv[1:]
+tempfile.tempdir = str(Path(path, "temporary"))
+Path(tempfile.tempdir).mkdir(exist_ok=True)
+spilled = [0]
+threading.Thread(target=watch, daemon=True).start()
+started, used = time.perf_counter(), sum(os.times()[:2])
+la.select(path, memory=memory, keep={"fraction": 0.01})
+seconds = time.perf_counter() - started
+with open("/proc/self/status") as status:
+    peak = next(int(line.split()[1]) / 2**20 for line in status if line[:6] == "VmHWM:")
+print(json.dumps({"seconds": seconds, "cpu": sum(os.times()[:2]) - used, "gib": peak,
+                  "spilled": max(spilled) / 2**30}))
 """
 
 
@@ -62,7 +61,7 @@ def write_drawn(folder: str, rows: int) -> None:
         first = np.arange(n) % 2 * 16384
         values = {
             "data_id": [f"book-{name}-{i % 2}" for i, name in enumerate(documents)],
-            "category": pa.DictionaryArray.from_arrays(pa.array(np.zeros(n, np.int32)), ["book"]),
+            "category": pa.array(["book"] * n),
             "document_id": documents,
             "token_start": first,
             "token_stop": first + 32768,
@@ -78,36 +77,34 @@ def write_drawn(folder: str, rows: int) -> None:
             writer.write_table(pa.table(columns, schema=LABELLED))
 
 
-def measure(folder: str, on: str) -> dict[str, float]:
-    command = [sys.executable, "-c", MEASURE, folder, on]
+def measure(folder: str) -> dict[str, float]:
+    command = [sys.executable, "-c", MEASURE, folder, MEMORY]
     return json.loads(subprocess.check_output(command, text=True).splitlines()[-1])
 
 
-def plot(found: dict[str, list[tuple[float, dict[str, float]]]]) -> str:
+def plot(found: list[tuple[float, dict[str, float]]]) -> str:
     """Two panels as SVG: seconds and GiB by million windows."""
     panels = {
-        "seconds": [("here", "local", "seconds"), ("on Ray", "ray", "seconds")],
-        "peak memory of a process, GiB": [
-            ("here", "local", "driver"), ("a Ray worker", "ray", "worker"), ("its driver", "ray", "driver"),
-        ],
-    }  # fmt: skip
-    right = max(million for million, _ in found["local"])
-    colours = ["#1b6ca8", "#c8553d", "#588157"]
+        "seconds": [("", "seconds")],
+        "GiB": [("peak memory", "gib"), ("spilled to disk", "spilled")],
+    }
+    right = max(million for million, _ in found)
+    colours = ["#1b6ca8", "#c8553d"]
     drawn = []
     for panel, (title, lines) in enumerate(panels.items()):
-        x0, top = 50 + 360 * panel, max(v[of] for _, on, of in lines for _, v in found[on]) * 1.15
+        x0, top = 50 + 400 * panel, max(v[of] for _, of in lines for _, v in found) * 1.15
         drawn.append(f'<text x="{x0}" y="18" font-weight="bold">{title}</text>')
         drawn.append(f'<path d="M{x0} 30V200H{x0 + 250}" fill="none" stroke="#888"/>')
         drawn += [
             f'<text x="{x0 + 250 * m / right:.0f}" y="216" text-anchor="middle">{m:g} M</text>'
-            for m, _ in found["local"]
+            for m, _ in found
         ]
         drawn += [
             f'<text x="{x0 - 5}" y="{204 - 170 * part / 1.15:.0f}" text-anchor="end">{top * part / 1.15:.3g}</text>'
             for part in (0, 0.5, 1)
         ]
-        for (name, on, of), colour in zip(lines, colours, strict=False):
-            at = [(x0 + 250 * m / right, 200 - 170 * v[of] / top) for m, v in found[on]]
+        for (name, of), colour in zip(lines, colours, strict=False):
+            at = [(x0 + 250 * m / right, 200 - 170 * v[of] / top) for m, v in found]
             points = " ".join(f"{x:.1f},{y:.1f}" for x, y in at)
             drawn.append(f'<polyline points="{points}" fill="none" stroke="{colour}"/>')
             drawn += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>' for x, y in at]
@@ -116,8 +113,8 @@ def plot(found: dict[str, list[tuple[float, dict[str, float]]]]) -> str:
             )
     body = "\n".join(drawn)
     return (
-        '<svg xmlns="http://www.w3.org/2000/svg" width="800" height="225" font-family="sans-serif" '
-        f'font-size="12"><rect width="800" height="225" fill="white"/>\n{body}\n</svg>\n'
+        '<svg xmlns="http://www.w3.org/2000/svg" width="820" height="225" font-family="sans-serif" '
+        f'font-size="12"><rect width="820" height="225" fill="white"/>\n{body}\n</svg>\n'
     )
 
 
@@ -126,21 +123,14 @@ def main(arguments: list[str]) -> None:
     if "--plot" in arguments:
         at = arguments.index("--plot")
         target, arguments = Path(arguments[at + 1]), arguments[:at] + arguments[at + 2 :]
-    found: dict[str, list[tuple[float, dict[str, float]]]] = {"local": [], "ray": []}
+    found = []
     for million in [float(m) for m in arguments] or [1, 5, 20]:
         with tempfile.TemporaryDirectory() as folder:
             write_drawn(folder, round(million * 1e6))
-            selections = []
-            for on, measured in found.items():
-                told = measure(folder, on)
-                values = ", ".join(f"{name} {value:.2f}" for name, value in told.items())
-                print(f"{million:g} M windows, {on}: {values}", flush=True)
-                measured.append((million, told))
-                files = sorted(Path(folder, "selected").rglob("*.parquet"))
-                selections.append({file.name: file.read_bytes() for file in files})
-                for file in files:
-                    file.unlink()
-            assert selections[0] == selections[1], "here and on Ray: other files"
+            told = measure(folder)
+        values = ", ".join(f"{name} {value:.2f}" for name, value in told.items())
+        print(f"{million:g} M windows: {values}", flush=True)
+        found.append((million, told))
     if target:
         target.write_text(plot(found))
 

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tracemalloc
 import zlib
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from unittest.mock import patch
@@ -28,62 +28,26 @@ from hypothesis import strategies as st
 from moto.server import ThreadedMotoServer
 
 from longattn.corpus import parquet as parquet_reader
-from longattn.corpus import records
+from longattn.corpus import reading, records
+from longattn.corpus.content import Content, content_of
+from longattn.corpus.first_look import check_sources
 from longattn.corpus.reading import read_split
 from longattn.corpus.records import BadRecord, Reason, Record, Split
-from longattn.corpus.sources import check_sources, group_splits, list_splits
-
-ROWS = [{"text": f"document {i} " + "word é " * (i % 7), "n": i} for i in range(40)]
-TEXTS = [str(row["text"]) for row in ROWS]
-
-
-@dataclass
-class Source:
-    path: str
-    category: str = "book"
-    text_column: str = "text"
-
-
-def jsonl(rows: list) -> bytes:
-    return b"".join(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows)
-
-
-def parquet(table: pa.Table, **options) -> bytes:
-    sink = io.BytesIO()
-    pq.write_table(table, sink, **options)
-    return sink.getvalue()
-
-
-def zstd(data: bytes) -> bytes:
-    return zstandard.ZstdCompressor(write_checksum=True).compress(data)
-
-
-def put(path: Path, data: bytes) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data)
-    return path
-
-
-def splits_of(path: Path | str, **options) -> list[Split]:
-    return list_splits([Source(str(path))], **options)
-
-
-def read(path: Path | str, *, split_bytes: int = 1 << 28, **options) -> list[Record | BadRecord]:
-    splits = splits_of(path, split_bytes=split_bytes)
-    return [item for split in splits for item in read_split(split, **options)]
-
-
-def texts(items: list[Record | BadRecord]) -> list[str]:
-    return [item.text for item in items if isinstance(item, Record)]
-
-
-def reasons(items: list[Record | BadRecord]) -> list[str]:
-    return [str(item.reason) for item in items if isinstance(item, BadRecord)]
-
-
-def names(splits: list[Split]) -> list[str]:
-    return [Path(split.path).name for split in splits]
-
+from longattn.corpus.sources import group_splits, list_splits
+from tests.corpus.files import (
+    ROWS,
+    TEXTS,
+    Source,
+    jsonl,
+    names,
+    parquet,
+    put,
+    read,
+    reasons,
+    splits_of,
+    texts,
+    zstd,
+)
 
 # ---------------------------------------------------------------------------------------- listing
 
@@ -162,11 +126,10 @@ def test_urls_and_relative_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         ("*", r"README\.md: suffix not known"),
         ("text", "holds no file of a known suffix"),
         ("pipe.jsonl", "not a regular file"),
-        ("x::a.jsonl", "chained"),
     ],
 )
 def test_refusals_name_the_pattern(tmp_path: Path, path: str, message: str) -> None:
-    for name in ("a.jsonl", "README.md", "text/a.txt"):
+    for name in ("a.jsonl", "README.md", "text/a.md"):
         put(tmp_path / name, b"")
     os.mkfifo(tmp_path / "pipe.jsonl")
     with pytest.raises(ValueError, match=message):
@@ -364,7 +327,7 @@ def test_a_truncated_archive_keeps_the_rows_before(tmp_path: Path, suffix: str, 
         kept = texts(items)
         assert kept == TEXTS[: len(kept)]
         assert len(kept) >= (20 if length >= first else 0)
-        if length != first:
+        if length not in (0, first):
             assert reasons(items) == ["truncated_archive"]
             assert isinstance(items[-1], BadRecord)
             assert items[-1].position <= len(jsonl(ROWS))
@@ -459,7 +422,7 @@ def test_parquet_values_that_cannot_be_used(tmp_path: Path) -> None:
 def test_parquet_columns_with_dots_and_structs(tmp_path: Path) -> None:
     table = pa.table({"a": [{"b": "inner"}], "a.b": ["dotted"], "c": [{"d": "nested"}]})
     file = str(put(tmp_path / "a.parquet", parquet(table)))
-    for column, outcome in (("a.b", ["dotted"]), ("c.d", []), ("c", [])):
+    for column, outcome in (("a.b", ["dotted"]), ("c.d", ["nested"]), ("c", []), ("c.x", [])):
         splits = list_splits([Source(file, text_column=column)])
         assert texts([x for s in splits for x in read_split(s)]) == outcome
 
@@ -511,7 +474,8 @@ def test_a_corrupt_page_costs_the_rest_of_its_row_group(tmp_path: Path, compress
 
 def test_a_column_shorter_than_its_row_group_is_reported(tmp_path: Path) -> None:
     file = put(tmp_path / "a.parquet", parquet(pa.table({"text": TEXTS}), row_group_size=20))
-    with patch.object(parquet_reader, "_batches", lambda *_: iter([pa.array(TEXTS[:5])])):
+    short = pa.record_batch({"text": TEXTS[:5]})
+    with patch.object(parquet_reader, "_batches", lambda *_: iter([short])):
         items = read(file)
     assert [item.position for item in items if isinstance(item, BadRecord)] == [5, 25]
     assert reasons(items) == ["unreadable"] * 2
@@ -545,9 +509,7 @@ def test_no_wrong_bit_in_a_footer_ends_the_process(tmp_path: Path) -> None:
     subprocess.run([str(part) for part in command], check=True, timeout=120)
 
 
-@pytest.mark.parametrize(
-    "data", [b"", b"PAR1", b"x" * 100, b"PAR1" + b"\0" * 50 + b"\xff\0\0\0PAR1"]
-)
+@pytest.mark.parametrize("data", [b"PAR1", b"x" * 100, b"PAR1" + b"\0" * 50 + b"\xff\0\0\0PAR1"])
 def test_a_parquet_file_without_a_footer(tmp_path: Path, data: bytes) -> None:
     file = put(tmp_path / "a.parquet", data)
     assert reasons(read(file)) == ["unreadable"]
@@ -828,7 +790,7 @@ def test_s3_reading(bucket, name: str, split_bytes: int) -> None:
 def test_s3_object_that_changed(bucket) -> None:
     bucket.put_object(Bucket="corpora", Key="change/a.jsonl", Body=jsonl(ROWS))
     (split,) = splits_of("s3://corpora/change/")
-    with patch.object(records, "CHUNK", 100):
+    with patch.object(records, "CHUNK", 100), patch.object(reading, "LAYOUT_BYTES", 100):
         reader = read_split(split)
         next(reader)
         bucket.put_object(Bucket="corpora", Key="change/a.jsonl", Body=jsonl(ROWS[::-1]))
@@ -857,8 +819,13 @@ def test_no_bytes_raise_or_vanish(
         | places.map(lambda n: good[:n])
     )
     items = read(put(tmp_path_factory.getbasetemp() / f"fuzz-{name}", content))
+    if not content:
+        assert items == []
+        return
     for text in texts(items):
         text.encode()
+    if name == "a.jsonl" and content_of(content[:16]) != Content():
+        return
     if name == "a.jsonl":
         lines = content.removeprefix(b"\xef\xbb\xbf").split(b"\n")
         assert len(items) == sum(bool(line.strip()) for line in lines)
@@ -879,7 +846,7 @@ def test_no_bytes_raise_or_vanish(
             plain = gzip.decompress(content) if content else None
         except (OSError, EOFError, zlib.error):
             plain = None
-        if plain is None:
+        if plain is None and content.lstrip()[:1] not in (b"{", b"[", b"\xef"):
             assert reasons(items)[-1] == "truncated_archive"
-        else:
+        elif plain is not None:
             assert items == read(put(tmp_path_factory.getbasetemp() / "plain.jsonl", plain))

@@ -14,3 +14,13 @@ def test_the_kernel_gives_the_definition():
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.rstrip().endswith("0 cases off") and done.stdout.count("\n") > 15
+
+
+def test_fused_layers_give_what_the_model_gives():
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "tests.body_cases"],
+        env={**os.environ, "TRITON_INTERPRET": "1"}, cwd=Path(__file__).parents[2],
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.rstrip().endswith("0 cases off")

@@ -53,6 +53,20 @@ def test_a_narrow_read_fetches_that_column_alone(gateway):
     assert proxy.received - footer < 8192 + 4 * 1000  # 256 doubles, and headers of 4 row groups
 
 
+def test_selecting_fetches_narrow_columns_alone(gateway):
+    ids = [f"{i:032x}" for i in range(256)]
+    values = np.linspace(0, 1, 256)
+    output = "s3://bucket/narrow-select"
+    write_labelled(output, "a", labelled_table("a", ids, values, values, window=2048))
+    (size,) = list_files(output, ".parquet").values()
+    proxy = CountingProxy(gateway.endpoint)
+    with environment(AWS_ENDPOINT_URL=proxy.endpoint):
+        told = la.select(output, keep={"tokens": 1})["a"]  # keeps none: whole rows are not read
+    proxy.close()
+    assert (told.windows, told.kept) == (256, 0)
+    assert size > 400_000 and proxy.received < 120_000
+
+
 def test_the_hold_on_a_folder(gateway):
     output = "s3://bucket/held"
     command = [sys.executable, "-c", OWNER, output]

@@ -20,7 +20,7 @@ def want(ray_cluster):
 
 
 def ids_of(windows):
-    return {row["data_id"]: row["input_ids"].tolist() for row in windows.take_all()}
+    return {row["data_id"]: list(row["input_ids"]) for row in windows.take_all()}
 
 
 KINDS = {

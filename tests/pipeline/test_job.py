@@ -162,11 +162,43 @@ def test_what_was_read_before_counts_for_too_many_bad_records(documents, tmp_pat
         run(settings)
 
 
-def test_documents_all_too_short_give_an_empty_result(documents, tmp_path, checkpoint):
+def test_a_corpus_without_a_window_fails_and_says_why_of_each_category(
+    documents, tmp_path, checkpoint
+):
     settings = config(documents, tmp_path / "out", checkpoint, window={"tokens": 50_000})
-    summary = run(settings)
-    assert {c.windows for c in summary.categories.values()} == {0}
-    assert summary.categories["code"].counts.too_short == 6
+    with pytest.raises(la.RunError) as failed:
+        run(settings)
+    assert str(failed.value) == (
+        "no window in the whole corpus: book: no window, because each of its 15 documents is shorter "
+        "than window.tokens 50000; code: no window, because each of its 6 documents is shorter than "
+        "window.tokens 50000"
+    )
+    summary = json.loads((tmp_path / "out/_longattn/summary.json").read_text())
+    assert summary["categories"]["code"]["too_short"] == 6
+
+
+def test_a_category_without_a_window_is_warned_of(documents, tmp_path, checkpoint, caplog):
+    (documents / "code" / "a.parquet").unlink()
+    (documents / "code" / "b.jsonl").write_text("[1]\nnot json\n")
+    settings = config(documents, tmp_path / "out", checkpoint, max_bad_fraction=1)
+    with caplog.at_level("WARNING", "longattn"):
+        run(settings)
+    assert "code: no window, because none of its 2 records could be used" in caplog.text
+
+
+def test_a_failure_in_a_stage_is_told_by_its_own_words(documents, tmp_path, checkpoint):
+    settings = config(documents, tmp_path / "out", checkpoint)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/labelled").touch()  # the sink cannot make its folder
+    with pytest.raises(la.RunError, match=r"^writing: NotADirectoryError: .*/out/labelled/book"):
+        run(settings)
+
+
+def test_an_output_among_its_sources_is_refused_before_anything(documents, tmp_path, checkpoint):
+    settings = config(documents, documents / "code" / "out", checkpoint)
+    with pytest.raises(la.ConfigError, match=r"code/out lies with the source .*/code: "):
+        run(settings)
+    assert not (documents / "code" / "out").exists()
 
 
 def test_a_sample_is_the_same_for_any_cluster_and_may_grow(finished, corpus, tmp_path, checkpoint):

@@ -14,7 +14,7 @@ def test_on_two_cores_all_stages_fit_beside_a_driver_that_took_one(ray_cluster):
     taken = planned.window[0] * planned.window_cpus + planned.score[0] * planned.score_cpus
     assert taken <= 1 and planned.score_gpus == 0
     assert planned.window == planned.score == (1, 1) and planned.threads == 2
-    assert (planned.device, planned.dtype) == ("cpu", "float32")
+    assert planned.device == "cpu"
 
 
 def test_a_gpu_that_does_not_come_is_told_in_one_line(ray_cluster):
@@ -36,8 +36,8 @@ def test_a_gpu_node_without_cuda_scores_only_where_its_dtype_was_chosen(ray_clus
     with pytest.raises(RunError, match="torch sees no CUDA device"):
         plan_pools(Workers(gpus_per_scorer=1), None)
     planned = plan_pools(Workers(gpus_per_scorer=0.5), "float32")
-    assert (planned.device, planned.dtype, planned.score_gpus) == ("cpu", "float32", 0.5)
+    assert (planned.device, planned.score_gpus) == ("cpu", 0.5)
     monkeypatch.setattr(pools, "_await_gpu", lambda gpus, seconds: "cuda")
     planned = plan_pools(Workers(gpus_per_scorer=1), None)
     assert (planned.score_cpus, planned.window_cpus) == (0, 1)
-    assert planned.dtype == "bfloat16" and planned.block_bytes == 32 << 20
+    assert planned.device == "cuda" and planned.block_bytes == 32 << 20

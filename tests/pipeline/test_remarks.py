@@ -35,14 +35,26 @@ def test_a_budget_of_tokens_above_what_exists_is_told():
     assert told({"fraction": 1}, windows=57, kept=57, kept_tokens=exact) == []
 
 
-def test_a_window_longer_than_every_document_is_told():
-    (line,) = told({"count": 3}, documents=12, too_short=12, windows=0)
-    assert line == (
-        "book: no window, because each of its 12 documents is shorter than window.tokens 512"
-    )
-    assert told({"count": 3}, documents=12, too_short=11, windows=0) == []
-    assert told({"count": 3}, documents=0, too_short=0, windows=0) == []
-    assert told({"count": 3}, documents=12, too_short=2, windows=5) == []  # nothing selected yet
+@pytest.mark.parametrize(
+    ("category", "why"),
+    [
+        ({"records": 12, "documents": 12, "too_short": 12},
+         "each of its 12 documents is shorter than window.tokens 512"),
+        ({"records": 0}, "its files hold no record"),
+        ({"records": 3, "documents": 0, "quarantine": {"not_json": 2, "bad_utf8": 1}},
+         "none of its 3 records could be used (not_json 2, bad_utf8 1)"),
+        ({"records": 5, "documents": 5, "too_short": 2, "sampled_out": 7},
+         "its sample takes none of the 7 windows of 3 documents"),
+        ({"records": 5, "documents": 5, "too_short": 2, "duplicates": 3},
+         "of its 5 documents 2 are too short and the others repeat them"),
+    ],
+)  # fmt: skip
+def test_a_category_without_a_window_says_why(category, why):
+    assert told({"count": 3}, windows=0, **category) == [f"book: no window, because {why}"]
+
+
+def test_before_a_selection_nothing_is_said_of_it():
+    assert told({"count": 3}, records=12, documents=12, too_short=2, windows=5) == []
 
 
 @pytest.mark.parametrize(

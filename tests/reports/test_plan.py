@@ -10,8 +10,10 @@ from typer.testing import CliRunner
 
 from longattn.cli import app
 from longattn.config import Config, Source
+from longattn.corpus.parts import sample_part
 from longattn.corpus.sources import list_splits
-from longattn.reports.plan import _part, plan
+from longattn.errors import ConfigError
+from longattn.reports.plan import plan
 from longattn.storage.files import list_files
 from tests.conftest import BUILTIN, config
 
@@ -41,10 +43,11 @@ def test_what_is_read_whole_is_what_the_run_gives(finished):
         got = result.categories[name]
         assert (got.read, got.error) == (1, 0)
         assert (got.documents, got.windows, got.tokens) == (
-            told["documents"], told["windows"], told["tokens"],
+            told.counts.documents, told.windows, told.counts.tokens,
         )  # fmt: skip
-        assert got.long == told["documents"] - told["too_short"] - told["duplicates"]
-        assert (got.kept, got.kept_tokens) == (told["kept"], told["kept_tokens"])
+        assert got.long == told.counts.documents - told.counts.too_short - told.counts.duplicates
+        chosen = told.selection.to_dict()
+        assert (got.kept, got.kept_tokens) == (chosen["kept"], chosen["kept_tokens"])
     assert result.device_hours == pytest.approx(result.windows / 36_000)
     splits = summary.splits["all"]
     assert result.done.startswith(f"{splits} of {splits} splits are labelled already")
@@ -74,7 +77,7 @@ def test_a_part_of_parquet_has_the_budget_wherever_it_begins(tmp_path):
     budget = path.stat().st_size // 4
     begins = set()
     for file in files:
-        with _part(file, budget) as (split, stored):
+        with sample_part(file, budget) as (split, stored):
             begins.add(split.start)
             assert budget <= stored < 1.5 * budget
     assert len(begins) > 5
@@ -129,18 +132,17 @@ def test_what_will_hurt_is_told(corpus, checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr("longattn.reports.plan.ALONE_BYTES", 1000)
     sources = [{"category": "a", "path": str(folder)}]
     settings = config(
-        corpus, folder, checkpoint, sources=sources, select={"keep": {"tokens": "1B"}}
+        corpus, tmp_path / "out", checkpoint, sources=sources, select={"keep": {"tokens": "1B"}}
     )
     told = "\n".join(planned(settings).warnings)
     for part in (
         "too few for a z-score", "98% of the documents are shorter", "20 bad records",
-        "b.jsonl.gz cannot be split", "holds inputs", "wants more than there is",
+        "b.jsonl.gz cannot be split", "wants more than there is",
     ):  # fmt: skip
         assert part in told
     inside = settings.model_copy(update={"output": f"{folder}/out"})
-    assert "inside the source" in "\n".join(planned(inside).warnings)
-    beside = settings.model_copy(update={"output": f"{tmp_path}/out"})
-    assert "output" not in "\n".join(planned(beside).warnings)
+    with pytest.raises(ConfigError, match="lies with the source"):  # as a run refuses it
+        planned(inside)
 
 
 def test_the_command_measures_this_device_and_writes_nothing(corpus, checkpoint, tmp_path):

@@ -101,7 +101,7 @@ def test_a_second_export_replaces_the_first_on_an_object_store(s3):
 def test_the_readme_s_lines_give_a_hugging_face_dataset(finished, monkeypatch, tmp_path):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path))
-    readme = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
+    readme = (Path(__file__).parents[2] / "longattn/selection/README.md").read_text("utf-8")
     (code,) = [
         b for b in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "streaming=True" in b
     ]
@@ -110,6 +110,6 @@ def test_the_readme_s_lines_give_a_hugging_face_dataset(finished, monkeypatch, t
     names: dict = {}
     exec(code.replace("out/quickstart", settings.output), names)
     rows = list(names["windows"])
-    assert len(rows) == sum(c["kept"] for c in summary.categories.values())
+    assert len(rows) == sum(c.selection.kept for c in summary.categories.values())
     assert {tuple(row) for row in rows} == {("input_ids",)}
     assert all(row["input_ids"].shape == (512,) for row in rows)

@@ -1,7 +1,7 @@
 import json
 import math
 import re
-from fractions import Fraction
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,16 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import longattn as la
-from longattn import cuts as longattn_cuts
-from longattn import scores as longattn_scores
-from longattn.config import Keep
-from longattn.selection.lds import moments
+from longattn.config import Select
+from longattn.selection import reference, score_table, select_windows
 from longattn.selection.overlap import distinct_scores
-from longattn.selection.select_windows import CategorySelection, kept
+from longattn.selection.select_windows import CategorySelection
+from longattn.storage.files import list_files
 from longattn.storage.tables import LABELLED, SELECTED, write_table
 from tests.labelled import labelled_table, write_labelled
-
-finite = st.floats(0, 1, allow_subnormal=False)
+from tests.s3 import CountingProxy, environment
+from tests.selection import golden_cases
 
 
 def selected(path):
@@ -33,74 +32,6 @@ def scores(n, seed=0):
     rng = np.random.default_rng(seed)
     ids = [f"book-{i:05d}" for i in range(n)]
     return ids, rng.normal(0.4, 0.02, n), rng.gamma(2, 1e-6, n)
-
-
-@given(st.lists(st.tuples(finite, finite), min_size=2, max_size=40), st.floats(0, 3))
-def test_lds_is_equation_8(pairs, alpha):
-    ds, variance = np.array(pairs).T
-
-    def z(x):
-        return (x - x.mean()) / x.std() if x.std() > 1e-12 else np.zeros_like(x)
-
-    if min(ds.std(), variance.std()) < 1e-9:
-        return
-    np.testing.assert_allclose(
-        la.long_distance_scores(ds, variance, alpha), z(ds) + alpha * z(-variance), atol=1e-6
-    )
-
-
-def test_minmax_scales_each_to_the_unit_interval():
-    lds = la.long_distance_scores([1, 2, 3], [4, 6, 5], alpha=0.5, standardize="minmax")
-    np.testing.assert_allclose(lds, [0 + 0.5, 0.5 + 0, 1 + 0.25])
-
-
-def test_constant_columns_count_as_zero():
-    np.testing.assert_array_equal(la.long_distance_scores([0.1] * 3, [0.3] * 3), [0, 0, 0])
-
-
-@pytest.mark.parametrize(
-    ("args", "said"),
-    [
-        (([[1.0]], [[1.0]]), "1-D"),
-        (([1.0, 2.0], [1.0]), "of one length"),
-        (([1.0, math.nan], [1.0, 2.0]), "finite"),
-        (([1.0, 2.0], [1.0, 2.0], 0.5, "softmax"), "zscore or minmax"),
-    ],
-)
-def test_what_is_no_score_is_refused(args, said):
-    with pytest.raises(ValueError, match=said):
-        la.long_distance_scores(*args)
-
-
-@given(st.lists(finite, min_size=1, max_size=60), st.randoms())
-def test_moments_are_exact_and_independent_of_order(values, random):
-    x = np.array(values)
-    exact = sum(map(Fraction, values)) / len(values)
-    assert moments(x)[0] == pytest.approx(float(exact), rel=1e-15, abs=1e-300)
-    random.shuffle(values)
-    assert moments(np.array(values)) == moments(x)
-
-
-@given(
-    st.lists(st.integers(0, 5), max_size=30),
-    st.one_of(
-        st.builds(Keep, fraction=st.floats(0.01, 1)),
-        st.builds(Keep, count=st.integers(1, 40)),
-        st.builds(Keep, tokens=st.integers(1, 400)),
-    ),
-)
-def test_the_kept_are_the_best_ties_by_id_and_as_many_as_asked(values, keep):
-    lds = np.array(values, float)
-    n = len(lds)
-    best = kept(lds, np.full(n, 10), keep)
-    ranked = sorted(range(n), key=lambda i: (-lds[i], i))
-    assert best.tolist() == ranked[: len(best)]
-    if keep.count:
-        assert len(best) == min(n, keep.count)
-    elif keep.tokens:
-        assert len(best) == min(n, keep.tokens // 10)
-    else:
-        assert abs(len(best) - keep.fraction * n) <= 0.5 + 1e-9
 
 
 def test_selection_is_the_same_for_any_layout_of_files(tmp_path):
@@ -163,121 +94,138 @@ def row(name, ds, variance, pairs, number):
     }
 
 
-def plain_selection(files, alpha, standardize, rank_by, overlap, keep):
-    """The kept rows by data_id with their LDS, and what is told, with fsum and sorted."""
-    rows, copies = {}, {"a": 0, "b": 0}
-    for each in (each for file in files for each in file):
-        copies[each["category"]] += each["data_id"] in rows
-        rows.setdefault(each["data_id"], each)
-
-    def standard(x):
-        low, high = min(x), max(x)
-        if low == high:
-            return [0.0] * len(x)
-        mean, deviation = population(x)
-        if standardize == "minmax":
-            mean, deviation = low, high - low
-        return [(v - mean) / deviation if deviation else 0.0 for v in x]
-
-    def population(x):
-        mean = math.fsum(x) / len(x)
-        return mean, math.sqrt(math.fsum((v - mean) * (v - mean) for v in x) / len(x))
-
-    chosen, told = {}, {}
-    for category in "ab":
-        own = sorted(
-            (each for each in rows.values() if each["category"] == category),
-            key=lambda each: each["data_id"],
-        )
-        if not own:
-            continue
-        ds, du = [each["ds"] for each in own], [-each["variance"] for each in own]
-        lds = [a + alpha * b for a, b in zip(standard(ds), standard(du), strict=True)]
-        order = lds if rank_by == "lds" else [each[rank_by] for each in own]
-        if overlap == "prefer_distinct":
-            document = [each["document_id"] or each["data_id"] for each in own]
-            start, stop = (np.array([r[f"token_{end}"] for r in own]) for end in ("start", "stop"))
-            order = distinct_scores(
-                np.array(order), document, start, stop, population(order)[1]
-            ).tolist()
-        best = sorted(range(len(own)), key=lambda i: (-order[i], own[i]["data_id"]))
-        sizes = [own[i]["token_stop"] - own[i]["token_start"] for i in best]
-        if "fraction" in keep:
-            best = best[: math.floor(keep["fraction"] * len(own) + 0.5)]
-        elif "count" in keep:
-            best = best[: keep["count"]]
-        else:
-            best = [
-                i for i, held in zip(best, np.cumsum(sizes), strict=True) if held <= keep["tokens"]
-            ]
-        chosen |= {own[i]["data_id"]: (own[i]["content"], lds[i]) for i in best}
+def figures(rows, chosen):
+    """What is told of a selection, of plain rows and the kept ids with their LDS, with sums by fsum."""
+    told = {}
+    for category in sorted({each["category"] for each in rows}):
+        of_all = [each for each in rows if each["category"] == category]
+        own = list({each["data_id"]: each for each in reversed(of_all)}.values())
+        kept = [each for each in own if each["data_id"] in chosen]
         held = {
-            (own[i]["document_id"] or own[i]["data_id"], token)
-            for i in best
-            for token in range(own[i]["token_start"], own[i]["token_stop"])
+            (each["document_id"] or each["data_id"], token)
+            for each in kept
+            for token in range(each["token_start"], each["token_stop"])
         }
+        ds, du = [each["ds"] for each in own], [-each["variance"] for each in own]
         told[category] = CategorySelection(
-            len(own), copies[category], len(best),
-            sum(own[i]["token_stop"] - own[i]["token_start"] for i in best), len(held),
-            *population(ds), *population(du), min((lds[i] for i in best), default=None),
+            len(own), len(of_all) - len(own), len(kept),
+            sum(each["token_stop"] - each["token_start"] for each in kept), len(held),
+            *population(ds), *population(du),
+            min((chosen[each["data_id"]] for each in kept), default=None), None,
         )  # fmt: skip
-    return chosen, told
+    return told
 
 
-@settings(max_examples=40)
+def population(x):
+    mean = math.fsum(x) / len(x)
+    return mean, math.sqrt(math.fsum((v - mean) * (v - mean) for v in x) / len(x))
+
+
+@settings(max_examples=60)
 @given(
     rows=st.lists(st.tuples(window, score, score, score), min_size=1, max_size=40),
     cuts=st.lists(st.integers(0, 40), max_size=3),
     rules=rules,
-    partition=st.sampled_from([3, 10, 1000]),
     few=st.sampled_from([0, 2, 1000]),
+    batch=st.sampled_from([1, 7, 1000]),
 )
-def test_any_layout_and_number_of_partitions_gives_what_one_table_gives(
-    tmp_path_factory, rows, cuts, rules, partition, few
+def test_any_layout_of_files_selects_what_the_reference_selects(
+    tmp_path_factory, rows, cuts, rules, few, batch
 ):
     tmp_path = tmp_path_factory.mktemp("layout")
     rows = [row(*values, number) for number, values in enumerate(rows)]
     bounds = sorted({0, *(cut for cut in cuts if cut < len(rows)), len(rows)})
-    files = [rows[a:b] for a, b in pairwise(bounds)]
-    for number, file in enumerate(files):
-        url = tmp_path / "labelled" / f"{number}.parquet"
-        write_table(str(url), pa.Table.from_pylist(file, schema=LABELLED), {"fingerprint": "f"})
+    for number, (start, stop) in enumerate(pairwise(bounds)):
+        table = pa.Table.from_pylist(rows[start:stop], schema=LABELLED)
+        write_table(f"{tmp_path}/labelled/{number}.parquet", table, {"fingerprint": "f"})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(longattn_scores, "PARTITION", partition)
-        patch.setattr(longattn_cuts, "FEW", few)
+        patch.setattr(select_windows, "FEW", few)
+        patch.setattr(select_windows, "BUCKETS", 3)
+        patch.setattr(score_table, "INSERTED", batch)
+        patch.setattr(score_table.batches, "__defaults__", (batch,))
         told = la.select(str(tmp_path), **rules, file_bytes=3000)
+    want = reference.selected(pa.Table.from_pylist(rows, schema=LABELLED), Select(**rules))
     found = [
-        (each["data_id"], (each["content"], each["lds"]))
+        each
         for file in tmp_path.glob("selected/*/*.parquet")
         for each in pq.ParquetFile(file).read().to_pylist()
     ]
-    want, want_told = plain_selection(files, **rules)
-    assert dict(found) == want and len(found) == len(want)
-    assert told == want_told
+    assert {each["data_id"]: each["lds"] for each in found} == want and len(found) == len(want)
+    first_row = {each["data_id"]: each for each in reversed(rows)}
+    first = {each["data_id"]: each["content"] for each in reversed(rows)}
+    assert all(each["content"] == first[each["data_id"]] for each in found)
+    assert {name: replace(of, threshold=None) for name, of in told.items()} == figures(rows, want)
+    for name, of in told.items():
+        kept = [first_row[each] for each in want if first_row[each]["category"] == name]
+        if rules["rank_by"] == "lds" and rules["overlap"] == "allow":
+            assert of.threshold == of.lds_threshold
+        elif rules["overlap"] == "allow":
+            assert of.threshold == min((each[rules["rank_by"]] for each in kept), default=None)
 
 
-@pytest.mark.parametrize("overlap", ["allow", "prefer_distinct"])
-def test_ray_selects_what_this_process_selects(tmp_path, ray_cluster, monkeypatch, overlap):
-    rng = np.random.default_rng(0)
-    for number in range(12):
-        rows = [
-            row((rng.choice(["a", "b"]), int(rng.integers(400)), int(rng.integers(4))),
-                *rng.normal(0, 1, 3).round(1), f"{number}/{i}")
-            for i in range(250)
-        ]  # fmt: skip
-        table = pa.Table.from_pylist(rows, schema=LABELLED)
-        write_table(f"{tmp_path}/labelled/{number:02d}.parquet", table, {"fingerprint": "f"})
-    monkeypatch.setattr(longattn_scores, "PARTITION", 600)
-    monkeypatch.setattr(longattn_cuts, "FEW", 10)
-    answers = []
-    for on in ("local", "ray"):
-        told = la.select(str(tmp_path), overlap=overlap, file_bytes=8_000, on=on)
-        files = sorted(tmp_path.glob("selected/*/*.parquet"))
-        answers.append((told, {file: file.read_bytes() for file in files}))
-        for file in files:
-            file.unlink()
-    assert answers[0] == answers[1] and len(answers[0][1]) > 3
-    assert sum(of.duplicate_rows for of in answers[0][0].values()) > 100
+GOLDEN = json.loads((Path(__file__).parent / "golden.json").read_text())
+
+
+@pytest.mark.parametrize("kind", golden_cases.SCORES)
+def test_golden_scores_select_what_they_always_did(tmp_path, kind):
+    golden_cases.write_labelled_rows(tmp_path, kind)
+    of_kind = {name: settings for name, (of, settings) in golden_cases.cases() if of == kind}
+    assert len(of_kind) == 15
+    for name, rule in of_kind.items():
+        assert golden_cases.answer(str(tmp_path), rule) == GOLDEN[name], name
+
+
+def test_more_than_memory_holds_is_spilled_and_selects_the_same(tmp_path, monkeypatch):
+    n = 600_000
+    draw = np.random.default_rng(0)
+    ids = [f"book-{i:032x}-0" for i in draw.permutation(n)]
+    scores = {"ds": draw.random(n), "variance": draw.random(n)}
+    empty = {f.name: pa.nulls(n, f.type) for f in LABELLED}
+    values = {
+        **empty, **scores, "data_id": ids, "category": ["book"] * n, "document_id": ids,
+        "token_start": np.zeros(n, np.int64), "token_stop": np.full(n, 9),
+    }  # fmt: skip
+    table = pa.table(values, schema=LABELLED)
+    path = tmp_path / "out/labelled/book/a.parquet"
+    path.parent.mkdir(parents=True)
+    pq.write_table(table.replace_schema_metadata({b"longattn": b'{"fingerprint": "f"}'}), path)
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    spilled = []
+    cut = select_windows._cut
+
+    def watched(*arguments):
+        spilled.append(sum(f.stat().st_size for f in tmp_path.glob("temporary/*/spilled/*")))
+        cut(*arguments)
+
+    monkeypatch.setattr(select_windows, "_cut", watched)
+    monkeypatch.setattr(select_windows, "write_selected", lambda table, *_: kept(table))
+    found = []
+
+    def kept(table):
+        found.append(dict(table.connection.execute("SELECT data_id, lds FROM kept").fetchall()))
+        return []
+
+    for overlap in ("allow", "prefer_distinct"):
+        la.select(str(tmp_path / "out"), memory="64M", keep={"count": 1000}, overlap=overlap)
+    assert found[0] == found[1] == reference.selected(table, Select(keep={"count": 1000}))
+    assert min(spilled) > 2**20, "nothing was spilled"
+    assert not list((tmp_path / "temporary").iterdir())
+
+
+def test_only_narrow_columns_are_fetched_from_a_store(s3, tmp_path):
+    ids = [f"{i:032x}" for i in range(256)]
+    values = np.linspace(0, 1, 256)
+    table = labelled_table("a", ids, values, values, window=2048)
+    output = "s3://bucket/narrow-select"
+    write_labelled(output, "a", table)
+    (size,) = list_files(output, ".parquet").values()
+    proxy = CountingProxy(s3)
+    with environment(AWS_ENDPOINT_URL=proxy.endpoint):
+        told = la.select(output, keep={"tokens": 1})  # keeps none: whole rows are not read
+    proxy.close()
+    assert (told["a"].windows, told["a"].kept) == (256, 0)
+    assert size > 400_000 and proxy.received < 120_000
 
 
 def test_categories_are_compared_within_themselves(tmp_path):
@@ -422,6 +370,48 @@ def test_a_score_that_is_not_finite_is_refused_with_its_file(tmp_path):
     url = write_labelled(tmp_path, "book", labelled_table("book", ids, ds, variance))
     with pytest.raises(ValueError, match=f"{url}: ds must be finite"):
         la.select(str(tmp_path))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("column", ["variance", "recurrence"])
+def test_infinity_is_refused_with_its_file(tmp_path, column, value):
+    table = labelled_table("book", *scores(4))
+    place = table.column_names.index(column)
+    table = table.set_column(place, column, pa.array([0.1, value, 0.2, 0.3]))
+    url = write_labelled(tmp_path, "book", table)
+    with pytest.raises(ValueError, match=url):
+        la.select(str(tmp_path), rank_by="recurrence")
+
+
+def test_scores_whose_deviation_is_no_number_are_refused(tmp_path):
+    table = labelled_table("book", ["a", "b"], [1e200, -1e200], [0.1, 0.2])
+    write_labelled(tmp_path, "book", table)
+    with pytest.raises(ValueError, match=rf"^{tmp_path}: .*too far apart"):
+        la.select(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ({"second_pass": 0.1}, "second_pass: no such setting; score exactly instead"),
+        ({"memory": "1K"}, "memory: Input should be greater than or equal to 64000000"),
+        ({"keep": {"part": 1}}, "keep.part"),
+        ({"rankby": "lds"}, "rankby"),
+        ({"file_bytes": 0}, "file_bytes"),
+    ],
+)
+def test_a_bad_setting_is_refused_in_one_line(tmp_path, overrides, said):
+    with pytest.raises(ValueError, match=said) as refused:
+        la.select(str(tmp_path), **overrides)
+    assert "\n" not in str(refused.value)
+
+
+def test_settings_may_come_whole_with_some_of_them_changed(tmp_path):
+    write_labelled(tmp_path, "book", labelled_table("book", *scores(10)))
+    told = la.select(str(tmp_path), Select(alpha=0, keep={"count": 3}), standardize="minmax")
+    assert told["book"].kept == 3
+    stored = json.loads((tmp_path / "_longattn/selection.json").read_text())["select"]
+    assert (stored["alpha"], stored["standardize"]) == (0, "minmax") and "memory" not in stored
 
 
 @pytest.mark.parametrize("column", ["ds", "content"])

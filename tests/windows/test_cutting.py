@@ -95,7 +95,7 @@ def test_rows_hold_the_slice_its_text_and_its_lineage(byte_tokenizer):
     assert [r["window_index"] for r in rows] == [0, 1, 2]
     assert {r["document_id"] for r in rows} == {document_id(text)}
     assert [r["data_id"] for r in rows] == [f"book-{document_id(text)}-{i}" for i in range(3)]
-    table = window_table(rows, "split")
+    table = window_table(rows, ["split"] * 3)
     assert table.select(WINDOWS.names).schema == WINDOWS
     whole = byte_tokenizer.encode(text.decode()).ids
     assert [i.as_py() for i in table["input_ids"][1]] == whole[13:33].tolist()

@@ -1,7 +1,7 @@
 "use strict";
 // What the scripts of all pages share: the page's data, and figures that follow their column's width.
 
-const COLORS = ["var(--a)", "var(--b)", "var(--c)", "var(--d)", "var(--e)", "var(--f)"];
+const COLORS = [..."abcdefghij"].map((letter) => `var(--${letter})`);
 
 function pageData() {
   return JSON.parse(document.getElementById("data").textContent);
@@ -49,9 +49,54 @@ function plot(options) {
   });
 }
 
-// Lines of one value each over a histogram or an axis.
-function rules(values, color, dash) {
-  return Plot.ruleX(values.filter((v) => v !== null), { stroke: color, strokeDasharray: dash, strokeWidth: 1.5 });
+// About `count` ticks, whole ones for counts, with as many digits as it takes to tell them apart.
+function ticksOf([low, high], count, whole = false) {
+  const ticks = d3.ticks(low, high, Math.max(2, Math.floor(count))).filter((v) => !whole || Number.isInteger(v));
+  return { ticks, tickFormat: labelsOf(ticks) };
+}
+
+function labelsOf(ticks) {
+  const exact = (text, v) => Math.abs(Number(text) - v) <= 1e-9 * Math.abs(v);
+  const digits = d3.range(1, 15).find((p) => ticks.every((v) => exact(v.toPrecision(p), v))) ?? 15;
+  const large = d3.max(ticks, Math.abs) >= 1e4;
+  return (v) => {
+    if (v === 0) return "0";
+    if (Math.abs(v) < 1e-3) return Number(v.toPrecision(digits)).toExponential().replaceAll("-", "\u2212");
+    return d3.format(large ? `.${digits}~s` : `.${digits}~r`)(v);
+  };
+}
+
+// A line at a value over a histogram, its name above it; an arrow where it would squeeze the bars.
+function marker(value, name, [low, high], color, dash) {
+  if (value === null) return [];
+  const span = high - low;
+  const above = { fill: color, fontWeight: 600, lineAnchor: "bottom", dy: -5, frameAnchor: "top" };
+  if (value > high + span) return [Plot.text([`${name} →`], { ...above, frameAnchor: "top-right" })];
+  if (value < low - span) return [Plot.text([`← ${name}`], { ...above, frameAnchor: "top-left" })];
+  const right = value > (Math.min(low, value) + Math.max(high, value)) / 2;
+  return [
+    Plot.ruleX([value], { stroke: "var(--card)", strokeWidth: 5 }),
+    Plot.ruleX([value], { stroke: color, strokeDasharray: dash, strokeWidth: 2 }),
+    Plot.text([name], { ...above, x: () => value, textAnchor: right ? "end" : "start" }),
+  ];
+}
+
+// Room for names at an axis, and the names cut to it.
+function namesOf(names, width) {
+  const most = Math.max(6, Math.floor(Math.min(width * 0.35, 170) / 7.2));
+  const cut = (name) => (name.length > most ? `${name.slice(0, most - 1)}…` : name);
+  return { margin: 18 + 7.2 * Math.min(most, d3.max(names, (name) => name.length) ?? 0), cut };
+}
+
+// Names and their colours, in the element.
+function key(id, names, colors) {
+  document.getElementById(id)?.replaceChildren(...names.map((name, i) => {
+    const entry = document.createElement("span");
+    const patch = document.createElement("i");
+    patch.style.setProperty("--patch", colors[i]);
+    entry.append(patch, name);
+    return entry;
+  }));
 }
 
 function cells(row, values) {

@@ -21,36 +21,39 @@ function bars({ edges, kept, dropped }) {
 
 function histogram(id, parts, marks) {
   const rows = bars(parts);
-  figure(id, (width) =>
-    plot({
-      width, height: 180, marginBottom: 34,
-      x: { label: null, tickFormat: compact, ticks: Math.max(2, Math.floor(width / 80)) },
-      y: { label: "windows", grid: true, ticks: 4 },
+  const ends = [parts.edges[0], parts.edges.at(-1)];
+  const most = d3.max(parts.kept, (n, i) => n + parts.dropped[i]);
+  figure(id, (width) => {
+    const drawn = marks(ends);
+    return plot({
+      width, height: 200, marginBottom: 34, marginTop: 42,
+      x: { label: null, ...ticksOf(drawn.domain, width / 80) },
+      y: { label: "windows", grid: true, ...ticksOf([0, most], 4, true) },
       color: kindColor,
       marks: [
         Plot.rectY(rows, Plot.stackY({ x1: "x1", x2: "x2", y: "n", fill: "kind", order: KINDS, insetLeft: 0.5, insetRight: 0.5, title: (d) => `${d.n} ${d.kind}, ${compact(d.x1)} to ${compact(d.x2)}` })),
         Plot.ruleY([0]),
-        ...marks,
+        ...drawn.marks,
       ],
-    }));
+    });
+  });
 }
 
-// The value of uniform attention as a line, or an arrow to it where it would squeeze the bars.
-function nullMarks(edges) {
-  const [low, high] = [edges[0], edges.at(-1)];
-  const span = high - low;
-  if (page.null > low - span && page.null < high + span) return [rules([page.null], "var(--ink)", "4 3")];
-  const right = page.null > high;
-  const text = right ? `uniform ${compact(page.null)} →` : `← uniform ${compact(page.null)}`;
-  const frameAnchor = right ? "top-right" : "top-left";
-  return [Plot.text([text], { frameAnchor, text: (d) => d, fill: "var(--soft)" })];
+// One line over a histogram, and the values that it shows then.
+function lineAt(value, name, color, dash) {
+  return ([low, high]) => {
+    const near = value !== null && value > 2 * low - high && value < 2 * high - low;
+    const domain = near ? [Math.min(low, value), Math.max(high, value)] : [low, high];
+    return { domain, marks: value === null ? [] : marker(value, `${name} ${compact(value)}`, [low, high], color, dash) };
+  };
 }
 
 categories.forEach((category, i) => {
-  const { ds, variance, lds } = category.histograms;
-  histogram(`ds-${i}`, ds, nullMarks(ds.edges));
-  histogram(`variance-${i}`, variance, []);
-  histogram(`lds-${i}`, lds, page.by_lds ? [rules([category.threshold], "var(--mark)")] : []);
+  const { ds, variance, ranked } = category.histograms;
+  const threshold = page.has_threshold ? category.threshold : null;
+  histogram(`ds-${i}`, ds, lineAt(page.null, "uniform", "var(--ink)", "5 3"));
+  histogram(`variance-${i}`, variance, lineAt(null));
+  histogram(`ranked-${i}`, ranked, lineAt(threshold, "kept from", "var(--mark)"));
   figure(`scatter-${i}`, (width) => {
     const step = Math.ceil(category.ds.length / 1500);
     const points = d3.range(0, category.ds.length, step).map((j) => ({
@@ -65,48 +68,57 @@ categories.forEach((category, i) => {
     const line = page.by_lds && page.select.standardize === "zscore" && page.select.alpha > 0 && category.threshold !== null && d.deviation > 0;
     return plot({
       width, height: 260, marginBottom: 36, marginLeft: 62,
-      x: { label: "DS", tickFormat: compact, ticks: Math.max(2, Math.floor(width / 80)), grid: true },
-      y: { label: "V", tickFormat: compact, grid: true, domain: [v.low, v.high] },
+      x: { label: "DS", ...ticksOf([d.low, d.high], width / 80), grid: true },
+      y: { label: "variance", ...ticksOf([v.low, v.high], 6), grid: true, domain: [v.low, v.high] },
       color: kindColor,
       marks: [
-        Plot.line(line ? edge : [], { x: "ds", y: "v", stroke: "var(--mark)", clip: true }),
+        Plot.line(line ? edge : [], { x: "ds", y: "v", stroke: "var(--mark)", strokeWidth: 2, clip: true }),
         Plot.dot(points, { x: "ds", y: "v", fill: "kind", r: points.length > 400 ? 1.8 : 3.5, fillOpacity: 0.75, sort: (d) => d.kind })],
     });
   });
 });
 
-figure("funnel", (width) => {
-  const rows = [];
-  document.querySelectorAll("table")[0].querySelectorAll("tbody tr").forEach((tr) => {
-    const at = (i) => Number(tr.cells[i].textContent.replaceAll(",", "")) || 0;
-    rows.push({ category: tr.cells[0].textContent, stage: "documents", n: at(1) });
-    rows.push({ category: tr.cells[0].textContent, stage: "long enough", n: at(5) });
-    rows.push({ category: tr.cells[0].textContent, stage: "windows", n: at(6) });
-    rows.push({ category: tr.cells[0].textContent, stage: "kept", n: at(7) });
+// A bar a category, parted by what became of its records or windows; the numbers stand beside it.
+function parted(id, colors, partsOf) {
+  const rows = page.funnel.flatMap((row) => Object.entries(partsOf(row)).map(([part, n]) => ({ category: row.category, part, n: n ?? 0 })));
+  const parts = Object.keys(colors).filter((part) => rows.some((row) => row.part === part && row.n));
+  key(`${id}-key`, parts, parts.map((part) => colors[part]));
+  const totals = d3.rollups(rows, (of) => ({ n: d3.sum(of, (d) => d.n), first: of[0].n }), (d) => d.category);
+  const most = d3.max(totals, ([, { n }]) => n) ?? 0;
+  const text = ([, { n, first }]) => (first === n ? d3.format(",")(n) : `${d3.format(",")(first)} of ${d3.format(",")(n)}`);
+  figure(id, (width) => {
+    const names = namesOf(totals.map(([name]) => name), width);
+    const marginRight = 12 + 7 * (d3.max(totals, (t) => text(t).length) ?? 0);
+    return plot({
+      width, height: 46 + 26 * totals.length, marginLeft: names.margin, marginRight, marginTop: 8, marginBottom: 30,
+      x: { label: null, grid: true, domain: [0, most || 1], ...ticksOf([0, most], (width - names.margin - marginRight) / 60, true) },
+      y: { label: null, tickFormat: names.cut, tickSize: 0, padding: 0.25 },
+      marks: [
+        Plot.barX(rows.filter((d) => d.n), Plot.stackX({ x: "n", y: "category", order: Object.keys(colors), fill: (d) => colors[d.part], title: (d) => `${d.category}: ${d3.format(",")(d.n)} ${d.part}` })),
+        Plot.text(totals, { x: ([, { n }]) => n, y: ([name]) => name, text, textAnchor: "start", dx: 5 }),
+      ],
+    });
   });
-  return plot({
-    width, height: 40 + rows.length * 17, marginLeft: 88, marginRight: 60,
-    x: { label: null, grid: true, ticks: Math.max(2, Math.floor(width / 110)), tickFormat: "~s" },
-    y: { label: null, domain: ["documents", "long enough", "windows", "kept"] },
-    fy: { label: null },
-    marks: [
-      Plot.barX(rows, { x: "n", y: "stage", fy: "category", fill: (d) => (d.stage === "kept" ? "var(--kept)" : "var(--dropped)") }),
-      Plot.text(rows, { x: "n", y: "stage", fy: "category", text: (d) => d3.format(",")(d.n), textAnchor: "start", dx: 4 }),
-    ],
-  });
-});
+}
+parted("records", { "long enough": "var(--kept)", "too short": "var(--dropped)", duplicates: "var(--b)", quarantined: "var(--e)" },
+  (row) => ({ "long enough": row.long, "too short": row.too_short, duplicates: row.duplicates, quarantined: row.bad }));
+parted("windows", { kept: "var(--kept)", dropped: "var(--dropped)", "sampled out": "var(--line)" },
+  (row) => ({ kept: row.kept, dropped: (row.windows ?? 0) - (row.kept ?? 0), "sampled out": row.sampled_out }));
 
 const heads = Object.entries(page.heads).flatMap(([category, values]) => values.map((ds, head) => ({ category, head, ds })));
 if (heads.length) {
   figure("heads", (width) => {
     const count = d3.max(heads, (d) => d.head) + 1;
+    const names = namesOf(Object.keys(page.heads), width);
+    const cell = (width - names.margin) / count;
+    const step = Math.ceil(26 / cell);
     return plot({
-      width, height: 60 + 34 * Object.keys(page.heads).length, marginLeft: 80, padding: 0.03,
-      x: { label: "head", type: "band", ticks: count, domain: d3.range(count), tickFormat: (h) => (count <= 40 || h % 8 === 0 ? h : "") },
-      y: { label: null },
+      width, height: 60 + 34 * Object.keys(page.heads).length, marginLeft: names.margin, marginBottom: 36, padding: 0.03,
+      x: { label: "head", type: "band", domain: d3.range(count), ticks: d3.range(0, count, step) },
+      y: { label: null, tickFormat: names.cut },
       marks: [
         Plot.cell(heads, { x: "head", y: "category", fill: "var(--hot)", fillOpacity: (d) => d.ds / Math.max(0.5, d3.max(heads, (h) => h.ds)), title: (d) => `${d.category}, head ${d.head}: DS ${compact(d.ds)}` }),
-        Plot.text(count <= 16 ? heads : [], { x: "head", y: "category", text: (d) => compact(d.ds) }),
+        Plot.text(cell > 44 ? heads : [], { x: "head", y: "category", text: (d) => compact(d.ds) }),
       ],
     });
   });
@@ -127,9 +139,31 @@ for (const category of categories) {
   category.zdu = standardized(category.variance, category.scale.variance, -1);
 }
 
-// Each category's own share as kept now, made larger or smaller with the slider.
+const alphaInput = document.getElementById("alpha");
+const budgetInput = document.getElementById("budget");
+const [[budgetKind, budgetNow]] = Object.entries(page.select.keep);
+const shareNow = budgetKind === "fraction" ? budgetNow : page.select.fraction;
+alphaInput.value = page.select.alpha;
+budgetInput.value = shareNow;
+const [alphaShown, shareShown] = [alphaInput.value, budgetInput.value]; // as the sliders round them
+
+function alphaChosen() {
+  return alphaInput.value === alphaShown ? page.select.alpha : Number(alphaInput.value);
+}
+
+// The budget of each category in the unit of `keep`.
+function budgetChosen() {
+  if (budgetInput.value === shareShown) return budgetNow;
+  const budget = (budgetNow * Number(budgetInput.value)) / shareNow;
+  return budgetKind === "fraction" ? Number(budgetInput.value) : Math.round(budget);
+}
+
 function shareOf(category) {
-  return Math.min(1, (category.kept / category.windows) * (Number(budgetInput.value) / page.select.fraction || 0));
+  const budget = budgetChosen();
+  if (budget === budgetNow) return category.kept / category.windows;
+  if (budgetKind === "fraction") return budget;
+  const windows = budgetKind === "tokens" ? Math.floor(budget / page.window) : budget;
+  return Math.min(1, windows / category.windows);
 }
 
 function chosen(category, alpha, share) {
@@ -139,11 +173,7 @@ function chosen(category, alpha, share) {
   return { best, threshold: best.length ? lds[best.at(-1)] : null };
 }
 
-const alphaInput = document.getElementById("alpha");
-const budgetInput = document.getElementById("budget");
-alphaInput.value = page.select.alpha;
-budgetInput.value = page.select.fraction;
-const body = document.querySelector("#what-if tbody");
+const body = document.querySelector("#what-if-table tbody");
 for (const category of categories) {
   const row = body.insertRow();
   for (let i = 0; i < 8; i++) row.insertCell();
@@ -158,22 +188,32 @@ const redrawAgreement = figure("agreement", (width) => {
     });
   });
   const color = colorOf(categories.map((c) => c.name));
+  key("agreement-key", categories.map((c) => c.name), categories.map((c) => color(c.name)));
   return plot({
-    width, height: 220, marginRight: 70,
-    x: { label: "alpha", domain: [0, 3] }, y: { label: "kept now too", domain: [0, 100], percent: true, grid: true },
+    width, height: 220, marginBottom: 36,
+    x: { label: "alpha", domain: [0, 3], ...ticksOf([0, 3], 6) }, y: { label: "kept now, %", domain: [0, 100], percent: true, grid: true, ticks: 5 },
     marks: [
-      Plot.line(rows, { x: "alpha", y: "share", z: "category", stroke: (d) => color(d.category), strokeWidth: 2 }),
-      Plot.text(rows, Plot.selectLast({ x: "alpha", y: "share", z: "category", text: "category", fill: (d) => color(d.category), textAnchor: "start", dx: 5 })),
-      Plot.ruleX([Number(alphaInput.value)], { stroke: "var(--mark)" }),
+      Plot.ruleX([alphaChosen()], { stroke: "var(--mark)", strokeWidth: 2 }),
+      Plot.line(rows, { x: "alpha", y: "share", z: "category", stroke: (d) => color(d.category), strokeWidth: 2, title: "category" }),
     ],
   });
 });
 
+// What `longattn select` takes to keep what the sliders say.
+function command() {
+  const { standardize } = page.select;
+  const changes = {
+    alpha: alphaChosen(), [`keep.${budgetKind}`]: budgetChosen(),
+    ...(standardize === "zscore" ? {} : { standardize }), ...(page.by_lds ? {} : { rank_by: "lds", overlap: "allow" }),
+  };
+  return [`longattn select ${page.output}`, ...Object.entries(changes).map(([name, value]) => `--set select.${name}=${value}`)].join(" ");
+}
+
 function update() {
-  const alpha = Number(alphaInput.value);
-  const share = Number(budgetInput.value);
+  const alpha = alphaChosen();
   document.getElementById("alpha-value").textContent = alpha.toFixed(2);
-  document.getElementById("budget-value").textContent = `${Math.round(share * 100)} %`;
+  document.getElementById("budget-value").textContent = `${d3.format(".3~r")(100 * (budgetInput.value === shareShown ? shareNow : Number(budgetInput.value)))} %`;
+  document.getElementById("what-if-command").textContent = command();
   categories.forEach((category, i) => {
     const { best, threshold } = chosen(category, alpha, shareOf(category));
     const common = best.filter((j) => category.isKept[j]).length;
@@ -193,32 +233,46 @@ update();
 
 // --------------------------------------------------------------------------------------- rates
 
-if (page.rates.length > 1) {
-  document.getElementById("rates-section").hidden = false;
-  // Actors report at the end of a batch: what it took is spread over the time since the one before.
-  const told = [page.rates[0]];
+// What a total of the run grew by in each of `steps` equal times. Stages report at the end of a batch:
+// what came with a report was done since the one before, or longer ago where it took longer than that.
+function spreadOver(steps, seconds, total, busy) {
+  const grown = new Float64Array(steps);
+  const step = seconds / steps;
+  let before = page.rates[0];
   for (const now of page.rates) {
-    const before = told.at(-1);
-    if (now.scored !== before.scored && now.seconds - before.seconds > 1) told.push(now);
+    const amount = total(now) - total(before);
+    if (amount <= 0) continue;
+    const start = Math.min(before.seconds, busy ? Math.max(0, now.seconds - Math.min(amount, 30)) : Infinity);
+    for (let i = 0; i < steps; i++) {
+      const shared = Math.min(now.seconds, (i + 1) * step) - Math.max(start, i * step);
+      if (shared > 0) grown[i] += (amount * shared) / (now.seconds - start);
+    }
+    before = now;
   }
-  const steps = d3.pairs(told.length > 1 ? told : page.rates, (a, b) => {
-    const seconds = b.seconds - a.seconds || 1;
-    const shares = Object.keys(b.busy).map((stage) => [stage, (b.busy[stage] - a.busy[stage]) / seconds]);
-    return { seconds: b.seconds, rate: (b.scored - a.scored) / seconds, shares };
+  return Array.from(grown, (amount, i) => ({ x1: i * step, x2: (i + 1) * step, y: amount / step }));
+}
+
+const seconds = page.rates.at(-1)?.seconds;
+if (page.rates.length > 1 && seconds > 0) {
+  document.getElementById("rates-section").hidden = false;
+  const steps = Math.max(1, Math.min(60, Math.floor(seconds / 5)));
+  const unit = seconds > 7200 ? { name: "hours", size: 3600 } : seconds > 300 ? { name: "minutes", size: 60 } : { name: "seconds", size: 1 };
+  const line = (of, options) => Plot.line(of.flatMap(({ x1, x2, y }) => [[x1 / unit.size, y], [x2 / unit.size, y]]), { strokeWidth: 2, ...options });
+  const axes = (width, most) => ({
+    width, height: 190, marginBottom: 36, x: { label: unit.name, domain: [0, seconds / unit.size], ...ticksOf([0, seconds / unit.size], width / 90) },
+    y: { label: null, grid: true, domain: [0, most], ...ticksOf([0, most], 4) },
   });
-  steps.unshift({ ...steps[0], seconds: told[0].seconds });
+  const rates = spreadOver(steps, seconds, (sample) => sample.scored, false);
   figure("rates", (width) => plot({
-    width, height: 180, x: { label: "seconds", domain: [0, page.rates.at(-1).seconds] }, y: { label: "windows a second", grid: true },
-    marks: [Plot.areaY(steps, { x: "seconds", y: "rate", fill: "var(--kept)", fillOpacity: 0.25, curve: "step-before" }), Plot.lineY(steps, { x: "seconds", y: "rate", stroke: "var(--kept)", curve: "step-before" })],
+    ...axes(width, d3.max(rates, (d) => d.y) || 1),
+    marks: [line(rates, { stroke: "var(--kept)" }), Plot.ruleY([0])],
   }));
-  const shares = steps.flatMap((s) => s.shares.map(([stage, share]) => ({ stage, share, seconds: s.seconds })));
-  const stages = [...new Set(shares.map((s) => s.stage))];
+  const stages = Object.keys(page.rates[0].busy);
   const color = colorOf(stages);
-  figure("waiting", (width) => plot({
-    width, height: 180, marginRight: 64, x: { label: "seconds", domain: [0, page.rates.at(-1).seconds] }, y: { label: "actors busy", grid: true },
-    marks: [
-      Plot.lineY(shares, { x: "seconds", y: "share", z: "stage", stroke: (d) => color(d.stage), curve: "step-before" }),
-      Plot.text(shares, Plot.selectLast({ x: "seconds", y: "share", z: "stage", text: "stage", fill: (d) => color(d.stage), textAnchor: "start", dx: 5 })),
-    ],
+  const work = stages.map((stage) => spreadOver(steps, seconds, (sample) => sample.busy[stage], true));
+  key("work-key", stages, stages.map(color));
+  figure("work", (width) => plot({
+    ...axes(width, Math.max(1, d3.max(work.flat(), (d) => d.y))),
+    marks: [...work.map((of, i) => line(of, { stroke: color(stages[i]) })), Plot.ruleY([0])],
   }));
 }

@@ -1,0 +1,100 @@
+"""What the commands that run, plan, select and evaluate do, and then print."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+from longattn.command import Executor
+from longattn.settings.numbers import ByteSize, read_number
+from longattn.terminal import (
+    console,
+    quieten_ray,
+    show_categories,
+    show_evaluation,
+    show_stages,
+)
+
+log = logging.getLogger("longattn")
+
+
+def plan(
+    path: str, overrides: list[str] | None, rate: float | None, read: str, as_json: bool
+) -> None:
+    from longattn.config import Config
+    from longattn.reports.plan import plan as plan_run
+    from longattn.reports.plan import print_plan
+
+    config = Config.of(path, overrides or [])
+    read_bytes = read_number(ByteSize, "--read", read)
+    result = plan_run(config, overrides or [], windows_per_second=rate, read_bytes=read_bytes)
+    if as_json:
+        print(json.dumps(result.to_dict(), indent=1))
+    else:
+        print_plan(result, console())
+
+
+def run(
+    path: str, overrides: list[str] | None, executor: Executor, *, select_after: bool, check: bool
+) -> None:
+    from longattn.config import Config
+
+    config = Config.of(path, overrides or [])
+    log.debug("listing %d sources", len(config.sources))  # before Ray is imported, which takes 4 s
+    from longattn.pipeline.job import run as run_job
+    from longattn.storage.output_folder import OutputFolder
+
+    if executor == Executor.RAY:
+        quieten_ray()
+    summary = run_job(config, executor=executor.value, select_after=select_after, check=check)
+    told = summary.to_dict()
+    show_categories(told["categories"], config.select.rank_by)
+    show_stages(told)
+    _show_written(OutputFolder(config.output).shown())
+
+
+def _show_written(places: list[str]) -> None:
+    from longattn.text import without_secrets
+
+    print("written: " + "  ".join(map(without_secrets, places)))
+
+
+def select(path: str, overrides: list[str] | None) -> None:
+    from longattn.config import Config
+    from longattn.pipeline.remarks import remarks
+    from longattn.reports.retelling import retell
+    from longattn.resume.lock import held
+    from longattn.selection.select_windows import select as select_labelled
+    from longattn.storage.output_folder import OutputFolder
+
+    config = Config.of(path, overrides or [])
+    with held(config.output):
+        chosen = select_labelled(config.output, config.select, file_bytes=config.file_bytes)
+        written = [OutputFolder(config.output).selected, *retell(config.output, chosen)]
+    categories = {name: c.to_dict() for name, c in chosen.items()}
+    for remark in remarks(config, categories):
+        log.warning("%s", remark)
+    show_categories(categories, config.select.rank_by)
+    _show_written(written)
+
+
+def evaluate(
+    path: str,
+    overrides: list[str] | None,
+    windows: int,
+    causal_model: str | None,
+    held_out: float | None,
+    seed: int,
+) -> None:
+    from longattn.config import Config
+    from longattn.reports.evaluation import FEW_DOCUMENTS, LABELS, write_evaluation
+    from longattn.reports.evaluation import evaluate as measure
+    from longattn.text import without_secrets
+
+    config = Config.of(path, overrides or [])
+    result = measure(
+        config, windows=windows, causal_model=causal_model, held_out=held_out, seed=seed
+    )
+    show_evaluation(result, LABELS, FEW_DOCUMENTS)
+    for url in write_evaluation(config.output, result):
+        print(f"written: {without_secrets(url)}")

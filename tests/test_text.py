@@ -1,0 +1,30 @@
+"""Text for people: no secret and no control character is in it."""
+
+import pytest
+
+from longattn.text import printable, without_secrets
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("s3://KEY:SEC/RET@bucket/x", "s3://***@bucket/x"),
+        ("s3a://KEY:S+/E/@bucket", "s3a://***@bucket"),
+        ("s3://KEY:SECRET/bucket/x", "s3://***"),
+        ("a s3://K:S@b/x: denied, s3://b/a:b@c", "a s3://***@b/x: denied, s3://b/a:b@c"),
+        ("s3://arn:aws:s3:eu:1:accesspoint/n/k@x", "s3://arn:aws:s3:eu:1:accesspoint/n/k@x"),
+        ("ftp://me:pa/ss@h:21/x", "ftp://***@h:21/x"),
+        ("sftp://me@h/x", "sftp://***@h/x"),
+        ("http://h:8080/a@b", "http://h:8080/a@b"),
+        ("https://h/x.jsonl?X-Sig=a/b&e=1 failed", "https://h/x.jsonl?*** failed"),
+        ("a\nb\x1b[2J\u202e\x85 é\u00a0日", "a\\nb\\x1b[2J\\u202e\\x85 é\u00a0日"),
+    ],
+)
+def test_without_secrets(text, shown):
+    assert without_secrets(text) == shown
+    assert without_secrets(shown) == shown
+
+
+def test_printable_leaves_what_can_be_printed():
+    assert printable("plain \\n é 日本 👩‍👩‍👧") == "plain \\n é 日本 👩‍👩‍👧"
+    assert printable("\ud800\x7f\u2028") == "\\ud800\\x7f\\u2028"
