@@ -12,7 +12,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import ray
-from ray._private import ray_constants
+from ray._private import ray_constants, services
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from longattn.errors import ConfigError
@@ -40,7 +40,8 @@ def connected() -> Iterator[None]:
     main = threading.current_thread() is threading.main_thread()
     try:
         try:
-            with nullcontext() if address else _on_loopback():
+            joined = address or services.find_bootstrap_address(None)  # one that `ray start` left
+            with nullcontext() if joined else _on_loopback():
                 ray.init(logging_level=logging.WARNING)
         except SystemExit:  # Ray's handler
             if main and callable(before):

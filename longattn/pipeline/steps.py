@@ -26,7 +26,7 @@ from longattn.pipeline.window_actor import DocumentWindows
 from longattn.scoring.settings import ScoreSettings
 from longattn.settings.numbers import TokenLength, read_number
 from longattn.storage.output_folder import OutputFolder
-from longattn.storage.tables import LABELLED, open_parquet
+from longattn.storage.tables import LABELLED, open_parquet, own_files
 from longattn.text import without_secrets
 
 MAX_BLOCK = 32 * 2**20
@@ -176,7 +176,7 @@ def write_with(scored: Dataset, sink: LabelledSink) -> None:
 def read_labelled(path: ConfigLike, columns: Sequence[str] | None = None) -> Dataset:
     """The labelled windows below `<path>/labelled` as a Dataset, only the named columns if given."""
     folder = OutputFolder(output_of(path))
-    files = list(folder.labelled_files())
+    files = own_files(folder.labelled_files())
     if not files:
         raise ValueError(f"{folder.labelled}: no labelled windows there")
     names = list(columns or LABELLED.names)

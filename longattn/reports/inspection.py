@@ -34,7 +34,7 @@ from longattn.scoring.scorer import AttentionScorer
 from longattn.scoring.window_scorer import with_bos
 from longattn.storage.files import read_bytes
 from longattn.storage.output_folder import OutputFolder
-from longattn.storage.tables import open_parquet
+from longattn.storage.tables import open_parquet, own_files
 from longattn.windows.tokenizer import load_tokenizer
 
 PASSAGES = 128  # of a window, at most; 256 tokens each at 32K
@@ -119,7 +119,7 @@ def labelled_window(output: str, data_id: str) -> Window:
     record = require_run_record(output)
     parts = record.parts
     category = data_id.rsplit("-", 2)[0]
-    row = _row(list(OutputFolder(output).labelled_files(category)), data_id)
+    row = _row(own_files(OutputFolder(output).labelled_files(category)), data_id)
     if row is None:
         raise ValueError(
             f"{output}: no labelled window {data_id!r}; ids are category-document-index, as the "

@@ -28,7 +28,7 @@ from longattn.storage.digests import json_checksum
 from longattn.storage.files import READERS, list_files, parallel, write_bytes
 from longattn.storage.output_folder import OutputFolder, category_of
 from longattn.storage.records import read_record
-from longattn.storage.tables import open_parquet
+from longattn.storage.tables import open_parquet, own_files
 from longattn.text import without_secrets
 
 # Windows looked at, over all categories; of more, whole files are taken by their names, which are
@@ -97,7 +97,7 @@ def report_page(output: str) -> str:
         raise ValueError(f"{output}: nothing was selected here yet; `longattn select` comes first")
     select = selection["select"]
     files = _files(output)
-    ids = parallel(_selected_ids, folder.selected_files())
+    ids = parallel(_selected_ids, own_files(folder.selected_files()))
     kept_ids = pa.chunked_array([chunk for column in ids for chunk in column.chunks], pa.string())
     categories = {
         name: _windows(urls, MAX_ROWS // len(files), kept_ids, select)
@@ -162,7 +162,7 @@ def _files(output: str) -> dict[str, list[str]]:
     """Labelled files by category, each list sorted by name."""
     found: dict[str, list[str]] = defaultdict(list)
     folder = OutputFolder(output)
-    for url in folder.labelled_files():
+    for url in own_files(folder.labelled_files()):
         found[category_of(url)].append(url)
     if not found:
         raise ValueError(f"{folder.labelled}: no labelled windows to report on")

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from longattn.selection.lds import Scale
 from longattn.storage.files import parallel, read_json
 from longattn.storage.output_folder import OutputFolder, category_of
-from longattn.storage.tables import open_parquet
+from longattn.storage.tables import open_parquet, own_files
 from longattn.text import digits
 
 
@@ -76,7 +76,7 @@ def verdict_of(output: str, data_id: str, row: Mapping[str, Any]) -> Verdict | N
 
 def _scales(folder: OutputFolder, category: str) -> list[Scale]:
     """Of DS and DU, by their extremes, which the record of a selection lacks."""
-    tables = parallel(_scores, folder.labelled_files(category))
+    tables = parallel(_scores, own_files(folder.labelled_files(category)))
     ds, variance = (
         np.concatenate([table[name].to_numpy() for table in tables]) for name in ("ds", "variance")
     )
@@ -90,7 +90,7 @@ def _scores(url: str) -> pa.Table:
 
 def _kept_lds(folder: OutputFolder, category: str, data_id: str) -> float | None:
     """LDS of a kept window as it is stored; None of one that was dropped."""
-    for url in folder.selected_files():
+    for url in own_files(folder.selected_files()):
         if category_of(url) != category:
             continue
         with open_parquet(url) as parquet:

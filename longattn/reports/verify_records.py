@@ -70,6 +70,9 @@ class RecordChecks:
             if value is None and name in ("samples", "summary"):
                 lacks = "its run is not finished" if name == "summary" else "a run writes one"
                 yield f"{self.folder.url}: no {name}: {lacks}"
+            for category, share in (value or {}).items() if name == "samples" else ():
+                if share.get("fraction") == 1 and share.get("seed") != 0:
+                    yield f"{url}: category {category}: a seed, though it is not sampled"
             if name == "run" and value and value.get("fingerprint") != self.record.fingerprint:
                 yield f"{url}: its fingerprint is not that of its parts"
         if self.selection is not None:

@@ -164,12 +164,12 @@ class Hold:
 
 
 def _parsed(data: bytes) -> dict[str, Any]:
-    """The owner; empty while another process has created the file and not yet written it."""
+    """The owner; empty while another process has not yet written the file, and of a broken one."""
     try:
-        owner: dict[str, Any] = json.loads(data)
-        return owner
-    except ValueError:
+        owner = json.loads(data)
+    except (ValueError, RecursionError):
         return {}
+    return owner if isinstance(owner, dict) else {}
 
 
 def _alive(owner: dict[str, Any]) -> bool | None:
@@ -178,8 +178,8 @@ def _alive(owner: dict[str, Any]) -> bool | None:
         return None
     if owner["boot"] != _boot():  # before a new start of it, or in another container on it
         return None
-    alive: bool = _started(owner["pid"]) == owner["started"] is not None
-    return alive
+    started = owner.get("started")
+    return started is not None and _started(owner.get("pid")) == started
 
 
 def _boot() -> str:
@@ -191,7 +191,7 @@ def _boot() -> str:
         return ""
 
 
-def _started(pid: int) -> str | None:
+def _started(pid: int | None) -> str | None:
     """When a process started, in ticks since boot: a pid may be used again. None: no such process."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from longattn.storage.files import join, list_files, remove, staged
 from longattn.storage.output_folder import OutputFolder
-from longattn.storage.tables import open_parquet
+from longattn.storage.tables import open_parquet, own_files
 
 _HEADER = b"MMIDIDX\x00\x00"
 _VERSION = 1
@@ -44,7 +44,7 @@ def export_megatron(path: str, vocab_size: int, *, part_bytes: int = 4 << 30) ->
         ValueError: nothing was selected, or an id outside the vocabulary.
     """
     folder = OutputFolder(path)
-    files = sorted(folder.selected_files())
+    files = own_files(folder.selected_files())
     if not files:
         raise ValueError(f"{folder.selected}: no selected windows to export")
     dtype = np.dtype("uint16" if vocab_size < _UINT16_VOCABULARY else "int32").newbyteorder("<")

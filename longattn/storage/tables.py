@@ -191,6 +191,22 @@ def is_own_file(parquet: pq.ParquetFile) -> bool:
     return METADATA_KEY in (parquet.metadata.metadata or {})
 
 
+def own_files(urls: Iterable[str]) -> list[str]:
+    """Those of some Parquet files that are not another program's; what cannot be read stays in.
+
+    Reads the footer of each that is not named as labelled and selected files are.
+    """
+    return [url for url in urls if is_content_name(url) or _may_be_own(url)]
+
+
+def _may_be_own(url: str) -> bool:
+    try:
+        with open_parquet(url) as parquet:
+            return is_own_file(parquet)
+    except ValueError:
+        return True
+
+
 def file_metadata(parquet: pq.ParquetFile) -> dict[str, Any]:
     """What `write_table` put into the footer; empty for a file of another writer.
 

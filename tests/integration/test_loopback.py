@@ -1,7 +1,9 @@
 """Ray that a run starts is reached from this machine alone."""
 
+import shutil
 import subprocess
 import sys
+import tempfile
 
 LISTENERS = """
 import ipaddress
@@ -24,10 +26,13 @@ with connected():
 """
 
 
-def test_ray_started_here_listens_on_loopback(tmp_path, monkeypatch):
+def test_ray_started_here_listens_on_loopback(monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    folder = tempfile.mkdtemp(prefix="la-")  # short: Ray puts Unix sockets below it
+    monkeypatch.setenv("RAY_TMPDIR", folder)
     done = subprocess.run(
         [sys.executable, "-c", LISTENERS], capture_output=True, text=True, timeout=250
     )
+    shutil.rmtree(folder, ignore_errors=True)
     assert done.returncode == 0, done.stderr

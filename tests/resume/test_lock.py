@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import signal
@@ -6,6 +7,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from threading import Barrier
 
 import pytest
@@ -156,3 +158,72 @@ def test_of_many_that_ask_at_once_one_gets_the_hold(output, before):
             got = list(pool.map(ask, holds))
             assert got.count(True) == 1
             holds[got.index(True)].release()
+
+
+def test_a_hold_that_another_has_now_is_not_removed_on_release(output):
+    hold = Hold(join(output, HOLD))
+    hold.acquire()
+    other_machine(output)  # since the last beat, so that it is not known to be lost
+    hold.release()
+    assert not hold.lost and read_json(join(output, HOLD))["host"] == "elsewhere"
+    write_json(join(output, HOLD), hold.owner)
+    hold.release()
+    assert read_json(join(output, HOLD)) is None
+
+
+def test_runs_that_died_one_after_the_other_are_counted(tmp_path):
+    for takeovers in (1, 2, 3):
+        hold = Hold(join(str(tmp_path), HOLD))
+        dead = {**hold.owner, "pid": 2**22 + 1, "takeovers": takeovers - 1}
+        write_json(join(str(tmp_path), HOLD), dead)
+        with held(str(tmp_path)) as hold:
+            assert hold.owner["takeovers"] == takeovers
+            assert read_json(join(str(tmp_path), HOLD))["takeovers"] == takeovers
+
+
+def test_a_hold_that_a_full_disk_cuts_short_is_not_left(tmp_path, monkeypatch):
+    path = tmp_path / HOLD
+
+    class Full:
+        def __init__(self, file):
+            self.file = file
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            self.file.close()
+
+        def write(self, data):
+            self.file.write(data[:5])
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    whole = Path.open
+    monkeypatch.setattr(
+        Path, "open", lambda self, *a, **k: Full(whole(self, *a, **k)) if self == path else whole(self, *a, **k)
+    )  # fmt: skip
+    with pytest.raises(OSError, match="No space left"), held(str(tmp_path)):
+        pass
+    assert not path.exists()
+    monkeypatch.undo()
+    with held(str(tmp_path)):
+        pass
+
+
+@pytest.mark.parametrize("text", [b"", b"{", b"[1]", b"null", b"\xff", b"[" * 100_000, b'{"host": 1}'])
+def test_a_broken_hold_is_waited_out_as_a_dead_one(tmp_path, monkeypatch, text):
+    monkeypatch.setattr(lock, "EXPIRES", 0.2)
+    monkeypatch.setattr(lock, "BEAT", 0.1)
+    (tmp_path / "_longattn").mkdir()
+    (tmp_path / HOLD).write_bytes(text)
+    with held(str(tmp_path)):
+        assert read_json(join(str(tmp_path), HOLD))["pid"] == os.getpid()
+
+
+def test_a_hold_of_this_machine_without_its_process_is_waited_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "EXPIRES", 0.2)
+    monkeypatch.setattr(lock, "BEAT", 0.1)
+    owner = {key: Hold("x").owner[key] for key in ("host", "boot")}
+    write_json(join(str(tmp_path), HOLD), owner)
+    with held(str(tmp_path)) as hold:
+        assert hold.owner["takeovers"] == 1

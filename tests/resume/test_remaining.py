@@ -277,3 +277,12 @@ def test_bad_records_count_over_runs_and_broken_files_by_their_bytes():
     assert "truncated_archive 1), 101 bytes in broken files, over" in seen.too_bad(0.1)
     few = ReadTotals(stored=1 << 30, records=5, lost_bytes=1 << 25)
     assert few.too_bad(0.05) == "" and few.too_bad(0.01)
+
+
+def test_a_split_with_a_record_over_the_cap_is_read_again_for_a_larger_cap_alone(tmp_path):
+    part, counts = split("a"), Counts(bad=Counter(over_size_cap=1))
+    write_markers(str(tmp_path), [Marker.of(part, counts, IdSet(), 1, max_record_bytes=100)])
+    for largest, todo in ((50, []), (100, []), (101, [part])):
+        assert find_remaining(str(tmp_path), [part], max_record_bytes=largest).splits == todo
+    write_markers(str(tmp_path), [Marker.of(part, Counts(), IdSet(), 2, max_record_bytes=100)])
+    assert find_remaining(str(tmp_path), [part], max_record_bytes=101).splits == []

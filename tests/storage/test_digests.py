@@ -39,7 +39,8 @@ def by_the_words_of_the_module(rows) -> int:
     total = 0
     for row in rows:
         words, last = b"", b""
-        for name, value in row.items():
+        for name in SCHEMA.names:
+            value = row[name]
             data = b""
             if value is None:
                 words += bytes(9)
@@ -58,7 +59,7 @@ def by_the_words_of_the_module(rows) -> int:
                 word = struct.pack("<Q" if name == "u" else "<q", value)
             words += b"\1" + word
             last += data
-        names = "".join(name + "\n" for name in row).encode()
+        names = "".join(name + "\n" for name in SCHEMA.names).encode()
         total += xxhash.xxh3_128_intdigest(names + words + last)
     return total % 2**128
 
