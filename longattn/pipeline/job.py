@@ -144,6 +144,8 @@ class Job:
             grown = grown_samples(self.config.output, self.samples)
             left = self._remaining(grown)
         self._log_stale(left.stale)
+        if left.windows:
+            self._log_new_columns()
         if read_run_record(self.config.output) is not None:  # else done before
             check_sources(left.splits)
         outcome, labelled = None, left
@@ -238,6 +240,15 @@ class Job:
         if types != known:
             write_json(url, types)
         return with_types(splits, types)
+
+    def _log_new_columns(self) -> None:
+        known = read_json(self.folder.record("columns")) or {}
+        asked = {name for source in self.config.sources for name in source.columns}
+        for name in sorted(asked - known.keys()):
+            log.warning(
+                "windows labelled before lack the column %r; choose another output to have it in all",
+                name,
+            )
 
     def _log_stale(self, stale: dict[str, int]) -> None:
         listed = {split.source for split in self.splits}
