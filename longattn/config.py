@@ -77,7 +77,8 @@ class Source(Settings):
         description="name under which its windows are compared and kept"
     )
     path: LocalOrURL = Field(
-        description="file, folder or glob; local (relative to where the command runs) or any fsspec URL"
+        description="file, folder or glob; local (relative to where the command runs) or any "
+        "fsspec URL"
     )
     text_column: str = Field(
         "content",
@@ -104,23 +105,27 @@ class Scorer(Settings):
     )
     min_distance: TokenLengths | None = Field(
         None,
-        description="the paper's k, in tokens (8K is 8192); null: a quarter of the window. A list scores several "
+        description="the paper's k, in tokens (8K is 8192); null: a quarter of the window. A list "
+        "scores several "
         "from one Q K^T: the first is `ds`, `variance`, each other k in columns `ds_k<k>`, `variance_k<k>`",
     )
     query_stride: Count = Field(
         1,
-        description="score every s-th row: an estimate, at 0.4 (4) to 0.2 (16) of the cost; 1: exact",
+        description="score every s-th row: an estimate, at 0.4 (4) to 0.2 (16) of the cost; 1: "
+        "exact",
     )
     rope_theta: float | None = Field(
         None, gt=0, description="base of the rotary embedding; null: the checkpoint's own"
     )
     add_bos: bool | None = Field(
         None,
-        description="a BOS token in front of each window; null: what the checkpoint's tokenizer does",
+        description="a BOS token in front of each window; null: what the checkpoint's tokenizer "
+        "does",
     )
     dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
         None,
-        description="number format of the products; null: float32 on a CPU, on a GPU the first of float16, bfloat16 and "
+        description="number format of the products; null: float32 on a CPU, on a GPU the first of "
+        "float16, bfloat16 and "
         "float32 (three float16 products) that keeps the scores of real text (DS within 1e-3, variance 1e-2)",
     )
     batch: Count | None = Field(
@@ -163,7 +168,8 @@ class Select(Settings):
     )
     overlap: Literal["allow", "prefer_distinct"] = Field(
         "allow",
-        description="prefer_distinct: windows that share tokens with kept ones count for less (longattn/selection/overlap.py)",
+        description="prefer_distinct: windows that share tokens with kept ones count for less "
+        "(longattn/selection/overlap.py)",
     )
     keep: Keep = Field(
         Keep(fraction=0.5),
@@ -172,7 +178,8 @@ class Select(Settings):
     )
     memory: Annotated[ByteSize, Field(ge=MIN_SELECT_MEMORY)] = Field(
         10**9,
-        description="bytes of memory for its tables; what outgrows them lies in the temporary folder",
+        description="bytes of memory for its tables; what outgrows them lies in the temporary "
+        "folder",
     )
 
 

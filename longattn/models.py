@@ -25,7 +25,8 @@ def model_folder(model: str, files: Sequence[str] = SMALL_FILES) -> Path:
         return Path(model)
     if not is_hub_id(model):
         raise ValueError(
-            f"model {model!r}: no such folder; allowed: 'builtin', a local folder, a hub id owner/name"
+            f"model {model!r}: no such folder; allowed: 'builtin', a local folder, a hub id "
+            "owner/name"
         )
     from huggingface_hub import snapshot_download
 

@@ -286,7 +286,8 @@ def shown(result: dict[str, Any]) -> str:
     for name, model in result["models"].items():
         ratio = model["dense_ratio"]
         lines.append(
-            f"{name} ({model['heads']} heads, {model['dtype']}): the dense formulation at {model['dense_tokens']} tokens "
+            f"{name} ({model['heads']} heads, {model['dtype']}): the dense formulation at "
+            f"{model['dense_tokens']} tokens "
             + (f"takes {ratio:.1f} times as long" if ratio else "does not fit in the memory")
         )
         if off := model["errors"]:
@@ -295,14 +296,16 @@ def shown(result: dict[str, Any]) -> str:
                 f"variance by {off['variance']:.1e}"
             )
         lines.append(
-            "    tokens  kernel ms  call ms  in a batch ms  of ceiling: kernel  call  batch  busy  3 distances  GiB"
+            "    tokens  kernel ms  call ms  in a batch ms  of ceiling: kernel  call  batch  "
+            "busy  3 distances  GiB"
         )
         for row in model["lengths"]:
             busy = f"{row['busy']:.0%}" if row["busy"] is not None else "-"
             peak = f"{row['peak_gib']:.2f}" if row["peak_gib"] is not None else "-"
             lines.append(
                 f"  {row['length']:8} {row['kernel']:10.2f} {row['call']:8.2f} {row['stream']:14.2f} "
-                f"{row['share']:19.0%} {row['call_share']:5.0%} {row['stream_share']:6.0%} {busy:>5} {row['distances']:11.2f}x {peak:>4}"
+                f"{row['share']:19.0%} {row['call_share']:5.0%} {row['stream_share']:6.0%} "
+                f"{busy:>5} {row['distances']:11.2f}x {peak:>4}"
             )
         told = model["prediction"]
         cores = f"{told['cores_a_device']:.1f}" if told["cores_a_device"] else "?"

@@ -96,7 +96,8 @@ class CausalModel:
         ours = float(self._losses(ids_bl).sum() / 63)
         if not abs(own - ours) <= _TOLERANCE:
             raise ValueError(
-                f"causal model {name!r} is refused: its own loss is {own:.4f}, that of its last hidden states {ours:.4f}"
+                f"causal model {name!r} is refused: its own loss is {own:.4f}, that of its last "
+                f"hidden states {ours:.4f}"
             )
 
 

@@ -140,13 +140,15 @@ def evaluate(
 
     Returns:
         Plain values, ready for JSON: `settings`; `uniform_ds`, the DS of uniform attention; and by
-        category `documents` (that the native windows are of), `windows`, `native` (mean and deviation of each score), `auc` (scorer
+        category `documents` (that the native windows are of), `windows`, `native` (mean and
+        deviation of each score), `auc` (scorer
         -> foil -> auc, low, high), `spearman` (scorer -> scorer -> correlation over native
         windows), `stability` (variant -> `spearman` and `kept`, the share of the better half that
         stays there).
 
     Raises:
-        ValueError: under 2 windows, a `min_distance` too long for a loss gap, or as `long_documents`, `AttentionScorer.from_pretrained` and
+        ValueError: under 2 windows, a `min_distance` too long for a loss gap, or as
+            `long_documents`, `AttentionScorer.from_pretrained` and
             `CausalModel` do.
     """
     if windows < 2:

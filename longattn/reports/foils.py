@@ -1,4 +1,4 @@
-"""Windows to measure a scorer by: native ones of a corpus, and foils that differ in long-range dependency alone.
+"""Windows to measure a scorer by: native ones, and foils that differ in long-range dependency alone.
 
 What is drawn depends on the seed and the corpus only, and reading is bounded.
 """
@@ -58,7 +58,8 @@ def long_documents(
         found[category] = [_stretch(ids, config.window.tokens, rng) for ids in texts]
         if len(found[category]) < 2:
             raise ValueError(
-                f"category {category!r}: {len(found[category])} documents of {config.window.tokens} tokens or more; at least 2 are wanted"
+                f"category {category!r}: {len(found[category])} documents of "
+                f"{config.window.tokens} tokens or more; at least 2 are wanted"
             )
     return found
 

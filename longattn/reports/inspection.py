@@ -343,8 +343,10 @@ def print_inspection(found: Inspection, console: Console) -> None:
         f"DS {found.ds_h.mean():.4f} (uniform attention: {null:.4f}); by head: "
         + " ".join(f"{ds:.3f}" for ds in found.ds_h)
     )
-    console.print(f"\nattention by position, {who}; rows are queries, columns keys, 0 to "
-                  f"{found.edges[-1]} tokens;  ·<1/4  ░<1/2  ▒<1  ▓<2  █ 2 times uniform or more")  # fmt: skip
+    console.print(
+        f"\nattention by position, {who}; rows are queries, columns keys, 0 to {found.edges[-1]} "
+        "tokens;  ·<1/4  ░<1/2  ▒<1  ▓<2  █ 2 times uniform or more"
+    )
     for line in _map_lines(found):
         console.print(Text(line))
     for name, values in (

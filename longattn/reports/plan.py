@@ -12,7 +12,6 @@ import json
 import math
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from longattn.config import SCORER_BATCH, Config, Keep
+from longattn.corpus.apart import require_apart
 from longattn.corpus.counts import Counts
 from longattn.corpus.first_look import check_sources, column_types
 from longattn.corpus.parts import sample_part
@@ -33,7 +33,6 @@ from longattn.resume.fingerprint import read_run_record
 from longattn.resume.remaining import find_remaining
 from longattn.scoring.settings import ScoreSettings
 from longattn.settings.reference import settings_in_force
-from longattn.storage.files import filesystem
 from longattn.storage.tables import parquet_writer
 from longattn.text import count, duration, share, short, size, without_secrets
 from longattn.windows.cutting import WindowCutter, sliding_windows, window_table
@@ -135,6 +134,7 @@ def plan(
         ValueError: what a run refuses in its first seconds.
         OSError: the storage failed.
     """
+    require_apart(config.sources, config.output)
     splits = list_splits(config.sources)
     check_sources(splits)
     column_types(splits)
@@ -359,31 +359,6 @@ def _warnings(config: Config, files: dict[str, list[Split]], result: Plan) -> It
                     f"{name}: {without_secrets(file.path)} cannot be split: one actor reads its "
                     f"{file.file_size / 1e9:.1f} GB alone, about {minutes:.0f} minutes"
                 )
-    yield from _beside_inputs(config, files)
-
-
-def _beside_inputs(config: Config, files: dict[str, list[Split]]) -> Iterator[str]:
-    fs, output = filesystem(config.output)
-    output = fs.unstrip_protocol(output).rstrip("/")
-    folders: Counter[str] = Counter()
-    for file in (file for some in files.values() for file in some):
-        fs, path = filesystem(file.path)
-        folders[fs.unstrip_protocol(path).rpartition("/")[0]] += 1
-    for folder in sorted(folders):
-        if f"{folder}/".startswith(f"{output}/"):
-            yield f"output {without_secrets(config.output)} holds inputs: give the results a folder of their own"
-            return
-    for source in config.sources:
-        fs, path = filesystem(source.path)
-        place = fs.unstrip_protocol(path).rstrip("/")
-        if "*" in place.rpartition("/")[2] and "**" not in place:
-            continue
-        if f"{output}/".startswith(f"{place.partition('*')[0].rstrip('/')}/"):
-            yield (
-                f"output {without_secrets(config.output)} is inside the source {without_secrets(source.path)}: a "
-                "second run would read the results of the first"
-            )
-            return
 
 
 # --- to the terminal -----------------------------------------------------------------------------

@@ -121,7 +121,8 @@ def open_checkpoint(model: str) -> Checkpoint:
         hub, folder = True, _download(model, _SMALL_FILES)
     else:
         raise ValueError(
-            f"model {model!r}: no such folder; allowed: 'builtin', a local folder, a hub id owner/name"
+            f"model {model!r}: no such folder; allowed: 'builtin', a local folder, a hub id "
+            "owner/name"
         )
     config = _read_config(folder)
     reason = _cannot_score(config)
@@ -162,7 +163,8 @@ def _check_tokenizer(checkpoint: Checkpoint) -> None:
     last, token = _last_id(file)
     if last >= rows:
         raise ValueError(
-            f"{file}: token {token!r} has id {last}; allowed: below {rows}, the rows of the checkpoint's embedding"
+            f"{file}: token {token!r} has id {last}; allowed: below {rows}, the rows of the "
+            "checkpoint's embedding"
         )
 
 
@@ -191,7 +193,8 @@ def _download(repository: str, patterns: list[str]) -> Path:
         return Path(snapshot_download(repository, allow_patterns=patterns))
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"model {repository!r}: no such folder, and not to be had from the hub: {_first_line(error)}"
+            f"model {repository!r}: no such folder, and not to be had from the hub: "
+            f"{_first_line(error)}"
         ) from error
 
 

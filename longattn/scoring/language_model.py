@@ -109,7 +109,8 @@ class LanguageModel:
         off = float((made.hidden(made._checked_ids()).double() - own).norm() / own.norm())
         if not off <= tolerance:
             raise ValueError(
-                f"causal model {name!r} is refused: its hidden states differ by {off:.1e} from those of transformers' eager attention, allowed: {tolerance:g}"
+                f"causal model {name!r} is refused: its hidden states differ by {off:.1e} from "
+                f"those of transformers' eager attention, allowed: {tolerance:g}"
             )
         return made
 
@@ -205,7 +206,8 @@ def _require_known_attention(model: str, config: PretrainedConfig) -> None:
     kinds = set(getattr(config, "layer_types", None) or ())
     if not kinds <= _KNOWN_LAYERS:
         raise ValueError(
-            f"causal model {model!r} ({config.model_type}) is refused: it has layers of {min(kinds - _KNOWN_LAYERS)}; allowed: {', '.join(sorted(_KNOWN_LAYERS))}"
+            f"causal model {model!r} ({config.model_type}) is refused: it has layers of "
+            f"{min(kinds - _KNOWN_LAYERS)}; allowed: {', '.join(sorted(_KNOWN_LAYERS))}"
         )
 
 
@@ -224,7 +226,9 @@ def require_room(
     free = _free_bytes(device)
     if free is not None and weights + window > free:
         raise ValueError(
-            f"causal model {model!r} does not fit: {weights / 2**30:.1f} GiB of weights and {window / 2**30:.1f} GiB for {tokens} tokens, {free / 2**30:.1f} GiB free on {device}"
+            f"causal model {model!r} does not fit: {weights / 2**30:.1f} GiB of weights and "
+            f"{window / 2**30:.1f} GiB for {tokens} tokens, {free / 2**30:.1f} GiB free on "
+            f"{device}"
         )
 
 

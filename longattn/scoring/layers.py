@@ -106,7 +106,8 @@ class LayerScorer:
         lengths = [len(ids_l) for ids_l in windows]
         if not 1 <= min_distance <= min(lengths, default=min_distance):
             raise ValueError(
-                f"min_distance {min_distance}: allowed: 1 to the shortest window's length, {min(lengths, default=0)}"
+                f"min_distance {min_distance}: allowed: 1 to the shortest window's length, "
+                f"{min(lengths, default=0)}"
             )
         # Nothing waits for the device until all windows are under way.
         sums = [self._sums(self.model.sent(ids_l), min_distance) for ids_l in windows]
@@ -143,7 +144,8 @@ def attention_modules(model: LanguageModel) -> list[Any]:
         return [layer.self_attn for layer in model.model.base_model.layers]
     except AttributeError as error:
         raise ValueError(
-            f"causal model {model.name!r} is refused: {type(model.model).__name__} is not built of layers with attention: {error}"
+            f"causal model {model.name!r} is refused: {type(model.model).__name__} is not built "
+            f"of layers with attention: {error}"
         ) from error
 
 
@@ -163,7 +165,8 @@ def _far_layers(model: LanguageModel, modules: Sequence[Any]) -> list[int]:
     _run(model, modules, seen.append, torch.arange(4, device=model.device))
     if len(seen) != len(modules):
         raise ValueError(
-            f"causal model {model.name!r} is refused: {len(seen)} of its {len(modules)} layers attend by queries and keys"
+            f"causal model {model.name!r} is refused: {len(seen)} of its {len(modules)} layers "
+            "attend by queries and keys"
         )
     return [i for i, attended in enumerate(seen) if attended.sliding_window is None]
 

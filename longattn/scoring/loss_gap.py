@@ -62,7 +62,8 @@ class LossGapScorer:
         """
         if not 1 <= short < tokens / 2:
             raise ValueError(
-                f"short {short}: allowed: 1 to {(tokens - 1) // 2}, less than half of the window of {tokens} tokens"
+                f"short {short}: allowed: 1 to {(tokens - 1) // 2}, less than half of the window "
+                f"of {tokens} tokens"
             )
         at_once = max(tokens, 2 * short * len(_groups(tokens, short)[0]))
         return cls(

@@ -249,5 +249,6 @@ def _require_close(
         difference = float(((got_h - expected_h).abs() / scale_h).max())
         if not difference <= tolerance:
             raise ValueError(
-                f"{what} is refused: its {name} differs from transformers' own attention by {difference:.1e} (relative; allowed {tolerance:.0e})"
+                f"{what} is refused: its {name} differs from transformers' own attention by "
+                f"{difference:.1e} (relative; allowed {tolerance:.0e})"
             )

@@ -196,7 +196,8 @@ class AttentionScorer:
             ids_bl = ids_bl[None]
         if ids_bl.ndim != 2 or ids_bl.is_floating_point() or ids_bl.shape[1] < 2:
             raise ValueError(
-                f"input_ids: {ids_bl.dtype} of shape {tuple(ids_bl.shape)}; allowed: ints of shape (batch, length), length at least 2"
+                f"input_ids: {ids_bl.dtype} of shape {tuple(ids_bl.shape)}; allowed: ints of "
+                "shape (batch, length), length at least 2"
             )
         ids_bl, length = ids_bl.to(torch.int64), ids_bl.shape[1]
         if min_distance is None:
@@ -207,7 +208,8 @@ class AttentionScorer:
             query_stride = index(query_stride)
         except TypeError:
             raise ValueError(
-                f"min_distance {min_distance!r}, query_stride {query_stride!r}: allowed: integers, or a list of them for k"
+                f"min_distance {min_distance!r}, query_stride {query_stride!r}: allowed: "
+                "integers, or a list of them for k"
             ) from None
         if not distances or not all(1 <= k <= length for k in distances):
             raise ValueError(
@@ -215,11 +217,13 @@ class AttentionScorer:
             )
         if query_stride != 1 and not 1 <= query_stride <= length - max(distances):
             raise ValueError(
-                f"query_stride {query_stride}: allowed: 1 to {length - max(distances)}, the rows that see far"
+                f"query_stride {query_stride}: allowed: 1 to {length - max(distances)}, the rows "
+                "that see far"
             )
         if ids_bl.numel() and not 0 <= int(ids_bl.min()) <= int(ids_bl.max()) < self.vocab_size:
             raise ValueError(
-                f"input_ids: from {ids_bl.min()} to {ids_bl.max()}; allowed: 0 to {self.vocab_size - 1}"
+                f"input_ids: from {ids_bl.min()} to {ids_bl.max()}; allowed: 0 to "
+                f"{self.vocab_size - 1}"
             )
         ids_bl = ids_bl.to(torch.int32)
         offsets = [_offset(ids_l, query_stride) for ids_l in ids_bl]

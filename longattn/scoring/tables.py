@@ -115,7 +115,8 @@ def build_tables(
 
     Raises:
         ValueError: a tensor is missing, has another shape than the config says, or is not finite;
-            queries or keys leave the range of `dtype`; or transformers' first layer is not one that can be run alone.
+            queries or keys leave the range of `dtype`; or transformers' first layer is not one that
+            can be run alone.
     """
     model = first_layer(checkpoint, device, torch.promote_types(dtype, torch.float32), rope_theta)
     vocabulary = model.config.vocab_size
@@ -136,7 +137,8 @@ def build_tables(
         largest = 2 * part.q_vhd.abs().max(), 2 * part.k_vgd.abs().max() + 4 * centre_gd.abs().max()
         if not all(x.to(held).isfinite() for x in largest):
             raise ValueError(
-                f"{checkpoint.path}: queries or keys of tokens {start} to {stop - 1} are not finite in {held}, or not once rotated"
+                f"{checkpoint.path}: queries or keys of tokens {start} to {stop - 1} are not "
+                f"finite in {held}, or not once rotated"
             )
     return replace(parts[0], q_vhd=q_vhd, k_vgd=k_vgd)
 
@@ -176,7 +178,8 @@ def project(model: Any, embedding_vc: Tensor, centre_gd: Tensor | None = None) -
         rotate(q_vh1d[:1], k_vg1d[:1], cos, sin)
     except (RuntimeError, TypeError) as error:
         raise ValueError(
-            f"{type(model).__name__} is refused: it rotates q and k, or a part of them, in a way of its own"
+            f"{type(model).__name__} is refused: it rotates q and k, or a part of them, in a way "
+            "of its own"
         ) from error
     q_vhd, k_vgd = q_vh1d[:, :, 0], k_vg1d[:, :, 0]
     centre_gd = torch.zeros_like(k_vgd[0]) if centre_gd is None else centre_gd
@@ -266,7 +269,8 @@ def run_first_layer(
         return kept.values
     except (RuntimeError, NotImplementedError, AttributeError, TypeError, KeyError) as error:
         raise ValueError(
-            f"the first layer of {type(model).__name__} cannot be run alone: {str(error).splitlines()[0]}"
+            f"the first layer of {type(model).__name__} cannot be run alone: "
+            f"{str(error).splitlines()[0]}"
         ) from error
     finally:
         hook.remove()

@@ -37,7 +37,8 @@ class HeadScores:
         shapes = self.ds.shape, self.variance.shape, self.document.shape
         if self.ds.ndim != 2 or shapes != (self.ds.shape, self.ds.shape, self.ds.shape[:1]):
             raise ValueError(
-                f"ds {shapes[0]}, variance {shapes[1]}, document {shapes[2]}: allowed: (windows, heads) twice and (windows,)"
+                f"ds {shapes[0]}, variance {shapes[1]}, document {shapes[2]}: allowed: (windows, "
+                "heads) twice and (windows,)"
             )
 
 
@@ -114,20 +115,29 @@ def choose_head(first: Half, second: Half, *, alpha: float, seed: int = 0) -> He
     """
     if first.foils.keys() != second.foils.keys() or not first.foils:
         raise ValueError(
-            f"foils {sorted(first.foils)} and {sorted(second.foils)}: allowed: the same ones in both halves, at least one"
+            f"foils {sorted(first.foils)} and {sorted(second.foils)}: allowed: the same ones in "
+            "both halves, at least one"
         )
     parts = [part for half in (first, second) for part in (half.native, *half.foils.values())]
     if len({part.ds.shape[1] for part in parts}) > 1 or not all(len(part.ds) for part in parts):
         raise ValueError(
-            f"windows by heads {sorted({p.ds.shape for p in parts})}: allowed: one number of heads, some windows of each kind"
+            f"windows by heads {sorted({p.ds.shape for p in parts})}: allowed: one number of "
+            "heads, some windows of each kind"
         )
     rng = np.random.default_rng(seed)
     judgements = (_judged(first, second, alpha, rng), _judged(second, first, alpha, rng))
     one, two = (judgement.head for judgement in judgements)
     if one != two:
-        return HeadChoice(None, f"one half of the documents chose head {one}, the other head {two}: all heads are taken", judgements)  # fmt: skip
+        why = (
+            f"one half of the documents chose head {one}, the other head {two}: all heads are taken"
+        )
+        return HeadChoice(None, why, judgements)
     if min(judgement.gain for judgement in judgements) <= 0:
-        return HeadChoice(None, f"both halves chose head {one}, which is no better on unseen documents than the mean over heads: all heads are taken", judgements)  # fmt: skip
+        why = (
+            f"both halves chose head {one}, which is no better on unseen documents than the mean over "
+            "heads: all heads are taken"
+        )
+        return HeadChoice(None, why, judgements)
     return HeadChoice(one, f"both halves of the documents chose head {one}", judgements)
 
 
@@ -148,7 +158,9 @@ def mean_of_heads(scores_nh: Floats, heads: Sequence[int] | None) -> Floats:
 def head_aucs(half: Half, alpha: float) -> dict[str, Floats]:
     """Kind of foil -> AUC of each head's LDS, (heads,), without intervals."""
     native_nh = _lds(half.native, half.native, alpha)
-    return {kind: _wins(native_nh, _lds(foil, half.native, alpha)) for kind, foil in half.foils.items()}  # fmt: skip
+    return {
+        kind: _wins(native_nh, _lds(foil, half.native, alpha)) for kind, foil in half.foils.items()
+    }
 
 
 def _lds(scores: HeadScores, by: HeadScores, alpha: float) -> Floats:

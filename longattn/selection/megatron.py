@@ -77,7 +77,8 @@ def _windows(urls: list[str], vocab_size: int) -> Iterator[NDArray[np.int32]]:
                     ids_l = ids.values.to_numpy()
                     if len(ids_l) and not 0 <= ids_l.min() <= ids_l.max() < vocab_size:
                         raise ValueError(
-                            f"{url}: ids from {ids_l.min()} to {ids_l.max()}; the vocabulary has 0 to {vocab_size - 1}"
+                            f"{url}: ids from {ids_l.min()} to {ids_l.max()}; the vocabulary has "
+                            f"0 to {vocab_size - 1}"
                         )
                     yield ids_l
 

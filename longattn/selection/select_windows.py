@@ -213,7 +213,8 @@ def _replace_rank(table: ScoreTable, deviations: dict[int, float]) -> None:
     connection.execute("CREATE TABLE distinct_windows AS FROM windows LIMIT 0")
     ordered = batches(
         connection,
-        "SELECT * EXCLUDE (lds, rank) FROM ranked ORDER BY category, document, document_check, data_id",
+        "SELECT * EXCLUDE (lds, rank) FROM ranked ORDER BY category, document, document_check, "
+        "data_id",
     )
     for documents in _whole_documents(ordered):
         category = documents["category"].to_numpy()

@@ -38,9 +38,11 @@ def first_config(model: type[BaseModel], values: Mapping[str, Any]) -> str:
         values: what has no default: `output`, and `sources`, of which the first is explained.
     """
     lines = [
-        "# Settings of a longattn run, all of them. Lines such as `# text_column: content` show defaults:",
+        "# Settings of a longattn run, all of them. Lines such as `# text_column: content` show "
+        "defaults:",
         "# take the `# ` away to change one. Numbers may be written 32K, 1.5B, 512M, 50%.",
-        "# `longattn config FILE` shows what is in force, `longattn plan FILE` what a run would give.",
+        "# `longattn config FILE` shows what is in force, `longattn plan FILE` what a run would "
+        "give.",
     ]
     for field in setting_fields(model):
         parts = field.path.split(".")
@@ -106,11 +108,14 @@ def settings_page(model: type[BaseModel]) -> str:
         "# Settings",
         "",
         "Written by `longattn config --reference`. `--set a.b=value` sets any of them for one run;",
-        "`longattn init FILE` writes a config with all of them as comments, and `longattn config --schema`",
+        "`longattn init FILE` writes a config with all of them as comments, and `longattn config "
+        "--schema`",
         "a JSON schema for editors.",
         "",
-        "Numbers may be written as text. Counts are decimal (`1.5B`, `100K`), lengths in tokens are powers",
-        "of two (`32K` is 32768), bytes are binary as `512M` or `512MiB` and decimal as `512MB`, shares may",
+        "Numbers may be written as text. Counts are decimal (`1.5B`, `100K`), lengths in tokens "
+        "are powers",
+        "of two (`32K` is 32768), bytes are binary as `512M` or `512MiB` and decimal as `512MB`, "
+        "shares may",
         "be percentages (`10%`). A local path counts from the folder in which the command runs.",
     ]
     for section, rows in tables.items():

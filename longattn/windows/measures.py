@@ -16,7 +16,7 @@ import zstandard
 from numpy.typing import NDArray
 
 LEVEL = 1
-"""Of zstd. Ranks as level 3 does (Spearman .99 to 1.00 over windows of a category) in two thirds of its time."""
+"""Of zstd. Ranks as level 3 does (Spearman .99 or more) in two thirds of its time."""
 GRAM = 32
 """Tokens of a repeated passage."""
 _SHORT = 16  # on code, where short passages come back often, a fifth faster than 8

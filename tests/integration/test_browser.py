@@ -89,11 +89,11 @@ def test_it_fits_its_window_and_no_picture_is_blank(report, opened, width, schem
 
 def test_sliders_change_the_numbers_and_back(report, opened):
     page = opened(report)
-    table = page.locator("#what-if tbody")
+    table = page.locator("#what-if-table tbody")
     before = table.inner_text()
-    kept = [int(x) for x in page.locator("#what-if tbody td:nth-child(3)").all_inner_texts()]
+    kept = [int(x) for x in page.locator("#what-if-table tbody td:nth-child(3)").all_inner_texts()]
     assert kept == [30, 30]
-    assert page.locator("#what-if tbody td:nth-child(5)").all_inner_texts() == ["100 %"] * 2
+    assert page.locator("#what-if-table tbody td:nth-child(5)").all_inner_texts() == ["100 %"] * 2
     page.focus("#alpha")
     for _ in range(30):  # by keyboard: alpha 2.0
         page.keyboard.press("ArrowRight")
@@ -102,7 +102,7 @@ def test_sliders_change_the_numbers_and_back(report, opened):
     page.locator("#alpha").fill("0.5")
     assert table.inner_text() == before
     page.locator("#budget").fill("0.5")
-    assert page.locator("#what-if tbody td:nth-child(3)").all_inner_texts() == ["60", "60"]
+    assert page.locator("#what-if-table tbody td:nth-child(3)").all_inner_texts() == ["60", "60"]
 
 
 def test_the_sliders_select_as_select_does(tmp_path, opened):
@@ -110,7 +110,7 @@ def test_the_sliders_select_as_select_does(tmp_path, opened):
     url = write_report(output)
     page = opened(url)
     page.locator("#alpha").fill("1.5")
-    told = page.locator("#what-if tbody td:nth-child(6)").all_inner_texts()
+    told = page.locator("#what-if-table tbody td:nth-child(6)").all_inner_texts()
     chosen = la.select(output, alpha=1.5, keep={"fraction": 0.25})
     for text, category in zip(told, ("a", "b"), strict=True):
         assert float(text.replace("\u2212", "-")) == pytest.approx(

@@ -71,8 +71,8 @@ def test_the_page_counts_what_the_folder_holds(tmp_path):
         assert category["threshold"] == stored["lds"].to_numpy().min()
         for histogram in category["histograms"].values():
             assert (sum(histogram["kept"]), sum(histogram["dropped"])) == (15, 45)
-        at_least = category["histograms"]["lds"]["edges"]
-        kept = np.flatnonzero(category["histograms"]["lds"]["kept"])
+        at_least = category["histograms"]["ranked"]["edges"]
+        kept = np.flatnonzero(category["histograms"]["ranked"]["kept"])
         assert at_least[kept[0] + 1] >= category["threshold"]
     lowest, highest = (
         f(pq.read_table(f"{output}/labelled/a")["ds"].to_numpy()) for f in (min, max)
@@ -120,7 +120,7 @@ def test_the_page_does_not_grow_with_the_windows(tmp_path, monkeypatch):
     few = report_page(selected(tmp_path / "few", n=200))
     many = report_page(selected(tmp_path / "many", n=3000))
     assert len(many) < len(few) * 1.02
-    assert "fixed sample of 6,000" in Page(many).text
+    assert "fixed sample of 200 of 6,000 windows" in Page(many).text
 
 
 def test_over_the_limit_whole_files_are_left_out_and_it_is_said(tmp_path, monkeypatch):
@@ -157,7 +157,56 @@ def test_a_threshold_of_lds_is_told_only_where_lds_parts_the_kept(tmp_path, sett
     la.select(output, keep={"fraction": 0.25}, **settings)
     page = Page(report_page(output))
     assert page.data["by_lds"] == (not settings)
-    assert ("what LDS alone would keep" in page.text) == bool(settings)
+    assert page.data["has_threshold"] == ("overlap" not in settings)
+    assert ("threshold of LDS; alpha tilts it" in page.text) == (not settings)
+
+
+def test_the_threshold_is_named_for_what_ranks(tmp_path):
+    output = selected(tmp_path, categories=("a",))
+    table = pq.read_table(f"{output}/labelled/a")
+    la.select(output, keep={"count": 7}, rank_by="recurrence")
+    page = Page(report_page(output))
+    best = np.sort(table["recurrence"].to_numpy())[-7:]
+    assert (page.data["ranked_by"], page.data["categories"][0]["threshold"]) == (
+        "recurrence",
+        best.min(),
+    )
+    ranked = page.data["categories"][0]["histograms"]["ranked"]
+    assert ranked["edges"][-1] == best.max() and sum(ranked["kept"]) == 7
+    assert f"recurrence, kept from {digits(best.min())}" in page.text
+    assert "LDS, kept from" not in page.text and "threshold of LDS" not in page.text
+    order = np.argsort(-table["recurrence"].to_numpy(), kind="stable")
+    shown = re.findall(r"(a-\d{4}) ·", page.text)
+    assert shown == [table["data_id"][int(order[i])].as_py() for i in (0, 6, 7, -1)]
+
+
+def test_variance_is_the_word_and_du_is_told_once(tmp_path):
+    text = Page(report_page(selected(tmp_path))).text
+    assert not re.search(r"\bV\b", text) and "DS against variance" in text
+    assert text.count("DU is −variance") == 1
+
+
+def test_records_and_windows_are_told_apart_and_sampled_out_ones_counted(tmp_path):
+    output = selected(tmp_path)
+    assert "sampled out" not in Page(report_page(output)).text
+    read = {"records": 9, "documents": 8, "too_short": 3, "duplicates": 1, "sampled_out": 40,
+            "quarantine": {"no_content": 1}}  # fmt: skip
+    path = f"{output}/_longattn/summary.json"
+    write_json(path, {"output": output, "categories": {"a": read, "b": {**read, "sampled_out": 0}}})
+    page = Page(report_page(output))
+    a, b = page.data["funnel"]
+    assert [a[n] for n in ("long", "too_short", "duplicates", "bad", "sampled_out")] == [4, 3, 1, 1, 40]  # fmt: skip
+    assert [b[n] for n in ("windows", "kept", "sampled_out")] == [60, 15, 0]
+    assert "windows sampled out" in page.text
+    shown = r"\na\s*".join(["", r"\s*".join(["8", "1", "3", "1", "4", "40", "60", "15", "25 %"])])
+    assert re.search(shown, page.text)
+
+
+def test_each_window_is_shown_with_the_command_that_inspects_it(tmp_path):
+    output = selected(tmp_path / "with space", categories=("a",))
+    text = Page(report_page(output)).text
+    ids = re.findall(r"(a-\d{4}) ·", text)
+    assert re.findall(r"longattn inspect ('.*?' \S+)", text) == [f"'{output}' {i}" for i in ids]
 
 
 def test_uniform_attention_at_a_quarter():

@@ -58,10 +58,11 @@ function ticksOf([low, high], count, whole = false) {
 function labelsOf(ticks) {
   const exact = (text, v) => Math.abs(Number(text) - v) <= 1e-9 * Math.abs(v);
   const digits = d3.range(1, 15).find((p) => ticks.every((v) => exact(v.toPrecision(p), v))) ?? 15;
+  const large = d3.max(ticks, Math.abs) >= 1e4;
   return (v) => {
     if (v === 0) return "0";
     if (Math.abs(v) < 1e-3) return Number(v.toPrecision(digits)).toExponential().replaceAll("-", "\u2212");
-    return d3.format(Math.abs(v) < 1e4 ? `.${digits}~r` : `.${digits}~s`)(v);
+    return d3.format(large ? `.${digits}~s` : `.${digits}~r`)(v);
   };
 }
 
