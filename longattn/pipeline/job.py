@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
@@ -154,9 +154,10 @@ class Job:
             with self._executor()(self.config, self.settings) as stages:
                 self._choose_dtype(stages.device)
                 fingerprint = self._own(self.precision["dtype"], grown)
-                typed = replace(left, splits=self._typed(left.splits))
+                types = self._column_types(left.splits)
+                typed = replace(left, splits=with_types(left.splits, types))
                 settings = replace(self.settings, dtype=self.precision["dtype"])
-                work = Work(self.config, settings, typed, generation)
+                work = Work(self.config, settings, typed, generation, self._asked(types))
                 outcome = stages.execute(work, stop)
             with warn_if_slow("reading the ledger"):
                 labelled = self._remaining()
@@ -232,14 +233,19 @@ class Job:
             left = find_remaining(output, self.splits, again, largest)
         return left
 
-    def _typed(self, splits: list[Split]) -> list[Split]:
-        """The splits with the types of the user's columns: what earlier runs into the folder had."""
+    def _column_types(self, splits: list[Split]) -> dict[str, str]:
+        """The types of the user's columns: what earlier runs into the folder had stays."""
         url = self.folder.record("columns")
         known = read_json(url) or {}
         types = column_types(splits, known)
         if types != known:
             write_json(url, types)
-        return with_types(splits, types)
+        return types
+
+    def _asked(self, types: Mapping[str, str]) -> dict[str, str]:
+        """The columns of all sources with their types, as far as those are known."""
+        asked = {name for source in self.config.sources for name in source.columns}
+        return {name: types[name] for name in sorted(asked & types.keys())}
 
     def _log_new_columns(self) -> None:
         known = read_json(self.folder.record("columns")) or {}

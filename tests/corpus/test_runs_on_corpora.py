@@ -105,6 +105,19 @@ def test_a_column_asked_for_after_the_windows_were_scored_is_told(
         assert "'url'" not in caplog.text
 
 
+def test_files_have_the_same_columns_whatever_remained_to_be_done(tmp_path: Path) -> None:
+    put(tmp_path / "a.jsonl", jsonl([{"content": document(0), "id": 1}]))
+    put(tmp_path / "b.jsonl", jsonl([{"content": document(1)}]))
+    sources = [{"category": name, "path": str(tmp_path / f"{name}.jsonl")} for name in "ab"]
+    config = settings(tmp_path, {**sources[0], "columns": ["id"]}, sources[1])
+    la.run(config, executor="local")
+    unbroken = tables(tmp_path / "out" / "labelled")
+    for file in (tmp_path / "out" / "labelled" / "b").iterdir():
+        file.unlink()
+    la.run(config, executor="local")
+    assert tables(tmp_path / "out" / "labelled").equals(unbroken)
+
+
 @pytest.mark.parametrize(
     "name", ["content", "source", "DS", "ds_k64", "lds", "split", "fingerprint"]
 )
