@@ -4,6 +4,7 @@ import struct
 import zlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 from playwright.sync_api import sync_playwright
 
@@ -11,6 +12,9 @@ import longattn as la
 from longattn.reports.evaluation import write_evaluation
 from longattn.reports.inspection import inspect_window, inspection_page, text_window
 from longattn.reports.report import write_report
+from longattn.resume.fingerprint import own_folder
+from tests.labelled import labelled_table, score_parts, write_labelled
+from tests.reports.test_inspection import recurring
 from tests.reports.test_report import HOSTILE, selected
 
 WIDTHS = (390, 820, 1280)
@@ -118,6 +122,50 @@ def test_the_sliders_select_as_select_does(tmp_path, opened):
         )
 
 
+def test_the_command_keeps_what_the_sliders_say(report, opened):
+    page = opened(report)
+    told = page.locator("#what-if-command")
+    assert told.inner_text().endswith("--set select.alpha=0.5 --set select.keep.fraction=0.25")
+    page.locator("#alpha").fill("0.8")
+    page.locator("#budget").fill("0.4")
+    assert told.inner_text().endswith("--set select.alpha=0.8 --set select.keep.fraction=0.4")
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_no_two_ticks_of_an_axis_read_the_same_and_no_two_labels_overlap(tmp_path, opened, width):
+    """Also of scores that differ in their fifth digit only."""
+    for name, mean in (("a-category-of-a-long-long-name", 0.30001), ("b", 0.3)):
+        rng = np.random.default_rng(1)
+        ids = [f"{name}-{i}" for i in range(40)]
+        table = labelled_table(
+            name, ids, mean + rng.normal(0, 1e-6, 40), rng.normal(3e-7, 1e-11, 40)
+        )
+        write_labelled(tmp_path, name, table)
+    own_folder(str(tmp_path), score_parts(), None)
+    la.select(str(tmp_path), keep={"count": 3})
+    page = opened(write_report(str(tmp_path)), width)
+    axes = page.evaluate(
+        """[...document.querySelectorAll("svg g[aria-label$='tick label']")].map((axis) =>
+            [...axis.querySelectorAll("text")].map((text) => text.textContent))"""
+    )
+    assert len(axes) > 12
+    for texts in axes:
+        assert len(set(texts)) == len(texts)
+    boxes = page.evaluate(
+        """[...document.querySelectorAll("#windows svg, svg[aria-label^='Histogram']")].map((svg) =>
+            [...svg.querySelectorAll("text")].map((text) => {
+              const { left, right, top, bottom } = text.getBoundingClientRect();
+              return [left, right, top, bottom];
+            }))"""
+    )
+    assert len(boxes) == 1 + 6
+    for figure in boxes:
+        for i, a in enumerate(figure):
+            for b in figure[:i]:
+                apart = a[1] <= b[0] or b[1] <= a[0] or a[3] <= b[2] + 3 or b[3] <= a[2] + 3
+                assert apart, (a, b)
+
+
 def test_text_of_the_corpus_does_nothing(report, opened):
     page = opened(report)
     assert page.locator("pre").first.inner_text().startswith("<script>alert(1)</script>")
@@ -133,12 +181,18 @@ def test_it_prints_whole(report, opened):
 
 
 def test_an_evaluation_draws_every_scorer_on_every_foil(tmp_path, opened):
-    cell = {"auc": 0.9, "low": 0.8, "high": 0.95}
+    cell, low = {"auc": 0.9, "low": 0.8, "high": 0.95}, {"auc": 0.1, "low": 0.0, "high": 0.2}
+    others = ("splice 4", "splice 8", "blocks 4096", "blocks 512", "unigram")
+    scorers = ("LDS", "DS", "DU", "recurrence", "recurrence_rarity", "recurrence_pairs", "gzip ratio",
+               "loss gap", "DS, every layer")  # fmt: skip
     told = {
         "documents": 5,
         "windows": 40,
-        "native": {"LDS": {"mean": 0.0, "deviation": 1.0}},
-        "auc": {"LDS": {"splice 2": cell, "repeat": {"auc": 0.1, "low": 0.0, "high": 0.2}}},
+        "native": {scorer: {"mean": 1e-17, "deviation": 1.0} for scorer in scorers},
+        "auc": {
+            scorer: {"splice 2": cell, "repeat": low, **dict.fromkeys(others, cell)}
+            for scorer in scorers
+        },
         "spearman": {"LDS": {"LDS": 1.0}},
         "stability": {"alpha 0": {"spearman": None, "kept": 0.5}},
     }
@@ -153,17 +207,25 @@ def test_an_evaluation_draws_every_scorer_on_every_foil(tmp_path, opened):
     _, url = write_evaluation(str(tmp_path), result)
     for width in WIDTHS:
         page = opened(url, width)
-        assert page.locator("figure circle").count() == 2 * 2
+        assert page.locator("figure circle").count() == 2 * 7 * len(scorers)
+        fills = page.evaluate(
+            "[...document.querySelectorAll('#auc-0 circle')].map((c) => getComputedStyle(c).fill)"
+        )
+        assert len(set(fills)) == len(scorers), "each in a colour of its own"
         assert page.evaluate("document.documentElement.scrollWidth") <= width
-        assert page.locator("td.above, td.below").count() == 2 * 2
+        assert page.locator("td.above, td.below").count() == 2 * 7 * len(scorers)
+        table = "document.querySelector('.scroll')"
+        if width == 1280:
+            assert page.evaluate(f"{table}.scrollWidth <= {table}.clientWidth"), "no column is cut"
         assert page.locator("h2").first.inner_text().startswith("<script>alert(1)</script>")
 
 
 @pytest.fixture(scope="module")
 def inspection(tmp_path_factory):
     folder = tmp_path_factory.mktemp("inspection")
-    (folder / "a.txt").write_text(f"{HOSTILE} some text of the page, " * 150)
+    (folder / "a.txt").write_text(recurring(f"{HOSTILE} some text of the page", words=600))
     found = inspect_window(text_window(str(folder / "a.txt"), "builtin", 4096), device="cpu")
+    assert found.pairs
     (folder / "a.html").write_text(inspection_page(found))
     return folder / "a.html"
 

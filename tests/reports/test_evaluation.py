@@ -209,6 +209,7 @@ def test_an_evaluation_measures_every_scorer_on_every_foil(measured):
     assert result["uniform_ds"] == pytest.approx(0.75 - 0.25 * np.log(4), abs=0.002)
     for name, told in result["categories"].items():
         kinds = {"splice 2", "splice 4", "splice 8", "unigram", "repeat"}
+        assert told["documents"] == 4, "one window of each, though there are more"
         assert all(set(cells) == kinds for cells in told["auc"].values())
         assert {"LDS", "DS", "DU", "recurrence", "random", "loss gap"} < set(told["auc"])
         assert told["auc"]["recurrence"]["repeat"]["auc"] == 0, "degenerate text recurs wholly"
@@ -251,8 +252,21 @@ def test_the_page_and_the_json_are_written_and_hostile_names_stay_text(measured,
     numbers, page = (Path(url).read_text() for url in write_evaluation(str(tmp_path), hostile))
     assert json.loads(numbers) == hostile
     assert "<script>alert" not in page and "&lt;script&gt;alert(1)" in page
-    cell = result["categories"]["book"]["auc"]["DS"]["splice 2"]
-    assert f"{cell['auc']:.2f} " in page
+    told = result["categories"]["book"]
+    cell = told["auc"]["DS"]["splice 2"]
+    assert f">{cell['auc']:.2f}<br>" in page
+    assert f"{cell['low']:.2f}–{cell['high']:.2f} *<" in page, "4 documents are few"
+    assert "Intervals from 4 documents are too narrow" in page
+    assert '<th scope="row">low variance</th>' in page and '<th scope="row">DU</th>' not in page
+
+
+def test_intervals_of_enough_documents_are_not_marked(measured, tmp_path):
+    _, result = measured
+    many = {n: {**c, "documents": 20} for n, c in result["categories"].items()}
+    _, page = (
+        Path(u).read_text() for u in write_evaluation(str(tmp_path), {**result, "categories": many})
+    )
+    assert "too narrow:" not in page and " *<" not in page
 
 
 def test_the_command_prints_a_table_and_says_what_it_wrote(

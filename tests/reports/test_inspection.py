@@ -1,6 +1,8 @@
 import dataclasses
 import json
+import random
 import re
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -11,16 +13,23 @@ from typer.testing import CliRunner
 import longattn as la
 from longattn.cli import app
 from longattn.reports.inspection import (
-    _segments,
     inspect_window,
     inspection_page,
     labelled_window,
     print_inspection,
-    printable,
     text_window,
 )
+from longattn.reports.passages import OVER_UNIFORM, OVER_USUAL, _segments, printable
 from longattn.reports.report import uniform_ds
+from longattn.text import digits
 from tests.reports.test_report import HOSTILE, Page
+
+
+def recurring(passage: str, words: int = 900) -> str:
+    """Text that has the passage at both ends and nothing else again: made-up words in between."""
+    draw = random.Random(1)
+    between = ["".join(draw.choices("abcdefghijklmnopqrstuvwxyz", k=5)) for _ in range(words)]
+    return f"{passage} {' '.join(between)} {passage}"
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +68,8 @@ def test_one_head_is_shown_alone_and_pairs_are_far_apart(row):
     np.testing.assert_allclose(one.far_given_q, mean.far_hqk[1].sum(1) / np.diff(mean.edges))
     assert not np.allclose(one.times_qk, mean.times_qk, equal_nan=True)
     for pair in [*mean.pairs, *one.pairs]:
-        assert pair.times > 1 and pair.reader.stop - pair.read.start > window.min_distance
+        assert pair.times >= max(OVER_UNIFORM, OVER_USUAL * pair.usual)
+        assert pair.reader.stop - pair.read.start > window.min_distance
         for part in (pair.read, pair.reader):
             text = "".join(text for text, _ in part.segments)
             assert text.strip("\ufffd") in stored["content"]
@@ -84,9 +94,10 @@ def test_a_character_is_never_cut_by_a_mark():
 
 def test_text_of_the_corpus_does_nothing(tmp_path):
     path = tmp_path / "a.txt"
-    path.write_text((HOSTILE + " and \x1b[31mred\x1b]0;title\x07 text; ") * 60)
-    found = inspect_window(text_window(str(path), "builtin", 1024), device="cpu")
-    assert found.pairs
+    path.write_text(recurring(HOSTILE + " and \x1b[31mred\x1b]0;title\x07 text; "))
+    found = inspect_window(text_window(str(path), "builtin", 8192), device="cpu")
+    best = found.pairs[0]
+    assert best.read.start == 0 and best.reader.stop >= found.edges[-2], "both ends"
     page = Page(inspection_page(found))
     assert not [e for e, _ in page.elements if e == "img"]
     assert "<script>alert(1)" in page.text and any(e == "mark" for e, _ in page.elements)
@@ -97,6 +108,42 @@ def test_text_of_the_corpus_does_nothing(tmp_path):
     assert "\x1b]0" not in shown and "\u202e" not in shown and "\x07" not in shown
     assert "\x1b[31m" not in shown
     assert printable("a\x1b[2J\u202eb\tc\n") == "a\ufffd[2J\ufffdb    c\n"
+
+
+def test_where_no_pair_stands_out_it_is_said(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("the same words again and again; " * 200)  # as much at any place so far apart
+    found = inspect_window(text_window(str(path), "builtin", 1024), device="cpu")
+    assert found.pairs == []
+    console = Console(width=100)
+    with console.capture() as captured:
+        print_inspection(found, console)
+    text = Page(inspection_page(found)).text
+    for shown in (captured.get(), text):
+        assert "No pair of passages stands out" in re.sub(r"\s+", " ", shown)
+    assert "times uniform," not in text
+
+
+def test_it_says_whether_the_window_was_kept_and_its_page_lies_in_the_output(
+    row, monkeypatch, tmp_path
+):
+    output, _ = row
+    monkeypatch.chdir(tmp_path)
+    kept = pq.read_table(f"{output}/selected/book").to_pylist()
+    ids = {r["data_id"] for r in kept}
+    dropped = [
+        i for i in pq.read_table(f"{output}/labelled/book")["data_id"].to_pylist() if i not in ids
+    ]
+    for data_id, fate in ((kept[0]["data_id"], "kept"), (dropped[0], "dropped")):
+        call = CliRunner().invoke(app, ["inspect", output, data_id])
+        assert call.exit_code == 0, call.output
+        page = f"{output}/inspections/{data_id}.html"
+        assert f"written: {page}" in call.output and not list(tmp_path.iterdir())
+        text = re.sub(r"\s+", " ", Page(Path(page).read_text()).text)
+        assert f"{fate}by the last selection: LDS kept from" in text
+        if fate == "kept":
+            assert f"Kept: LDS {digits(kept[0]['lds'])}, kept from" in call.output
+            assert f"{digits(kept[0]['lds'])}LDS" in text
 
 
 def test_the_command_shows_and_writes_a_page(row, tmp_path):

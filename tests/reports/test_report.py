@@ -14,6 +14,7 @@ from longattn.reports import report
 from longattn.reports.page import render
 from longattn.reports.report import report_page, uniform_ds, write_report
 from longattn.resume.fingerprint import own_folder
+from longattn.storage.files import write_json
 from longattn.text import digits, duration, share, short, size
 from tests.labelled import labelled_table, score_parts, write_labelled
 

@@ -96,7 +96,7 @@ def answer(path, settings):
         category: {
             name: value.hex() if isinstance(value, float) else value
             for name, value in of.to_dict().items()
-            if name != "threshold"  # younger than the golden answers
+            if name != "threshold"  # of what ranks: not told when these were made
         }
         for category, of in told.items()
     }
