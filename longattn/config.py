@@ -115,7 +115,10 @@ class Scorer(Settings):
         "exact",
     )
     rope_theta: float | None = Field(
-        None, gt=0, description="base of the rotary embedding; null: the checkpoint's own"
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="base of the rotary embedding; null: the checkpoint's own",
     )
     add_bos: bool | None = Field(
         None,
