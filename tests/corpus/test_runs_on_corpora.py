@@ -14,6 +14,7 @@ import longattn as la
 from longattn.corpus.counts import Counts, ReadTotals
 from longattn.corpus.records import Reason, bad_record
 from longattn.resume.remaining import find_remaining
+from longattn.storage.records import read_record
 from longattn.storage.tables import LABELLED, SELECTED
 from tests.corpus.files import jsonl, parquet, put, splits_of
 from tests.corpus.test_arrow import arrow
@@ -62,7 +63,7 @@ def test_columns_of_the_corpus_join_a_selection_back_to_it(tmp_path: Path) -> No
             assert row["id"] == (number if ours else None)
             assert row["url"] == (f"u{number}" if ours and number < 9 else None)
             assert row["meta"] == (json.dumps({"n": number}) if ours and number < 9 else None)
-    types = json.loads((tmp_path / "out" / "_longattn" / "columns.json").read_text())
+    types = read_record(f"{tmp_path}/out/_longattn/columns.json")
     assert types == {"id": "int64", "meta": "string", "url": "string"}
     assert list(la.verify(str(tmp_path / "out"))) == []
     # Later files keep the types of the folder: what does not fit is null.
