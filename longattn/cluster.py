@@ -8,10 +8,11 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import ray
+from ray._private import ray_constants
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from longattn.errors import ConfigError
@@ -25,7 +26,7 @@ log = logging.getLogger("longattn")
 def connected() -> Iterator[None]:
     """A Ray cluster: the one already connected to, that of RAY_ADDRESS, or one started here.
 
-    SIGTERM does what it did before, though `ray.init` takes it for itself.
+    One started here listens on the loopback address alone: no other machine reaches it. SIGTERM does what it did before, though `ray.init` takes it for itself.
     """
     if ray.is_initialized():
         yield
@@ -39,7 +40,8 @@ def connected() -> Iterator[None]:
     main = threading.current_thread() is threading.main_thread()
     try:
         try:
-            ray.init(logging_level=logging.WARNING)
+            with nullcontext() if address else _on_loopback():
+                ray.init(logging_level=logging.WARNING)
         except SystemExit:  # Ray's handler
             if main and callable(before):
                 before(signal.SIGTERM, None)
@@ -52,6 +54,25 @@ def connected() -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Ray that is started in the block listens on 127.0.0.1, as it does where clusters are off.
+
+    Given `_node_ip_address="127.0.0.1"`, it takes this machine's other address all the same.
+    """
+    name, clusters = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, ray_constants.ENABLE_RAY_CLUSTER
+    before = os.environ.get(name)
+    os.environ[name], ray_constants.ENABLE_RAY_CLUSTER = "0", False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = clusters
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 def _without_home(error: OSError) -> OSError | ConfigError:

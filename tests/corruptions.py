@@ -120,6 +120,8 @@ def _of_rows(folder: str) -> Iterator[Corruption]:
     }
     for what, change in changes.items():
         for reseal in (False, True):
+            if reseal and folder == "quarantine" and change is _swapped:
+                continue  # only the corpus can tell
             yield Corruption(
                 f"{folder}: {what}" + ", digest renewed" * reseal,
                 lambda o, c=change, r=reseal: rewritten(first(o, folder), c, reseal=r),

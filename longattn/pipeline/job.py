@@ -32,7 +32,7 @@ from longattn.resume.fingerprint import (
     require_run_record,
 )
 from longattn.resume.lock import Hold, held
-from longattn.resume.markers import forget, read_markers
+from longattn.resume.markers import digest_of, forget, read_markers
 from longattn.resume.remaining import Remaining, drop_repeats, find_remaining
 from longattn.scoring.settings import ScoreSettings
 from longattn.selection.select_windows import CategorySelection, select
@@ -284,10 +284,13 @@ class Job:
             )
 
     def _proofs(self, *, selected: bool) -> dict[str, Any]:
-        """What `verify` holds the summary against: markers that it leaves out, and the selection."""
+        """What `verify` holds the summary against: the markers, samples and selection that it is of."""
         listed = {split.id for split in self.splits}
+        markers = read_markers(self.config.output)
         proofs: dict[str, Any] = {
-            "other_splits": sorted(read_markers(self.config.output).keys() - listed)
+            "other_splits": sorted(markers.keys() - listed),
+            "markers": digest_of(markers[name] for name in markers.keys() & listed),
+            "samples": json_checksum(read_record(self.folder.record("samples"))),
         }
         if selected:
             stored = read_record(self.folder.record("selection"))

@@ -12,7 +12,7 @@ from longattn.corpus.records import Reason
 from longattn.reports.page_seal import read_seal
 from longattn.reports.verify_rows import WindowTables, footer_findings
 from longattn.resume.fingerprint import RunRecord
-from longattn.resume.markers import IdSet, Marker, read_markers
+from longattn.resume.markers import IdSet, Marker, digest_of, read_markers
 from longattn.resume.remaining import labelled_files
 from longattn.storage.digests import CHECKSUM, json_checksum, row_digest
 from longattn.storage.files import list_files, read_bytes, read_json
@@ -152,6 +152,10 @@ class RecordChecks:
             bad = {reason: n for reason, n in counts.bad.items() if n}
             if here.get("quarantine") != bad:
                 yield f"{url}: category {category}: quarantine {here.get('quarantine')}, markers {bad}"
+        if self.summary.get("markers") != digest_of(listed):
+            yield f"{url}: it is of other markers than those that are there"
+        if self.summary.get("samples") != json_checksum(self.samples):
+            yield f"{url}: it is of another samples.json"
         if self.summary["splits"]["all"] != len(listed):
             yield f"{url}: {self.summary['splits']['all']} splits, there are {len(listed)} markers"
         if self.summary["fingerprint"] != self.record.fingerprint:

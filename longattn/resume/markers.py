@@ -12,7 +12,7 @@ from typing import Any
 
 from longattn.corpus.counts import Counts
 from longattn.corpus.records import Reason, Split
-from longattn.storage.digests import sealed, unsealed
+from longattn.storage.digests import CHECKSUM, sealed, unsealed
 from longattn.storage.files import join, list_files, parallel, read_json, remove, write_json
 from longattn.storage.output_folder import OutputFolder
 from longattn.windows.ids import hash_key
@@ -119,6 +119,14 @@ def _read_file(url: str) -> list[Marker] | str:
         return [Marker.from_dict(value) for value in values]
     except (ValueError, RecursionError) as error:
         return " ".join(str(error).split()).removeprefix(f"{url}: ").removeprefix("marker: ")
+
+
+def digest_of(markers: Iterable[Marker]) -> str:
+    """32 hex digits for a set of markers, in any order: the sum of hashes of all that they say."""
+    given = IdSet()
+    for marker in markers:
+        given.add(marker.to_dict()[CHECKSUM])
+    return given.hex
 
 
 def forget(output: str, void: Collection[str]) -> None:

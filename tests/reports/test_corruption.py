@@ -69,7 +69,7 @@ def value_of(path: Path):
             footer = pq.read_metadata(path).metadata.get(METADATA_KEY)
             return pq.read_table(path).replace_schema_metadata(), footer
         return json.loads(path.read_bytes()) if path.suffix == ".json" else path.read_bytes()
-    except Exception:  # noqa: BLE001 - a broken file makes readers raise anything
+    except Exception:  # noqa: BLE001
         return None
 
 
