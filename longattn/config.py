@@ -306,7 +306,7 @@ class Config(Settings):
         except yaml.YAMLError as error:
             raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
         if not isinstance(values, dict):
-            raise ConfigError(f"{path}: a mapping with `sources` and `output` is wanted")
+            raise ConfigError(f"{path}: a mapping with `sources` and `output` is required")
         apply_overrides(values, overrides)
         return cls.parse(values, str(path))
 
