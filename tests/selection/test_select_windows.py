@@ -188,7 +188,9 @@ def test_more_than_memory_holds_is_spilled_and_selects_the_same(tmp_path, monkey
     table = pa.table(values, schema=LABELLED)
     path = tmp_path / "out/labelled/book/a.parquet"
     path.parent.mkdir(parents=True)
-    pq.write_table(table.replace_schema_metadata({b"longattn": b'{"fingerprint": "f"}'}), path)
+    pq.write_table(
+        table.replace_schema_metadata({b"longattn": b'{"fingerprint": "f", "rows": 600000}'}), path
+    )
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
     spilled = []
