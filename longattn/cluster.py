@@ -26,7 +26,8 @@ log = logging.getLogger("longattn")
 def connected() -> Iterator[None]:
     """A Ray cluster: the one already connected to, that of RAY_ADDRESS, or one started here.
 
-    One started here listens on the loopback address alone: no other machine reaches it. SIGTERM does what it did before, though `ray.init` takes it for itself.
+    One started here listens on the loopback address alone: no other machine reaches it. SIGTERM
+    does what it did before, though `ray.init` takes it for itself.
     """
     if ray.is_initialized():
         yield

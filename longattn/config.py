@@ -115,7 +115,10 @@ class Scorer(Settings):
         "exact",
     )
     rope_theta: float | None = Field(
-        None, gt=0, description="base of the rotary embedding; null: the checkpoint's own"
+        None,
+        gt=0,
+        allow_inf_nan=False,
+        description="base of the rotary embedding; null: the checkpoint's own",
     )
     add_bos: bool | None = Field(
         None,
@@ -303,7 +306,7 @@ class Config(Settings):
         except yaml.YAMLError as error:
             raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
         if not isinstance(values, dict):
-            raise ConfigError(f"{path}: a mapping with `sources` and `output` is wanted")
+            raise ConfigError(f"{path}: a mapping with `sources` and `output` is required")
         apply_overrides(values, overrides)
         return cls.parse(values, str(path))
 

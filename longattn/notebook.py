@@ -62,8 +62,8 @@ def select(
     set whatever the layout of the labelled files.
 
     Args:
-        path: the output folder of a run.
-        settings: `select:` of a config; its defaults where none are given.
+        path: the output folder of a run, or its config.
+        settings: `select:` of a config; where none is given, that of `path`, or the defaults.
         file_bytes: aimed size of a selected file, as in a config.
         overrides: fields of `settings` by name, as `keep={"tokens": "1.5B"}`.
 
@@ -79,10 +79,9 @@ def select(
     """  # fmt: skip
     from longattn.reports.retelling import retell
     from longattn.selection.select_windows import select as select_labelled
-    from longattn.storage.files import absolute
 
     chosen = select_labelled(path, settings, file_bytes=file_bytes, **overrides)
-    retell(absolute(path), chosen)
+    retell(output_of(path), chosen)
     return chosen
 
 

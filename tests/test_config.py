@@ -63,6 +63,7 @@ def test_overrides_reach_any_field(tmp_path):
         ("workers.score=[0, null]", "workers.score.0"),
         ("scorer.min_distance=40000", "over window.tokens 32768"),
         ("scorer.dtype=int8", "scorer.dtype"),
+        ("scorer.rope_theta=.inf", "scorer.rope_theta"),
         ("output=", "output"),
         ("nonsense", "field=value is wanted"),
     ],

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from typing import Protocol
 
+from fsspec import AbstractFileSystem
 from fsspec.utils import glob_translate
 
 from longattn.corpus.sources import _alternatives
@@ -28,7 +30,7 @@ def require_apart(sources: Iterable[_Source], output: str) -> None:
     source matches files of the output, or the source is below the output.
     """
     fs, folder = filesystem(output)
-    folder = folder.rstrip("/")
+    folder = _real(fs, folder.rstrip("/"))
     for source in sources:
         if source.path.startswith("samples:"):
             continue
@@ -37,12 +39,17 @@ def require_apart(sources: Iterable[_Source], output: str) -> None:
             continue
         if not is_local(fs) and source_fs.storage_options != fs.storage_options:
             continue
-        path = path.rstrip("/")
+        path = _real(source_fs, path.rstrip("/"))
         if _inside(folder, path) or _inside(path, folder) or _matches(path, folder):
             raise ConfigError(
                 f"output {without_secrets(output)} lies with the source {without_secrets(source.path)}: "
                 "a run would read what it wrote; choose an output outside of it"
             )
+
+
+def _real(fs: AbstractFileSystem, path: str) -> str:
+    """A local path or pattern without symbolic links on the way to it."""
+    return os.path.realpath(path) if is_local(fs) else path
 
 
 def _inside(path: str, folder: str) -> bool:

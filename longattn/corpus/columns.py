@@ -18,6 +18,7 @@ from typing import Any
 import pyarrow as pa
 
 STRING = "string"
+NOT_KEPT = ("binary", "large_binary", "binary_view", "null", "interval")  # interval: not in Parquet
 
 
 def type_name(kind: pa.DataType) -> str:
@@ -42,7 +43,9 @@ def arrow_type(name: str) -> pa.DataType:
     if zoned:
         return pa.timestamp(zoned[1], tz=zoned[2])
     kind = pa.type_for_alias(name or STRING)
-    if any(getattr(pa.types, f"is_{test}")(kind) for test in ("binary", "large_binary", "null")):
+    if pa.types.is_string_view(kind):
+        return pa.string()  # views cannot be picked by row, as the sink does
+    if any(getattr(pa.types, f"is_{test}")(kind) for test in NOT_KEPT):
         raise ValueError(f"{name}: not a type of a column that is kept as it is")
     return kind
 

@@ -88,6 +88,11 @@ class Listing:
         return [
             f"left out below {source}: "
             + ", ".join(f"{n:,} {suffix}" for suffix, n in counts.most_common())
+            + (
+                " (text beside other formats is read by a glob, as *.txt)"
+                if ".txt" in counts
+                else ""
+            )
             for source, counts in self.left_out.items()
         ]
 

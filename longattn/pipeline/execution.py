@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -29,6 +30,8 @@ class Work:
     settings: ScoreSettings
     left: Remaining
     generation: int
+    columns: Mapping[str, str]
+    """Names and types of the user's columns, of all sources: whatever remains, files have the same."""
 
     def window_stage(self, block_bytes: int) -> WindowStage:
         config = self.config
@@ -41,7 +44,7 @@ class Work:
             max_record_bytes=config.max_record_bytes,
             block_bytes=block_bytes,
             generation=self.generation,
-            columns=dict(sorted({pair for split in self.left.splits for pair in split.columns})),
+            columns=self.columns,
         )
 
     @property

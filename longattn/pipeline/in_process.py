@@ -54,7 +54,8 @@ class LocalStages:
         registry = DocumentRegistry(
             [InThisProcess(part) for part in shared_registries(left.labelled, left.documents)]
         )
-        monitor = Monitor(InThisProcess(RunMonitor(self.config.max_bad_fraction, left.seen)))
+        of_run = RunMonitor(self.config.max_bad_fraction, left.seen)
+        monitor = Monitor(InThisProcess(of_run), pools=False)
         log.info(
             "%d splits to read (%d done); in this process, scoring on %s",
             len(left.splits), left.finished, self.device,

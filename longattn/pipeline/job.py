@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
@@ -162,6 +162,8 @@ class Job:
             grown = grown_samples(self.config.output, self.samples)
             left = self._remaining(grown)
         self._log_stale(left.stale)
+        if left.windows:
+            self._log_new_columns()
         if read_run_record(self.config.output) is not None:  # else done before
             check_sources(left.splits)
         outcome, labelled = None, left
@@ -170,9 +172,10 @@ class Job:
             with self._executor()(self.config, self.settings) as stages:
                 self._choose_dtype(stages.device)
                 fingerprint = self._own(self.precision["dtype"], grown)
-                typed = replace(left, splits=self._typed(left.splits))
+                types = self._column_types(left.splits)
+                typed = replace(left, splits=with_types(left.splits, types))
                 settings = replace(self.settings, dtype=self.precision["dtype"])
-                work = Work(self.config, settings, typed, generation)
+                work = Work(self.config, settings, typed, generation, self._asked(types))
                 outcome = stages.execute(work, stop)
             with warn_if_slow("reading the ledger"):
                 labelled = self._remaining()
@@ -257,14 +260,28 @@ class Job:
             left = find_remaining(output, self.splits, again, largest)
         return left
 
-    def _typed(self, splits: list[Split]) -> list[Split]:
-        """The splits with the types of the user's columns: what earlier runs into the folder had."""
+    def _column_types(self, splits: list[Split]) -> dict[str, str]:
+        """The types of the user's columns: what earlier runs into the folder had stays."""
         url = self.folder.record("columns")
         known = read_record(url) or {}
         types = column_types(splits, known)
         if types != known:
             write_record(url, types)
-        return with_types(splits, types)
+        return types
+
+    def _asked(self, types: Mapping[str, str]) -> dict[str, str]:
+        """The columns of all sources with their types, as far as those are known."""
+        asked = {name for source in self.config.sources for name in source.columns}
+        return {name: types[name] for name in sorted(asked & types.keys())}
+
+    def _log_new_columns(self) -> None:
+        known = read_record(self.folder.record("columns")) or {}
+        asked = {name for source in self.config.sources for name in source.columns}
+        for name in sorted(asked - known.keys()):
+            log.warning(
+                "windows labelled before lack the column %r; choose another output to have it in all",
+                name,
+            )
 
     def _proofs(self, *, selected: bool) -> dict[str, Any]:
         """What `verify` holds the summary against: the markers, samples and selection that it is of."""

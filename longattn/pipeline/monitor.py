@@ -187,8 +187,8 @@ class RunMonitor:
 class Monitor:
     """The monitor of a run, as the driver and its stages call it."""
 
-    def __init__(self, of_run: Caller) -> None:
-        self._run = of_run
+    def __init__(self, of_run: Caller, *, pools: bool = True) -> None:
+        self._run, self._pools = of_run, pools  # whether there are pools of actors to balance
 
     def progress(self) -> Progress:
         progress: Progress = self._run.ask("progress")()
@@ -243,12 +243,15 @@ class Monitor:
         def line() -> None:
             nonlocal balanced
             now, seconds = self.progress(), time.perf_counter() - started
+            if not now.documents:
+                log.info("%.0f s: waiting for the first documents and workers", seconds)
+                return
             log.info(
                 "%.0f s: %d documents read, %d windows cut, %d scored, %.0f tokens/s",
                 seconds, now.documents, now.cut.windows, now.scored.windows,
                 now.scored.tokens / seconds,
             )  # fmt: skip
-            if seconds >= BALANCE_SECONDS and not balanced:
+            if self._pools and seconds >= BALANCE_SECONDS and not balanced:
                 balanced = balance(now.cut, now.scored)
                 if balanced:
                     log.info("%s", balanced)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,7 +30,7 @@ from longattn.resume.claims import (
     was_restarted,
 )
 from longattn.resume.markers import IdSet, Marker, write_markers
-from longattn.storage.files import join
+from longattn.storage.files import join, remove
 from longattn.storage.output_folder import OutputFolder
 from longattn.storage.tables import QUARANTINE, write_table
 from longattn.windows.cutting import WindowCutter, window_table
@@ -189,6 +190,9 @@ class SplitWindows:
                 self._tell(split, counts, ended=False)
         if bad:
             self._quarantine(split, parts, bad)
+            parts += 1
+        if self.stage.generation > 1:
+            self._drop_quarantine(split, parts)
         counts.seconds += time.perf_counter() - started
         counts.end()
         self._tell(split, counts, ended=True)
@@ -242,6 +246,15 @@ class SplitWindows:
         }
         url = join(OutputFolder(self.stage.output).quarantine, f"{split.id}-{part}.parquet")
         write_table(url, pa.table(columns, schema=QUARANTINE), {"split": split.id})
+
+    def _drop_quarantine(self, split: Split, parts: int) -> None:
+        """Remove what an earlier run put aside of the split, and this one did not."""
+        with suppress(FileNotFoundError):
+            while True:
+                remove(
+                    join(OutputFolder(self.stage.output).quarantine, f"{split.id}-{parts}.parquet")
+                )
+                parts += 1
 
 
 class DocumentWindows:

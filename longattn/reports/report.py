@@ -133,6 +133,7 @@ def report_page(output: str) -> str:
         title=f"Selection of {summary.get('output', output)}",
         summary=summary,
         parts=record.parts.to_dict(),
+        min_distance=record.parts.min_distance,
         fingerprint=record.fingerprint,
         settings=_flat({key: value for key, value in settings.items() if key != "sources"}),
         sources=settings.get("sources", []),

@@ -21,6 +21,7 @@ from longattn.selection.threads import CORES
 
 FOLDER = "longattn-select-"  # in the temporary folder
 LOCKED = "held"  # file in it, locked by the process that uses the folder
+MOST = 1 << 50  # bytes of memory, more than there are; DuckDB refuses numbers above 2^63
 STARTING = 60.0  # seconds in which a process that has made its folder locks it
 
 
@@ -34,7 +35,7 @@ def database(memory: int) -> Iterator[duckdb.DuckDBPyConnection]:
     ):
         fcntl.flock(locked, fcntl.LOCK_EX)  # falls with this process
         settings: dict[str, str | bool | int | float | list[str]] = {
-            "memory_limit": f"{memory}B",
+            "memory_limit": f"{min(memory, MOST)}B",
             "temp_directory": str(Path(folder, "spilled")),
             "threads": CORES,
             "preserve_insertion_order": False,

@@ -144,9 +144,9 @@ def choose_windows(table: ScoreTable, settings: Select, path: str) -> dict[str, 
     try:
         of_ds, of_du = moments(table.connection, "windows", ["ds", "-variance"])
         _rank(table, settings, of_ds, of_du)
+        _cut(table, settings.keep, {category: of.rows for category, of in of_ds.items()})
     except OverflowError as error:
         raise ValueError(f"{path}: scores cannot be standardised: {error}") from None
-    _cut(table, settings.keep, {category: of.rows for category, of in of_ds.items()})
     told = {
         category: values
         for category, *values in _fetch(
@@ -274,7 +274,10 @@ class _Span:
 
 
 def _cut(table: ScoreTable, keep: Keep, rows: dict[int, int]) -> None:
-    """Make a table `kept`: the best rows by (value descending, data_id) that the budget pays for."""
+    """Make a table `kept`: the best rows by (value descending, data_id) that the budget pays for.
+
+    Raises OverflowError where a value is no finite double.
+    """
     weight = "stop - start" if keep.tokens is not None else "1"
     spans = {
         category: _Span(low, high, rows[category], _budget(keep, rows[category]))
@@ -282,6 +285,8 @@ def _cut(table: ScoreTable, keep: Keep, rows: dict[int, int]) -> None:
             table, "SELECT category, min(value), max(value) FROM ranked GROUP BY category"
         )
     }
+    if not all(math.isfinite(span.low) and math.isfinite(span.high) for span in spans.values()):
+        raise OverflowError("their LDS is no double: select.alpha is too large")
     while wide := {category: span for category, span in spans.items() if span.wide}:
         for category, span in _narrowed(table, weight, wide).items():
             spans[category] = span

@@ -45,3 +45,12 @@ def test_an_output_that_a_source_reads_is_refused_with_both_names(source, output
 )
 def test_others_are_not(source, output):
     check(source, output)
+
+
+@pytest.mark.parametrize(("source", "output"), [("raw", "link/out"), ("link", "raw/out")])
+def test_a_symbolic_link_does_not_hide_that_they_are_one(tmp_path, source, output):
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "raw")
+    for pattern in ("", "/**/*.parquet"):
+        with pytest.raises(ConfigError):
+            check(f"{tmp_path}/{source}{pattern}", f"{tmp_path}/{output}")

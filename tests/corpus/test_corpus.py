@@ -803,6 +803,14 @@ def test_s3_object_that_changed(bucket) -> None:
 # -------------------------------------------------------------------------------------------- fuzz
 
 
+def is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
+
+
 @settings(max_examples=200, deadline=None)
 @given(data=st.data())
 @pytest.mark.parametrize("name", FILES)
@@ -824,7 +832,9 @@ def test_no_bytes_raise_or_vanish(
         return
     for text in texts(items):
         text.encode()
-    if name == "a.jsonl" and content_of(content[:16]) != Content():
+    other = content_of(content[:16]) != Content()  # it is read as what its bytes say
+    first = content.removeprefix(b"\xef\xbb\xbf").lstrip().partition(b"\n")[0].strip()
+    if name == "a.jsonl" and (other or (first[:1] in (b"{", b"[") and not is_json(first))):
         return
     if name == "a.jsonl":
         lines = content.removeprefix(b"\xef\xbb\xbf").split(b"\n")
@@ -847,6 +857,6 @@ def test_no_bytes_raise_or_vanish(
         except (OSError, EOFError, zlib.error):
             plain = None
         if plain is None and content.lstrip()[:1] not in (b"{", b"[", b"\xef"):
-            assert reasons(items)[-1] == "truncated_archive"
+            assert reasons(items)[-1] in ("truncated_archive", *(["unreadable"] if other else []))
         elif plain is not None:
             assert items == read(put(tmp_path_factory.getbasetemp() / "plain.jsonl", plain))

@@ -14,8 +14,10 @@ import longattn as la
 from longattn.corpus.counts import Counts, ReadTotals
 from longattn.corpus.records import Reason, bad_record
 from longattn.resume.remaining import find_remaining
+from longattn.storage.records import read_record
 from longattn.storage.tables import LABELLED, SELECTED
 from tests.corpus.files import jsonl, parquet, put, splits_of
+from tests.corpus.test_arrow import arrow
 
 
 def document(seed: int) -> str:
@@ -61,7 +63,7 @@ def test_columns_of_the_corpus_join_a_selection_back_to_it(tmp_path: Path) -> No
             assert row["id"] == (number if ours else None)
             assert row["url"] == (f"u{number}" if ours and number < 9 else None)
             assert row["meta"] == (json.dumps({"n": number}) if ours and number < 9 else None)
-    types = json.loads((tmp_path / "out" / "_longattn" / "columns.json").read_text())
+    types = read_record(f"{tmp_path}/out/_longattn/columns.json")
     assert types == {"id": "int64", "meta": "string", "url": "string"}
     assert list(la.verify(str(tmp_path / "out"))) == []
     # Later files keep the types of the folder: what does not fit is null.
@@ -73,6 +75,48 @@ def test_columns_of_the_corpus_join_a_selection_back_to_it(tmp_path: Path) -> No
         if r["source"].endswith("z.jsonl")
     ]
     assert late and {(row["id"], row["url"]) for row in late} == {(None, "7")}
+
+
+def test_columns_of_types_that_cannot_be_written_as_they_are_are_strings(tmp_path: Path) -> None:
+    columns = {
+        "view": pa.array(["a", "b"], pa.string_view()),
+        "bytes": pa.array([b"a", b"b"], pa.binary_view()),
+        "span": pa.array([(1, 2, 3), (4, 5, 6)], pa.month_day_nano_interval()),
+    }
+    put(tmp_path / "a.arrow", arrow(pa.table({"content": [document(0), document(1)], **columns})))
+    source = {"category": "a", "path": str(tmp_path / "a.arrow"), "columns": [*columns]}
+    la.run(settings(tmp_path, source), executor="local")
+    for folder in ("labelled", "selected"):
+        got = tables(tmp_path / "out" / folder)
+        assert [got.schema.field(name).type for name in columns] == [pa.string()] * 3
+        assert set(got["view"].to_pylist()) == {"a", "b"}
+        assert None not in got["bytes"].to_pylist() + got["span"].to_pylist()
+
+
+def test_a_column_asked_for_after_the_windows_were_scored_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    put(tmp_path / "a" / "a.jsonl", jsonl([{"content": document(0), "id": 1, "url": "u"}]))
+    source = {"category": "a", "path": str(tmp_path / "a")}
+    told = "windows labelled before lack the column 'id'"
+    for columns, said in ((["url"], False), (["url"], False), (["url", "id"], True)):
+        caplog.clear()
+        la.run(settings(tmp_path, {**source, "columns": columns}), executor="local")
+        assert (told in caplog.text) == said, columns
+        assert "'url'" not in caplog.text
+
+
+def test_files_have_the_same_columns_whatever_remained_to_be_done(tmp_path: Path) -> None:
+    put(tmp_path / "a.jsonl", jsonl([{"content": document(0), "id": 1}]))
+    put(tmp_path / "b.jsonl", jsonl([{"content": document(1)}]))
+    sources = [{"category": name, "path": str(tmp_path / f"{name}.jsonl")} for name in "ab"]
+    config = settings(tmp_path, {**sources[0], "columns": ["id"]}, sources[1])
+    la.run(config, executor="local")
+    unbroken = tables(tmp_path / "out" / "labelled")
+    for file in (tmp_path / "out" / "labelled" / "b").iterdir():
+        file.unlink()
+    la.run(config, executor="local")
+    assert tables(tmp_path / "out" / "labelled").equals(unbroken)
 
 
 @pytest.mark.parametrize(

@@ -238,3 +238,11 @@ def test_the_command_writes_it_and_refuses_a_folder_of_no_run(tmp_path):
 )  # fmt: skip
 def test_numbers_are_told_short(shown, told):
     assert shown == told
+
+
+def test_of_several_distances_the_page_tells_the_first(tmp_path):
+    table = labelled_table("a", ["a-0", "a-1"], [0.3, 0.2], [1e-7] * 2)
+    write_labelled(tmp_path, "a", table)
+    own_folder(str(tmp_path), score_parts(min_distances=(3, 5)), None)
+    la.select(str(tmp_path), keep={"fraction": 1})
+    assert "reaches 3 tokens back or more" in Page(report_page(str(tmp_path))).text

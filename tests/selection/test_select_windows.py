@@ -188,7 +188,9 @@ def test_more_than_memory_holds_is_spilled_and_selects_the_same(tmp_path, monkey
     table = pa.table(values, schema=LABELLED)
     path = tmp_path / "out/labelled/book/a.parquet"
     path.parent.mkdir(parents=True)
-    pq.write_table(table.replace_schema_metadata({b"longattn": b'{"fingerprint": "f"}'}), path)
+    pq.write_table(
+        table.replace_schema_metadata({b"longattn": b'{"fingerprint": "f", "rows": 600000}'}), path
+    )
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
     spilled = []
@@ -446,3 +448,11 @@ def test_a_relative_path_is_the_same_folder(tmp_path, monkeypatch):
     before = file.stat().st_mtime_ns
     la.select("out")
     assert file.stat().st_mtime_ns == before
+
+
+def test_an_alpha_too_large_for_doubles_is_refused_and_any_memory_is_taken(tmp_path):
+    write_labelled(tmp_path, "book", labelled_table("book", *scores(20)))
+    with pytest.raises(ValueError, match="their LDS is no double"):
+        la.select(str(tmp_path), alpha=1e308)
+    assert not (tmp_path / "selected").exists()
+    assert la.select(str(tmp_path), memory=10**30)["book"].kept == 10

@@ -80,7 +80,9 @@ def test_slices_dictionaries_and_large_types_hash_as_what_they_hold():
     assert (row_hashes(table.slice(2, 3)) == whole[2:5]).all()
     assert len({tuple(h) for h in whole.tolist()}) == 7
     large = table.cast(
-        pa.schema([f.with_type(pa.large_string()) if f.type == pa.string() else f for f in LABELLED])
+        pa.schema(
+            [f.with_type(pa.large_string()) if f.type == pa.string() else f for f in LABELLED]
+        )
     )
     coded = table.set_column(3, "category", table["category"].dictionary_encode())
     assert (row_hashes(large) == whole).all() and (row_hashes(coded) == whole).all()

@@ -15,7 +15,7 @@ Object.values(page.categories).forEach((category, i) => {
   figure(`auc-${i}`, (width) =>
     plot({
       width, height: 60 + kinds.length * (scorers.length * 11 + 8), marginLeft: 90, marginRight: 14, marginBottom: 38,
-      x: { domain: [0, 1], label: "AUC", grid: true, ...ticksOf([0, 1], width / 80) },
+      x: { domain: [0, 1], label: "AUC", grid: true, ...ticksAcross([0, 1], width - 80) },
       y: { domain: scorers, axis: null },
       fy: { domain: kinds, label: null, axis: "left", padding: 0.12 },
       marks: [

@@ -55,6 +55,17 @@ function ticksOf([low, high], count, whole = false) {
   return { ticks, tickFormat: labelsOf(ticks) };
 }
 
+// As many ticks as labels have room on so many pixels.
+function ticksAcross([low, high], pixels, whole = false) {
+  for (let count = Math.floor(pixels / 50); ; count--) {
+    const made = ticksOf([low, high], count, whole);
+    const longest = d3.max(made.ticks, (v) => made.tickFormat(v).length) ?? 0;
+    const step = made.ticks.length > 1 ? ((made.ticks[1] - made.ticks[0]) / (high - low)) * pixels : pixels;
+    if (step >= longest * 7.2 + 10) return made;
+    if (count <= 2) return { ...made, ticks: made.ticks.slice(0, 1) };
+  }
+}
+
 function labelsOf(ticks) {
   const exact = (text, v) => Math.abs(Number(text) - v) <= 1e-9 * Math.abs(v);
   const digits = d3.range(1, 15).find((p) => ticks.every((v) => exact(v.toPrecision(p), v))) ?? 15;

@@ -25,7 +25,7 @@ const redrawMap = figure("attention", (width) => {
   const k = page.minDistance;
   return plot({
     width: side, height: side, marginLeft: 56, marginBottom: 36,
-    x: { domain: [0, length], label: "token that is read", ...ticksOf([0, length], (side - 60) / 80) },
+    x: { domain: [0, length], label: "token that is read", ...ticksAcross([0, length], side - 80) },
     y: { domain: [length, 0], label: "token that reads", ...ticksOf([0, length], side / 60) },
     color: { type: "threshold", domain: [0.25, 0.5, 0.8, 1.25, 2, 4], range: shades, legend: true, label: "times uniform attention" },
     marks: [
@@ -43,7 +43,7 @@ function along(id, values, uniform) {
   return figure(id, (width) => {
     const rows = values[Number(chooser.value)].map((value, i) => ({ x1: edges[i], x2: edges[i + 1], value }));
     return plot({
-      width, height: 200, marginBottom: 40, x: { domain: [0, length], label: "token", ...ticksOf([0, length], (width - 60) / 80) }, y: { grid: true, label: null, zero: true },
+      width, height: 200, marginBottom: 40, x: { domain: [0, length], label: "token", ...ticksAcross([0, length], width - 80) }, y: { grid: true, label: null, zero: true },
       marks: [
         Plot.rectY(rows, { x1: "x1", x2: "x2", y: "value", fill: "var(--kept)", inset: 0, title: (d) => `tokens ${d.x1} to ${d.x2}: ${d.value.toPrecision(3)}` }),
         uniform ? Plot.line(uniform.map((y, i) => [(edges[i] + edges[i + 1]) / 2, y]), { stroke: "var(--mark)", strokeDasharray: "4 3" }) : null,

@@ -27,7 +27,7 @@ function histogram(id, parts, marks) {
     const drawn = marks(ends);
     return plot({
       width, height: 200, marginBottom: 34, marginTop: 42,
-      x: { label: null, ...ticksOf(drawn.domain, width / 80) },
+      x: { label: null, ...ticksAcross(drawn.domain, width - 80) },
       y: { label: "windows", grid: true, ...ticksOf([0, most], 4, true) },
       color: kindColor,
       marks: [
@@ -68,7 +68,7 @@ categories.forEach((category, i) => {
     const line = page.by_lds && page.select.standardize === "zscore" && page.select.alpha > 0 && category.threshold !== null && d.deviation > 0;
     return plot({
       width, height: 260, marginBottom: 36, marginLeft: 62,
-      x: { label: "DS", ...ticksOf([d.low, d.high], width / 80), grid: true },
+      x: { label: "DS", ...ticksAcross([d.low, d.high], width - 80), grid: true },
       y: { label: "variance", ...ticksOf([v.low, v.high], 6), grid: true, domain: [v.low, v.high] },
       color: kindColor,
       marks: [
@@ -91,7 +91,7 @@ function parted(id, colors, partsOf) {
     const marginRight = 12 + 7 * (d3.max(totals, (t) => text(t).length) ?? 0);
     return plot({
       width, height: 46 + 26 * totals.length, marginLeft: names.margin, marginRight, marginTop: 8, marginBottom: 30,
-      x: { label: null, grid: true, domain: [0, most || 1], ...ticksOf([0, most], (width - names.margin - marginRight) / 60, true) },
+      x: { label: null, grid: true, domain: [0, most || 1], ...ticksAcross([0, most], width - names.margin - marginRight, true) },
       y: { label: null, tickFormat: names.cut, tickSize: 0, padding: 0.25 },
       marks: [
         Plot.barX(rows.filter((d) => d.n), Plot.stackX({ x: "n", y: "category", order: Object.keys(colors), fill: (d) => colors[d.part], title: (d) => `${d.category}: ${d3.format(",")(d.n)} ${d.part}` })),
@@ -259,7 +259,7 @@ if (page.rates.length > 1 && seconds > 0) {
   const unit = seconds > 7200 ? { name: "hours", size: 3600 } : seconds > 300 ? { name: "minutes", size: 60 } : { name: "seconds", size: 1 };
   const line = (of, options) => Plot.line(of.flatMap(({ x1, x2, y }) => [[x1 / unit.size, y], [x2 / unit.size, y]]), { strokeWidth: 2, ...options });
   const axes = (width, most) => ({
-    width, height: 190, marginBottom: 36, x: { label: unit.name, domain: [0, seconds / unit.size], ...ticksOf([0, seconds / unit.size], width / 90) },
+    width, height: 190, marginBottom: 36, x: { label: unit.name, domain: [0, seconds / unit.size], ...ticksAcross([0, seconds / unit.size], width - 80) },
     y: { label: null, grid: true, domain: [0, most], ...ticksOf([0, most], 4) },
   });
   const rates = spreadOver(steps, seconds, (sample) => sample.scored, false);
