@@ -60,6 +60,8 @@ def _findings(output: str, record: RunRecord, scores: int) -> Iterator[str]:
     select = records.select or Select()
     with database(select.memory) as connection:
         tables = WindowTables(connection, select.rank_by)
+        every = [*folder.labelled_files(), *folder.selected_files()]
+        yield from _guarded(lambda: rows.find_columns(every), output)
         for kind, urls in (
             ("labelled", folder.labelled_files()),
             ("selected", folder.selected_files()),

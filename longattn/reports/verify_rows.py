@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from typing import Any
 
@@ -32,6 +32,7 @@ from longattn.storage.tables import (
     file_metadata,
     is_own_file,
     open_parquet,
+    with_schema,
 )
 from longattn.windows.ids import is_sampled
 from longattn.windows.recurrence import far_recurrence
@@ -129,6 +130,8 @@ class RowChecks:
 
     def __init__(self, record: RunRecord, samples: Mapping[str, Any], inexact: set[str]) -> None:
         self.record, self.samples, self.inexact = record, samples, inexact
+        self.compared = LABELLED
+        """What a selected row and its labelled one have both: with the user's own columns."""
         self.decoder: Tokenizer | None = None
         self.encoder: DocumentTokenizer | None = None
 
@@ -145,6 +148,18 @@ class RowChecks:
             yield f"{model}: its tokenizer is not the one of run.json"
         elif encoder.slow_because is None:
             self.encoder = encoder
+
+    def find_columns(self, urls: Iterable[str]) -> Iterator[str]:
+        """Look for the user's own columns in all files; what cannot be read is found later."""
+        schemas = []
+        for url in urls:
+            try:
+                with open_parquet(url) as parquet:
+                    schemas.append(parquet.schema_arrow)
+            except (OSError, ValueError):
+                continue
+        self.compared = pa.schema([*LABELLED, *carried_fields(schemas)])
+        yield from ()
 
     def file(self, kind: str, url: str, tables: WindowTables) -> Iterator[str]:
         """Findings on one file; its rows go into the tables."""
@@ -191,7 +206,7 @@ class RowChecks:
                 table = parquet.read_row_group(group, use_threads=False).replace_schema_metadata()
                 yield from statistics_findings(parquet, group, table)
                 digest.add(table)
-                hashes.append(row_hashes(table.select(LABELLED.names)))
+                hashes.append(row_hashes(with_schema(table, self.compared)))
                 narrow.append(table.select(columns))
                 if kind == "labelled":  # a selected row is to equal its labelled one
                     yield from chain.from_iterable(
