@@ -35,7 +35,7 @@ def test_a_run_over_the_store_gives_what_local_disk_gives(gateway, corpus, check
     for folder in ("labelled", "selected"):
         assert rows(f"bucket/out/{folder}", fs).equals(rows(f"{here.output}/{folder}"))
     again = la.run(settings)
-    assert again.stages["window"]["documents"] == again.score.windows == 0
+    assert again.window.documents == again.score.windows == 0
     assert again.categories == first.categories
 
 
