@@ -205,7 +205,8 @@ def with_scores(
     A block of windows is scored whole, so that what is written depends on no other block. `tasks` is
     how many the stage before has: no more actors start at first.
     """
-    return windows.map_batches(
+    # `map_batches` itself wants a number of rows where there are GPUs, which would put blocks together.
+    return windows.map_batches_internal(
         ScoreWindows,
         fn_constructor_args=(stage, *reports),
         batch_size=None,
