@@ -215,8 +215,9 @@ def measure() -> None:
     import ray
     from ray.data.context import DataContext
 
-    from longattn.pipeline.monitor import Monitor
-    from longattn.resume.claims import DocumentRegistry
+    from longattn.pipeline.monitor import RunMonitor
+    from longattn.pipeline.on_ray import OnDriverNode
+    from longattn.resume.claims import Registry
 
     folder = tempfile.mkdtemp(prefix="la-")  # short: Ray puts Unix sockets below it
     ray.init(num_cpus=2, include_dashboard=False, _temp_dir=folder, logging_level="ERROR",
@@ -224,13 +225,16 @@ def measure() -> None:
     try:
         context = DataContext.get_current()
         context.target_max_block_size, context.enable_progress_bars = 300_000, False
-        claims = DocumentRegistry({}, np.empty(0, "S16"))._actors[0]
-        ray.get(claims.begin.remote("s", "1"))
-        told = calls(claims, lambda i: claims.claim.remote("s", "1", f"book-{i:032x}"), 3000)
-        print(f"claims: {told * 1e3:.3f} ms a call, {1 / told:,.0f} calls/s", flush=True)
-        monitor = Monitor(0.01)._actor
+        registry = OnDriverNode(Registry, {}, np.empty(0, "S16"))
+        registry.ask("begin", "s", "1")()
+        actor = registry._actor
+        told = calls(actor, lambda i: actor.call.remote("claim", "s", "1", f"book-{i:032x}"), 3000)
+        print(f"registry: {told * 1e3:.3f} ms a call, {1 / told:,.0f} calls/s", flush=True)
+        monitor = OnDriverNode(RunMonitor, 0.01)._actor
         told = calls(
-            monitor, lambda i: monitor.add_scored.remote(Counter(book=8), 32768, 1, 1, 1), 3000
+            monitor,
+            lambda i: monitor.call.remote("add_scored", Counter(book=8), 32768, 1, 1, 1),
+            3000,
         )
         print(f"monitor: {told * 1e3:.3f} ms a call, {1 / told:,.0f} calls/s", flush=True)
         for actors in (2, 8):
