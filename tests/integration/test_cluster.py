@@ -113,7 +113,7 @@ def watched(cluster, tmp_path, *arguments):
     command = [sys.executable, "-m", "tests.integration.watched_run", tmp_path / "config.yaml"]
     done = subprocess.run(
         [*map(str, command), *arguments],
-        env=cluster, cwd=ROOT, capture_output=True, text=True, timeout=240,
+        env=cluster, cwd=ROOT, capture_output=True, text=True, timeout=480,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return json.loads((tmp_path / "seen.json").read_text())
@@ -167,7 +167,7 @@ def test_a_run_that_finds_no_gpu_in_time_says_so_and_stops(
     settings(tmp_path, documents, checkpoint, 1, gpus_per_scorer=2, wait_seconds=3)
     command = [sys.executable, "-m", "longattn.cli", "run", tmp_path / "config.yaml"]
     done = subprocess.run(
-        list(map(str, command)), env=cluster, cwd=ROOT, capture_output=True, text=True, timeout=60
+        list(map(str, command)), env=cluster, cwd=ROOT, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 1
     assert "longattn: no GPU within workers.wait_seconds 3: the cluster has" in done.stderr
