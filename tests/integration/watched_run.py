@@ -32,7 +32,7 @@ class ScoreWindows(ScoreWindows):
 
     def __call__(self, batch):
         if not ALL_TAKEN.exists():
-            time.sleep(0.2)
+            time.sleep(0.025 * len(batch))
         return super().__call__(batch)
 
 
