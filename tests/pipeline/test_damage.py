@@ -162,6 +162,7 @@ def test_some_windows_are_scored_again_on_demand(copied, caplog):
         assert list(verify(str(output), scores=4)) == []
     assert "4 windows scored again in float32 on cpu" in caplog.text
     for path in (output / "labelled").rglob("*.parquet"):
+
         def moved(rows):
             return [{**r, "ds": r["ds"] * 1.01, "ds_heads": [h * 1.01 for h in r["ds_heads"]]} for r in rows]  # fmt: skip
 

@@ -210,7 +210,9 @@ def test_a_hold_that_a_full_disk_cuts_short_is_not_left(tmp_path, monkeypatch):
         pass
 
 
-@pytest.mark.parametrize("text", [b"", b"{", b"[1]", b"null", b"\xff", b"[" * 100_000, b'{"host": 1}'])
+@pytest.mark.parametrize(
+    "text", [b"", b"{", b"[1]", b"null", b"\xff", b"[" * 100_000, b'{"host": 1}']
+)
 def test_a_broken_hold_is_waited_out_as_a_dead_one(tmp_path, monkeypatch, text):
     monkeypatch.setattr(lock, "EXPIRES", 0.2)
     monkeypatch.setattr(lock, "BEAT", 0.1)
