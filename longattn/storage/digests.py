@@ -10,7 +10,7 @@ The digest of rows is how many they are, and the sum of their hashes modulo 2^12
 same for the same rows in any order and any files. It guards against damage, not against forgers.
 
 A sealed JSON object has one more key, `checksum`: 32 hex digits of BLAKE2b over the others, as JSON
-with sorted keys. Both cost little: 0.03 ms for a row of 32K tokens, where writing it takes 2.5 ms.
+with sorted keys. Both cost little: 0.05 ms for a row of 32K tokens, where writing it takes 1.9 ms.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ def test_a_file_is_synced_renamed_and_its_folder_synced(tmp_path, monkeypatch):
     fsync, replace = os.fsync, Path.replace
 
     def synced(handle):
-        calls.append(("fsync", os.readlink(f"/proc/self/fd/{handle}")))  # noqa: PTH115
+        calls.append(("fsync", str(Path(f"/proc/self/fd/{handle}").readlink())))
         fsync(handle)
 
     def renamed(path, target):
