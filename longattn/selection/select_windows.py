@@ -82,28 +82,10 @@ def select(
     file_bytes: int | str | None = None,
     **overrides: Any,
 ) -> dict[str, CategorySelection]:
-    """Select from `<path>/labelled` into `<path>/selected`, by category.
+    """What was kept, by category, of `<path>/labelled`; `longattn.select` says the rest.
 
-    A second call with the same settings reads what it selected and rewrites only what is not as it
-    should be; with other settings it replaces the selected files. Exact, and the same set whatever
-    the layout of the labelled files.
-
-    Args:
-        path: the output folder of a run, or its config.
-        settings: `select:` of a config; where none is given, that of `path`, or the defaults.
-        file_bytes: aimed size of a selected file, as in a config.
-        overrides: fields of `settings` by name, as `keep={"tokens": "1.5B"}`.
-
-    Returns:
-        What was kept, by category.
-
-    Raises:
-        ValueError: a bad setting, no labelled windows, scores of different settings in one folder,
-            scores that are not finite, or windows without the column to rank by.
-
-    Example:
-        select("out/books", alpha=1.0, keep={"fraction": 0.25})
-    """  # fmt: skip
+    Writes `<path>/selected`, and leaves the reports of the run as they are.
+    """
     if not isinstance(path, (str, Path)) or is_config_file(path):
         config = Config.of(path)
         path, settings = config.output, settings or config.select

@@ -25,7 +25,6 @@ import s3fs
 import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from moto.server import ThreadedMotoServer
 
 from longattn.corpus import parquet as parquet_reader
 from longattn.corpus import reading, records
@@ -48,6 +47,7 @@ from tests.corpus.files import (
     texts,
     zstd,
 )
+from tests.s3 import moto_server
 
 # ---------------------------------------------------------------------------------------- listing
 
@@ -731,19 +731,9 @@ def test_many_tiny_files_make_few_tasks() -> None:
 
 @pytest.fixture(scope="module")
 def bucket():
-    server = ThreadedMotoServer(port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    environment = {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "x",
-        "AWS_SECRET_ACCESS_KEY": "x",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
-    with patch.dict(os.environ, environment):
+    with moto_server("corpora"):
         s3fs.S3FileSystem.clear_instance_cache()
         client = boto3.client("s3")
-        client.create_bucket(Bucket="corpora")
         for name, data in FILES.items():
             client.put_object(Bucket="corpora", Key=f"book é/deep/{name}", Body=data)
         client.put_object(Bucket="corpora", Key="book é/", Body=b"")
@@ -751,7 +741,6 @@ def bucket():
         client.put_object(Bucket="corpora", Key="book é/_SUCCESS", Body=b"")
         yield client
         s3fs.S3FileSystem.clear_instance_cache()
-    server.stop()
 
 
 def test_s3_listing(bucket) -> None:

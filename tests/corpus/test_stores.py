@@ -20,7 +20,6 @@ import fsspec
 import pytest
 import s3fs
 from fsspec.implementations.memory import MemoryFileSystem
-from moto.server import ThreadedMotoServer
 
 from longattn.corpus.reading import read_split
 from longattn.corpus.records import check_unchanged, identity, pack_task, unpack_task
@@ -28,6 +27,7 @@ from longattn.corpus.sources import list_splits
 from longattn.errors import ConfigError
 from longattn.storage.files import UrlOf, filesystem, list_files, storage_errors
 from tests.corpus.files import ROWS, TEXTS, Source, jsonl, parquet, put, read, splits_of, texts
+from tests.s3 import moto_server
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, UTC)
 
@@ -286,22 +286,11 @@ def test_any_name_is_read_and_shown_in_one_line(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[object]:
-    server = ThreadedMotoServer(port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    environment = {
-        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "x",
-        "AWS_SECRET_ACCESS_KEY": "x",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
-    with patch.dict(os.environ, environment):
+    with moto_server("corpora"):
         s3fs.S3FileSystem.clear_instance_cache()
         client = boto3.client("s3")
-        client.create_bucket(Bucket="corpora")
         yield client
         s3fs.S3FileSystem.clear_instance_cache()
-    server.stop()
 
 
 KEYS = [n for n in HARD if n != "a\nb.jsonl"] + [
