@@ -24,7 +24,7 @@ log = logging.getLogger("longattn")
 
 @contextmanager
 def connected() -> Iterator[None]:
-    """A Ray cluster: the one already connected to, that of RAY_ADDRESS, or one started here.
+    """A Ray cluster: the one connected to, that of RAY_ADDRESS, one that runs here, or one started.
 
     One started here listens on the loopback address alone: no other machine reaches it. SIGTERM
     does what it did before, though `ray.init` takes it for itself.
@@ -32,17 +32,17 @@ def connected() -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    address = os.environ.get("RAY_ADDRESS")
-    if address:
-        log.info("connecting to Ray at %s", address)
-    else:
-        log.info("starting Ray here, where none runs yet")
     before = signal.getsignal(signal.SIGTERM)
     main = threading.current_thread() is threading.main_thread()
     try:
         try:
-            joined = address or services.find_bootstrap_address(None)  # one that `ray start` left
-            with nullcontext() if joined else _on_loopback():
+            # The second is one that `ray start` left on this machine: `ray.init` would join it too.
+            address = os.environ.get("RAY_ADDRESS") or services.find_bootstrap_address(None)
+            if address:
+                log.info("connecting to Ray at %s", address)
+            else:
+                log.info("starting Ray here, where none runs yet")
+            with nullcontext() if address else _on_loopback():
                 ray.init(logging_level=logging.WARNING)
         except SystemExit:  # Ray's handler
             if main and callable(before):

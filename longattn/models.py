@@ -4,6 +4,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from longattn.text import first_line
+
 BUILTIN = Path(__file__).parent / "builtin"
 SMALL_FILES = (
     "config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors.index.json",
@@ -33,7 +35,7 @@ def model_folder(model: str, files: Sequence[str] = SMALL_FILES) -> Path:
     try:
         return Path(snapshot_download(model, allow_patterns=list(files)))
     except (OSError, ValueError) as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        first = first_line(error)
         raise ValueError(
             f"model {model!r}: no such folder, and not to be had from the hub: {first}"
         ) from error

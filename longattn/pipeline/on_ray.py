@@ -14,6 +14,7 @@ from typing import Any
 import ray
 from ray.data.context import DataContext
 from ray.data.exceptions import ExecutionTimeoutError
+from ray.exceptions import RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from longattn.cluster import connected, require_shared_folder
@@ -73,6 +74,14 @@ class _Hosted:
         return getattr(self._target, method)(*arguments)
 
 
+def _failure(monitor: Monitor, error: Exception) -> str:
+    """Why the run failed, also where its monitor, which knows, was lost itself."""
+    try:
+        return run_failure(monitor.progress(), error)
+    except RayActorError as lost:
+        return f"an actor on the driver's node was lost; run again to go on ({reason_of(lost)})"
+
+
 class RayStages:
     """The stages of a run in the pools of a cluster."""
 
@@ -125,7 +134,7 @@ class RayStages:
                     f"no progress for {seconds:.0f} s; waited for {sign()[1]}; run again to go on"
                 ) from error
             except Exception as error:
-                raise RunError(run_failure(monitor.progress(), error)) from error
+                raise RunError(_failure(monitor, error)) from error
         return Outcome(monitor.progress(), registry.state())
 
     def _scored(self, work: Work, registry: DocumentRegistry, monitor: Monitor) -> Any:

@@ -22,6 +22,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from longattn.models import is_hub_id, model_folder
 from longattn.scoring.statistics import attention_sums, statistics_from_sums
+from longattn.text import first_line
 from longattn.windows.tokenizer import load_tokenizer
 
 _ROWS = 1024  # positions whose logits are held at a time: 0.5 GB in float32 at 128256 tokens
@@ -51,7 +52,7 @@ class CausalModel:
                 source, dtype=dtype, use_safetensors=True, attn_implementation=_NAME
             )
         except OSError as error:
-            raise ValueError(f"causal model {model!r}: {str(error).splitlines()[0]}") from error
+            raise ValueError(f"causal model {model!r}: {first_line(error)}") from error
         self.model = loaded.to(self.device).eval()
         self._compare_with_own_loss(model)
 

@@ -19,6 +19,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from longattn.models import is_hub_id, model_folder
 from longattn.scoring.linear_attention import ATTENTION, BLOCK_ENTRIES, fused_backends
+from longattn.text import first_line
 
 Ids = NDArray[np.integer]
 
@@ -86,7 +87,7 @@ class LanguageModel:
                 attn_implementation=ATTENTION, trust_remote_code=False,
             )  # fmt: skip
         except (OSError, KeyError) as error:
-            raise ValueError(f"causal model {model!r}: {str(error).splitlines()[0]}") from error
+            raise ValueError(f"causal model {model!r}: {first_line(error)}") from error
         return cls.checked(model, loaded.to(place).eval(), fused=place.type == "cuda")
 
     @classmethod

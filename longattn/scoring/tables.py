@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AutoModel, PretrainedConfig
 
 from longattn.scoring.checkpoint import EMBEDDING, Checkpoint
+from longattn.text import first_line
 
 # Tokens projected at a time: 8B-shaped, their float32 activations and embedding are 0.3 GB.
 _CHUNK = 4096
@@ -269,8 +270,7 @@ def run_first_layer(
         return kept.values
     except (RuntimeError, NotImplementedError, AttributeError, TypeError, KeyError) as error:
         raise ValueError(
-            f"the first layer of {type(model).__name__} cannot be run alone: "
-            f"{str(error).splitlines()[0]}"
+            f"the first layer of {type(model).__name__} cannot be run alone: {first_line(error)}"
         ) from error
     finally:
         hook.remove()
