@@ -79,6 +79,11 @@ def _failure(monitor: Monitor, error: Exception) -> str:
     try:
         return run_failure(monitor.progress(), error)
     except RayActorError as lost:
+        if "never ran" in str(lost):  # a Ray without tokens cannot call a driver that asks for one
+            return (
+                "Ray started no actor on the driver's node; "
+                "RAY_AUTH_MODE must be the same here and where Ray was started"
+            )
         return f"an actor on the driver's node was lost; run again to go on ({reason_of(lost)})"
 
 
