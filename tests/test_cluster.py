@@ -16,6 +16,7 @@ def test_a_home_that_cannot_be_written_is_a_setting(monkeypatch):
     monkeypatch.setenv("HOME", "/proc")
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", refused)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)  # the other tests' Ray goes on
     with (
         pytest.raises(ConfigError, match=r"HOME /proc: Ray .*: set HOME .*, or RAY_AUTH_MODE="),
         cluster.connected(),

@@ -40,7 +40,7 @@ def opened_parquet(split: Split) -> Iterator[pq.ParquetFile]:
     """A split's Parquet file.
 
     Raises:
-        Unreadable: there is no good footer.
+        Unreadable: there is no good footer, or it contradicts itself.
     """
     with open_listed(split) as file:
         yield _parquet(file, split)[0]
@@ -58,6 +58,10 @@ def _parquet(file: Any, split: Split) -> tuple[pq.ParquetFile, TrackedFile]:
             page_checksum_verification=True,
         )
         checked_schema(parquet.schema_arrow)
+        footer = parquet.metadata
+        rows = sum(footer.row_group(i).num_rows for i in range(footer.num_row_groups))
+        if rows != footer.num_rows:  # a wrong bit: the rows of a group would be gone unsaid
+            raise Unreadable(f"its footer counts {footer.num_rows} rows, its row groups {rows}")
         return parquet, tracked
 
 

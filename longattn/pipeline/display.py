@@ -112,7 +112,8 @@ def watched(monitor: Monitor, total_bytes: int, output: str) -> Iterator[None]:
         stack.enter_context(every(SAMPLE_SECONDS, look))
         yield
     last = RateSample.of(monitor.progress(), time.perf_counter() - started)
-    samples = [vars(sample) for sample in [*history.samples, last]]
+    before = [sample for sample in history.samples if sample.seconds < last.seconds]
+    samples = [vars(sample) for sample in [*before, last]]
     write_record(OutputFolder(output).record("rates"), {"samples": samples})
 
 
