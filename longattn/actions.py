@@ -35,7 +35,13 @@ def plan(
 
 
 def run(
-    path: str, overrides: list[str] | None, executor: Executor, *, select_after: bool, check: bool
+    path: str,
+    overrides: list[str] | None,
+    executor: Executor,
+    *,
+    select_after: bool,
+    check: bool,
+    shard: str | None,
 ) -> None:
     from longattn.config import Config
 
@@ -46,7 +52,9 @@ def run(
 
     if executor == Executor.RAY:
         quieten_ray()
-    summary = run_job(config, executor=executor.value, select_after=select_after, check=check)
+    summary = run_job(
+        config, executor=executor.value, select_after=select_after, check=check, shard=shard
+    )
     told = summary.to_dict()
     show_categories(told["categories"], config.select.rank_by)
     show_stages(told)
@@ -63,7 +71,7 @@ def select(path: str, overrides: list[str] | None) -> None:
     from longattn.config import Config
     from longattn.pipeline.remarks import remarks
     from longattn.reports.retelling import retell
-    from longattn.resume.lock import held
+    from longattn.resume.shards import held
     from longattn.selection.select_windows import select as select_labelled
     from longattn.storage.output_folder import OutputFolder
 

@@ -21,6 +21,7 @@ from longattn.command import (
     LogFile,
     OutputPath,
     Overrides,
+    ShardOption,
     guarded,
 )
 from longattn.settings.numbers import Count, WindowLength, read_number
@@ -97,13 +98,16 @@ def run(
     set_: Overrides = None,
     executor: ExecutorOption = Executor.RAY,
     check: CheckOption = False,
+    shard: ShardOption = None,
     log_file: LogFile = None,
 ) -> None:
     """Score what is not labelled yet, then select.
 
     Example: longattn run configs/quickstart.yaml --set select.keep.fraction=0.25
     """
-    guarded(lambda: actions.run(config, set_, executor, select_after=True, check=check))
+    guarded(
+        lambda: actions.run(config, set_, executor, select_after=True, check=check, shard=shard)
+    )
 
 
 @app.command()
@@ -112,13 +116,16 @@ def score(
     set_: Overrides = None,
     executor: ExecutorOption = Executor.RAY,
     check: CheckOption = False,
+    shard: ShardOption = None,
     log_file: LogFile = None,
 ) -> None:
     """Score what is not labelled yet; select nothing.
 
     Example: longattn score configs/quickstart.yaml
     """
-    guarded(lambda: actions.run(config, set_, executor, select_after=False, check=check))
+    guarded(
+        lambda: actions.run(config, set_, executor, select_after=False, check=check, shard=shard)
+    )
 
 
 @app.command()

@@ -44,6 +44,10 @@ CheckOption = Annotated[
 ExecutorOption = Annotated[
     Executor, typer.Option(help="ray: on a cluster, or one started here; local: in this process")
 ]
+ShardOption = Annotated[
+    str | None,
+    typer.Option(metavar="I/N", help="share I of N of the splits; other runs take the others"),
+]
 
 
 def _log_file(path: str | None) -> str | None:

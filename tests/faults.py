@@ -56,16 +56,17 @@ def settings(documents, output, checkpoint, **fields):
     return Config.parse({**values, **fields})
 
 
-def start(settings, address, log, *, environment=None, hook=None, block=64 << 10):
+def start(settings, address, log, *, environment=None, hook=None, block=64 << 10, shard=None):
     """`longattn run` of these settings in a process; its exit code is the command's status.
 
     Args:
         environment: variables of the driver and its workers.
         hook: dotted name of a function that each of these processes calls first.
         block: bytes of windows in a block, which becomes a file.
+        shard: the share `i/n` to take.
     """
     values = settings.model_dump(mode="json", exclude_none=True)
-    arguments = (values, address, str(log), environment or {}, hook, block)
+    arguments = (values, address, str(log), environment or {}, hook, block, shard)
     process = FORK.Process(target=_drive, args=arguments)
     process.start()
     return process
@@ -80,7 +81,7 @@ def finish(run, seconds=300):
     return run.exitcode
 
 
-def _drive(values, address, log, environment, hook, block):
+def _drive(values, address, log, environment, hook, block, shard):
     import ray
 
     from longattn import command, config
@@ -104,7 +105,7 @@ def _drive(values, address, log, environment, hook, block):
     if hook:
         pydoc.locate(hook)()
     try:
-        command.guarded(lambda: print(job.run(settings).to_dict()))
+        command.guarded(lambda: print(job.run(settings, shard=shard).to_dict()))
     except command.typer.Exit as status:
         sys.exit(status.exit_code)
 

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from longattn.config import Config, ConfigLike
@@ -17,7 +19,7 @@ from longattn.corpus.apart import require_apart
 from longattn.corpus.first_look import check_sources, column_types, with_types
 from longattn.corpus.records import Split
 from longattn.corpus.sources import list_sources
-from longattn.errors import RunError
+from longattn.errors import HeldError, RunError
 from longattn.pipeline.execution import Executor, Outcome, Work
 from longattn.pipeline.failures import reason_of
 from longattn.pipeline.remarks import remarks
@@ -29,11 +31,11 @@ from longattn.resume.fingerprint import (
     note_samples,
     own_folder,
     read_run_record,
-    require_run_record,
 )
-from longattn.resume.lock import Hold, held
+from longattn.resume.lock import Hold
 from longattn.resume.markers import digest_of, forget, read_markers
 from longattn.resume.remaining import Remaining, drop_repeats, find_remaining
+from longattn.resume.shards import Shard, held, note_shards, selecting, shards_held
 from longattn.scoring.settings import ScoreSettings
 from longattn.selection.select_windows import CategorySelection, select
 from longattn.storage.digests import json_checksum
@@ -60,6 +62,7 @@ def run(
     executor: ExecutorName = "ray",
     select_after: bool = True,
     check: bool = False,
+    shard: str | None = None,
 ) -> RunSummary:
     """Score what of the corpus is not labelled yet, then select. Same result however often repeated.
 
@@ -70,6 +73,9 @@ def run(
         select_after: whether to select; `select` does it later as well.
         check: whether to read every labelled file first, and score again what is not as it was
             written; else footers and row counts are compared.
+        shard: `i/n`: take share i of n, by the ids of the splits; other runs take the others at the
+            same time, on this cluster or on others. The last to end takes up what dead ones left,
+            and selects.
 
     Raises:
         ValueError: a path that matches nothing, an unknown column, an unreadable checkpoint, an
@@ -82,9 +88,9 @@ def run(
     if executor not in ("ray", "local"):
         raise ValueError(f"executor {executor!r}: 'ray' or 'local' is allowed")
     config = Config.of(config)
-    job = Job(config, executor, whole=check)
+    job = Job(config, executor, whole=check, shard=Shard.parse(shard) if shard else None)
     job.check()
-    with stop_on_sigterm() as stop, held(config.output, stop.end) as hold:
+    with stop_on_sigterm() as stop, held(config.output, stop.end, job.shard) as hold:
         return job.run(stop, hold, select_after=select_after)
 
 
@@ -103,9 +109,14 @@ class Job:
     """A run of one config into its output folder."""
 
     def __init__(
-        self, config: Config, executor: ExecutorName = "ray", *, whole: bool = False
+        self,
+        config: Config,
+        executor: ExecutorName = "ray",
+        *,
+        whole: bool = False,
+        shard: Shard | None = None,
     ) -> None:
-        self.config, self.executor, self.whole = config, executor, whole
+        self.config, self.executor, self.whole, self.shard = config, executor, whole, shard
         self.started = time.perf_counter()
         self.folder = OutputFolder(config.output)
         self.settings = ScoreSettings.of(config)
@@ -130,6 +141,57 @@ class Job:
         done = self.label(stop, hold)
         if stop.asked.is_set():
             raise stop.error
+        if self.shard is None:
+            return self._finish(done, stop, hold, select_after=select_after)
+        own, whole = self._of_shard(done), self.shard.count
+        self._take_up_dead(self.shard, stop)
+        self.shard = None
+        unfinished = {Shard.of(split.id, whole) for split in self._remaining().splits}
+        if unfinished:
+            shares = ", ".join(map(str, sorted(unfinished)[:SHOWN]))
+            log.info("shares that are not labelled yet: %s; the last run to end selects", shares)
+        elif select_after:
+            with ExitStack() as stack:
+                try:
+                    stack.enter_context(selecting(self.config.output))
+                except HeldError:  # the run of another share, which has ended at the same time
+                    log.info("another run selects")
+                    return own
+                return self._finish(self.label(stop, hold), stop, hold)
+        return own
+
+    def _of_shard(self, done: Done) -> RunSummary:
+        """Of a share: nothing is selected, and no record of the folder written."""
+        splits = [split for split in self.splits if self.shard and self.shard.has(split.id)]
+        windows = Counter[str]()
+        for name, marker in read_markers(self.config.output).items():
+            if self.shard and self.shard.has(name):
+                windows[marker.category] += marker.windows
+        after = replace(done.labelled, windows=dict(windows))
+        return summarise(
+            self.config, done.fingerprint, splits, (done.before, after), done.outcome, {}
+        )
+
+    def _take_up_dead(self, own: Shard, stop: Stop) -> None:
+        """Label the shares of runs that have died."""
+        for shard in shards_held(self.config.output):
+            if shard == own:
+                continue
+            with ExitStack() as stack:
+                try:
+                    hold = stack.enter_context(held(self.config.output, stop.end, shard))
+                except HeldError:  # its run lives
+                    continue
+                log.warning("the run of share %s has died: what it left is done here", shard)
+                self.shard = shard
+                self.label(stop, hold)
+            if stop.asked.is_set():
+                raise stop.error
+
+    def _finish(
+        self, done: Done, stop: Stop, hold: Hold, *, select_after: bool = True
+    ) -> RunSummary:
+        """Select from what is labelled, and sum up."""
         started = time.perf_counter()
         try:
             selection = self.select(done.labelled) if select_after else {}
@@ -158,7 +220,8 @@ class Job:
     def label(self, stop: Stop, hold: Hold) -> Done:
         """Score every window that is not labelled yet; raises RunError where some remain."""
         with warn_if_slow("reading the ledger"):
-            sweep(self.config.output)
+            if shards_held(self.config.output) in ([], [self.shard]):
+                sweep(self.config.output)  # else another run writes there
             grown = grown_samples(self.config.output, self.samples)
             left = self._remaining(grown)
         self._log_stale(left.stale)
@@ -182,12 +245,14 @@ class Job:
             if labelled.splits:
                 missing = outcome.registry.failed[:3] or [s.source for s in labelled.splits[:3]]
                 raise RunError(
-                    f"{len(labelled.splits)} of {len(self.splits)} splits are unfinished: "
+                    f"{len(labelled.splits)} of {labelled.finished + len(labelled.splits)} splits are "
+                    f"unfinished: "
                     f"{'; '.join(missing)}; run again"
                 )
         else:
-            dtype = self.config.scorer.dtype or require_run_record(self.config.output).parts.dtype
-            fingerprint = self._own(dtype, grown)
+            record = read_run_record(self.config.output)  # none is there if a share has no splits
+            dtype = self.config.scorer.dtype or (record.parts.dtype if record else None)
+            fingerprint = self._own(dtype, grown) if dtype else ""
         for path in sorted(set(labelled.void.values())):
             log.warning("%s has changed or is gone; what it was will not be labelled whole", path)
         forget(self.config.output, labelled.void)
@@ -238,26 +303,29 @@ class Job:
         parts = self.settings.parts(self.checkpoint, self.config.window.tokens, dtype)
         fingerprint = own_folder(self.config.output, parts, self.config)
         note_samples(self.config.output, self.samples, grown)
+        if self.shard:
+            note_shards(self.config.output, self.shard)
         return fingerprint
 
     def _remaining(self, again: Iterable[str] = ()) -> Remaining:
         """What remains, after damaged files and rows that are there twice have been put right."""
         output, largest = self.config.output, self.config.max_record_bytes
         whole, self.whole = self.whole, False
+        find = partial(find_remaining, output, self.splits, again, largest, shard=self.shard)
         try:
-            left = find_remaining(output, self.splits, again, largest, whole=whole)
+            left = find(whole=whole)
         except DamagedFileError:  # in the ids of a split that is not done
-            left = find_remaining(output, self.splits, again, largest, whole=True)
+            left = find(whole=True)
         if left.damaged:
             set_aside(output, left.damaged)
-            left = find_remaining(output, self.splits, again, largest)
+            left = find()
         for url in left.foreign[:SHOWN]:
             log.warning("%s was not written by longattn: left alone", without_secrets(url))
         if left.twice:
             repeats = sum(map(len, left.twice.values()))
             log.warning("%d rows were labelled twice: one of each stays", repeats)
             drop_repeats(left.twice)
-            left = find_remaining(output, self.splits, again, largest)
+            left = find()
         return left
 
     def _column_types(self, splits: list[Split]) -> dict[str, str]:

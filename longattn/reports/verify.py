@@ -18,6 +18,7 @@ from longattn.reports.verify_rows import RowChecks, WindowTables
 from longattn.reports.verify_scores import score_findings
 from longattn.reports.verify_selection import selection_findings
 from longattn.resume.fingerprint import RunRecord, read_run_record
+from longattn.resume.shards import is_sharded
 from longattn.selection.database import database
 from longattn.storage.output_folder import OutputFolder
 from longattn.text import without_secrets
@@ -68,7 +69,9 @@ def _findings(output: str, record: RunRecord, scores: int) -> Iterator[str]:
         ):
             for url in urls:
                 yield from _guarded(partial(rows.file, kind, url, tables), url)
-        yield from _guarded(tables.repeated, output)
+        # Two shares may have labelled one document: `select` counts that, `summary_counts` looks.
+        once = ["selected"] if is_sharded(output) else ["labelled", "selected"]
+        yield from _guarded(lambda: tables.repeated(once), output)
         yield from _guarded(tables.lineage, folder.labelled)
         yield from _guarded(lambda: records.ledger(tables), output)
         yield from _guarded(lambda: records.summary_counts(tables), folder.record("summary"))

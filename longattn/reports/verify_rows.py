@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -90,9 +90,10 @@ class WindowTables:
         query = f"SELECT category, count(*) FROM {kind} GROUP BY category"
         return Counter(dict(self.connection.execute(query).fetchall()))
 
-    def repeated(self) -> Iterator[str]:
-        """Windows that are there twice."""
-        for kind, urls in self.urls.items():
+    def repeated(self, kinds: Sequence[str]) -> Iterator[str]:
+        """Windows that are there twice, in `labelled` or `selected`."""
+        for kind in kinds:
+            urls = self.urls[kind]
             repeats: Counter[int] = Counter()
             for rows in batches(
                 self.connection,

@@ -17,14 +17,13 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from longattn.errors import HeldError
 from longattn.storage.files import filesystem, is_local, read_bytes, remove, write_json
-from longattn.storage.output_folder import OutputFolder
 from longattn.text import without_secrets
 
 log = logging.getLogger("longattn")
@@ -103,7 +102,7 @@ class Hold:
     def _replaced(self, dead: dict[str, Any]) -> bool:
         """Put this hold in the dead one's place, unless another did; raises HeldError while it does."""
         token = dead.get("token", "")
-        with _holding(Hold(f"{self.url}.{token}")):
+        with holding(Hold(f"{self.url}.{token}")):
             unchanged: bool = self._token() == token
             if unchanged:
                 self.owner["takeovers"] = dead.get("takeovers", 0) + 1
@@ -200,19 +199,14 @@ def _started(pid: int | None) -> str | None:
     return None if fields[0] in "ZX" else fields[19]
 
 
-def held(
-    output: str, on_lost: Callable[[HeldError], None] | None = None
-) -> AbstractContextManager[Hold]:
-    """Have the folder for oneself inside the block; raises HeldError where another run has it.
-
-    `on_lost` is called in another thread when another run has taken the folder over: this one was
-    not seen to live for EXPIRES seconds.
-    """
-    return _holding(Hold(OutputFolder(output).record("hold"), on_lost))
+def dead_owner(url: str) -> dict[str, Any] | None:
+    """What a hold says whose run is dead; None where there is none. Raises HeldError where it lives."""
+    return Hold(url)._wait_out()
 
 
 @contextmanager
-def _holding(hold: Hold) -> Iterator[Hold]:
+def holding(hold: Hold) -> Iterator[Hold]:
+    """Have a hold inside the block; raises HeldError where another run has it."""
     hold.acquire()
     try:
         yield hold

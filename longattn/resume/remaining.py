@@ -21,6 +21,7 @@ import pyarrow as pa
 from longattn.corpus.counts import ReadTotals
 from longattn.corpus.records import Split
 from longattn.resume.markers import IdSet, read_markers
+from longattn.resume.shards import Shard
 from longattn.storage.digests import RowDigest
 from longattn.storage.files import READERS, join, parallel, remove
 from longattn.storage.output_folder import OutputFolder, category_of
@@ -154,6 +155,7 @@ def find_remaining(
     max_record_bytes: int = 0,
     *,
     whole: bool = False,
+    shard: Shard | None = None,
 ) -> Remaining:
     """Compare the listing with markers and labelled files.
 
@@ -163,7 +165,8 @@ def find_remaining(
     Footers are read, and the ids of rows that are under no done split. Kept are those ids and, while
     anything remains, 16 bytes for each document of a done split: a document that is in two files of
     a category is scored once, and the other file may be the one that remains. `whole` reads all rows,
-    and compares them with the footers.
+    and compares them with the footers. Of a `shard`, only its splits are counted, and what others
+    have begun is theirs.
     """
     damaged: dict[str, str] = {}
     markers, reread = read_markers(output, damaged), set(again)
@@ -189,19 +192,21 @@ def find_remaining(
         if markers[name].category not in reread and not 0 < markers[name].largest < max_record_bytes
     }
     current = {split.id for split in splits}
+    others = {name for name in current if shard and not shard.has(name)}
     # A document left to another split is lost if that one is gone and did not label it.
     done, before = settled, set[str]()
     while done != before:
         before, known = done, done | current
         done = {name for name in done if known.issuperset(markers[name].waits_for)}
-    todo = [split for split in splits if split.id not in done]
+    own = [split for split in splits if split.id not in others]
+    todo = [split for split in own if split.id not in done]
     labelled: dict[str, str] = {}
     twice: dict[str, list[int]] = {}
     documents = np.empty(0, "S16")
     if todo:
-        labelled, documents, twice = _known(files, done & current)
-    seen = ReadTotals(sum(split.size for split in splits))
-    for name in done & current:
+        labelled, documents, twice = _known(files, done & current, others)
+    seen = ReadTotals(sum(split.size for split in own))
+    for name in done & current - others:
         seen.add(markers[name].counts, markers[name].path)
     stale: dict[str, int] = defaultdict(int)
     for name in paths.keys() - current:
@@ -210,7 +215,7 @@ def find_remaining(
         splits=todo,
         labelled=labelled,
         documents=documents,
-        finished=len(splits) - len(todo),
+        finished=len(own) - len(todo),
         windows=dict(windows),
         stale=dict(sorted(stale.items())),
         void={name: markers[name].path for name in markers.keys() - complete - current},
@@ -223,11 +228,16 @@ def find_remaining(
 
 
 def _known(
-    files: Sequence[Labelled], done: set[str]
+    files: Sequence[Labelled], done: set[str], others: set[str]
 ) -> tuple[dict[str, str], np.ndarray, dict[str, list[int]]]:
-    """Ids under unfinished splits, documents of done ones, and rows that are there twice."""
+    """Ids under unfinished splits, documents of done ones, and rows that are there twice.
+
+    What is under unfinished splits of `others` is left out, and a file that holds some is not
+    written again.
+    """
     documents = _keys(span for file in files for span in file.row_spans if span.split in done)
-    unfinished = [span for file in files for span in file.row_spans if span.split not in done]
+    settled = done | others
+    unfinished = [span for file in files for span in file.row_spans if span.split not in settled]
     shared = np.intersect1d(_keys(unfinished), documents)
 
     def may_repeat(span: RowSpan) -> bool:
@@ -238,12 +248,14 @@ def _known(
     elsewhere = {row[2] for row in _rows(files if len(shared) else (), may_repeat)}
     labelled: dict[str, str] = {}
     twice: dict[str, list[int]] = defaultdict(list)
-    for url, row, data_id, split in _rows(files, lambda span: span.split not in done):
+    for url, row, data_id, split in _rows(files, lambda span: span.split not in settled):
         if data_id in labelled or data_id in elsewhere:
             twice[url].append(row)
         else:
             labelled[data_id] = split
-    return labelled, documents, dict(twice)
+    begun = others - done
+    theirs = {f.url for f in files if any(span.split in begun for span in f.row_spans)}
+    return labelled, documents, {url: rows for url, rows in twice.items() if url not in theirs}
 
 
 def _keys(some: Iterable[RowSpan]) -> np.ndarray:

@@ -12,6 +12,8 @@ _longattn/samples.json           which share of its windows each category was cu
 _longattn/columns.json           types of the user's columns that the windows carry
 _longattn/splits/*.json          markers: what each split gave, once it was read to its end
 _longattn/hold.json              the run that is at work here
+_longattn/shards/*.json          the runs of shares that are
+_longattn/shards.json            into how many shares the work has been parted
 _longattn/rates.json             samples of the last run's progress, for the report
 _longattn/summary.json           the totals of the last run
 _longattn/selection.json         the last selection: its settings, files and figures
@@ -58,6 +60,10 @@ class OutputFolder:
         return join(self.url, "_longattn", "splits")
 
     @property
+    def shards(self) -> str:
+        return join(self.url, "_longattn", "shards")
+
+    @property
     def report(self) -> str:
         return join(self.url, "report.html")
 
@@ -68,7 +74,7 @@ class OutputFolder:
         return join(self.url, "inspections", f"{data_id}.html")
 
     def record(self, name: str) -> str:
-        """`run`, `samples`, `columns`, `hold`, `rates`, `summary` or `selection`."""
+        """`run`, `samples`, `columns`, `hold`, `shards`, `rates`, `summary` or `selection`."""
         return join(self.url, "_longattn", f"{name}.json")
 
     def labelled_files(self, category: str | None = None) -> dict[str, int]:

@@ -46,6 +46,7 @@ class Rates:
     upload_s: float = 0.7  # packing and uploading a labelled file
     writers: int = 128  # of them at once
     window_tokens: int = 32768
+    drivers: int = 1  # runs of a share each, which ask each other nothing
 
     @property
     def windows(self) -> int:
@@ -138,10 +139,10 @@ def simulate(rates: Rates) -> None:
     print(
         "GPUs  blocks/s  G tokens/s  of linear  busy: " + "  ".join(("claims", "driver", "monitor"))
     )
-    for gpus in GPUS:
-        blocks = 60 * gpus
-        model = Model(gpus, rates, blocks)
-        rate = model.done / model.now
+    for gpus in [n for n in GPUS if n == 1 or n >= rates.drivers]:
+        drivers = min(gpus, rates.drivers)
+        model = Model(gpus // drivers, rates, 60 * gpus // drivers)
+        rate = drivers * model.done / model.now
         alone = alone or rate
         shares = {
             name: s.busy / model.now / s.servers

@@ -99,6 +99,21 @@ def test_drivers_killed_at_random_moments(cluster, documents, checkpoint, unbrok
         assert not (output / "_longattn/hold.json").exists()
 
 
+def test_the_share_of_a_killed_driver_is_taken_up(
+    cluster, documents, checkpoint, unbroken, tmp_path
+):
+    config = settings(documents, tmp_path / "out", checkpoint)
+    killed = faults.start(config, cluster.address, tmp_path / "log1", shard="1/2")
+    until(lambda: files(tmp_path / "out") >= 1, killed)
+    killed.kill()
+    other = faults.start(config, cluster.address, tmp_path / "log2", shard="2/2")
+    assert finish(other) == 0, (tmp_path / "log2").read_text()
+    assert "share 1/2 has died" in (tmp_path / "log2").read_text()
+    faults.assert_same(tmp_path / "out", unbroken)
+    assert list(verify(str(tmp_path / "out"))) == []
+    assert not list((tmp_path / "out/_longattn/shards").glob("*"))
+
+
 def test_killed_actors_of_both_stages(cluster, documents, checkpoint, unbroken, tmp_path):
     run = faults.start(
         settings(documents, tmp_path / "out", checkpoint), cluster.address, tmp_path / "log"

@@ -10,7 +10,7 @@ import s3fs
 
 import longattn as la
 from longattn.errors import HeldError
-from longattn.resume.lock import held
+from longattn.resume.shards import held
 from longattn.storage.files import list_files, read_json
 from longattn.storage.tables import open_parquet
 from tests.conftest import config

@@ -15,14 +15,15 @@ from s3fs import S3FileSystem
 
 from longattn.errors import HeldError
 from longattn.resume import lock
-from longattn.resume.lock import EXPIRES, Hold, held
+from longattn.resume.lock import EXPIRES, Hold
+from longattn.resume.shards import held
 from longattn.storage.files import join, read_json, write_json
 from tests.s3 import FaultyProxy, environment
 
 HOLD = "_longattn/hold.json"
 OWNER = """
 import sys, time
-from longattn.resume.lock import held
+from longattn.resume.shards import held
 with held(sys.argv[1]):
     print("held", flush=True)
     time.sleep(60)

@@ -1,0 +1,154 @@
+"""Runs of shares of one corpus into one output folder: what they write together, and who waits for whom."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+import longattn as la
+from longattn.errors import ConfigError, HeldError
+from longattn.reports.verify import verify
+from longattn.resume.lock import Hold
+from longattn.resume.shards import Shard, held, shards_held
+from longattn.storage.files import read_json, write_json
+from tests.conftest import config
+
+
+def rows(output, folder):
+    return pq.read_table(f"{output}/{folder}").sort_by("data_id")
+
+
+def assert_same(output, whole):
+    for folder in ("labelled", "selected"):
+        assert rows(output, folder).equals(rows(whole, folder)), folder
+    assert list(verify(str(output))) == []
+
+
+@pytest.mark.parametrize("text", ["", "2", "0/2", "3/2", "1/0", "-1/2", "1/2/3", "a/b", "1.0/2"])
+def test_what_is_no_share_is_refused_in_one_line(text):
+    with pytest.raises(ConfigError, match=r"shard '.*': i/n is required, with i from 1 to n"):
+        Shard.parse(text)
+
+
+def test_every_split_is_of_one_share_and_shares_are_about_equal():
+    splits = [f"{number * 2654435761 % 2**128:032x}" for number in range(8000)]
+    of = [sum(Shard(i, 8).has(split) for i in range(1, 9)) for split in splits]
+    assert set(of) == {1}
+    sizes = [sum(Shard(i, 8).has(split) for split in splits) for i in range(1, 9)]
+    assert min(sizes) > 900
+
+
+def test_shares_one_after_the_other_give_what_one_run_gives(
+    finished, corpus, checkpoint, tmp_path, caplog
+):
+    settings = config(corpus, tmp_path / "out", checkpoint)
+    caplog.set_level("INFO", "longattn")
+    shares = ["2/3", "3/3", "1/3"]
+    seen = 0
+    for share in shares:
+        caplog.clear()
+        summary = la.run(settings, executor="local", shard=share)
+        if share != shares[-1]:
+            assert not (tmp_path / "out/selected").exists()
+            assert "shares that are not labelled yet: " in caplog.text
+            seen += sum(c.counts.records for c in summary.categories.values())
+    _, whole = finished
+    assert summary.to_dict()["categories"] == whole.to_dict()["categories"]
+    assert 0 < seen < sum(c.counts.records for c in whole.categories.values())
+    assert_same(tmp_path / "out", finished[0].output)
+    again = la.run(settings, executor="local")
+    assert (
+        again.splits["read"] == 0 and again.to_dict()["categories"] == whole.to_dict()["categories"]
+    )
+
+
+def test_runs_that_exclude_each_other(tmp_path):
+    output = str(tmp_path)
+    with held(output, shard=Shard(1, 2)):
+        with held(output, shard=Shard(2, 2)):
+            assert shards_held(output) == [Shard(1, 2), Shard(2, 2)]
+        for other in (None, Shard(1, 2), Shard(3, 3)):
+            with pytest.raises(HeldError, match=f"pid {os.getpid()}"), held(output, shard=other):
+                pass
+        assert shards_held(output) == [Shard(1, 2)]
+    with (
+        held(output),
+        pytest.raises(HeldError, match=f"pid {os.getpid()}"),
+        held(output, shard=Shard(1, 2)),
+    ):
+        pass
+    assert not list(tmp_path.glob("**/*.json"))
+
+
+def die(output, shard):
+    """A hold of a share as a run of this machine leaves it whose process is gone."""
+    url = shard.hold(output)
+    write_json(url, {**Hold(url).owner, "pid": 2**22 + 1, "takeovers": 2})
+
+
+def test_the_hold_of_a_dead_share_stands_in_nobodys_way(tmp_path):
+    output = str(tmp_path)
+    die(output, Shard(1, 2))
+    with held(output) as hold:
+        assert shards_held(output) == [] and hold.owner["takeovers"] == 3
+    die(output, Shard(1, 2))
+    with held(output, shard=Shard(1, 2)) as hold:
+        assert read_json(Shard(1, 2).hold(output))["token"] == hold.owner["token"]
+        assert hold.owner["takeovers"] == 3
+
+
+def test_the_share_of_a_dead_run_is_taken_up_by_the_next_to_end(
+    finished, corpus, checkpoint, tmp_path, caplog
+):
+    settings = config(corpus, tmp_path / "out", checkpoint)
+    die(settings.output, Shard(1, 2))
+    la.run(settings, executor="local", shard="2/2")
+    assert "the run of share 1/2 has died: what it left is done here" in caplog.text
+    assert_same(tmp_path / "out", finished[0].output)
+
+
+def test_scoring_a_share_selects_nothing(corpus, checkpoint, tmp_path):
+    settings = config(corpus, tmp_path / "out", checkpoint)
+    la.run(settings, executor="local", shard="1/1", select_after=False)
+    assert (tmp_path / "out/labelled").exists() and not (tmp_path / "out/selected").exists()
+
+
+def test_shares_at_once_one_killed_and_a_document_in_both(finished, corpus, checkpoint, tmp_path):
+    """What both have scored is counted as a double, and used once."""
+    documents = tmp_path / "corpus"
+    shutil.copytree(corpus, documents)
+    book = sorted((documents / "book").iterdir())
+    book[2].write_bytes(book[2].read_bytes() + book[0].read_bytes() + book[1].read_bytes())
+    whole = config(documents, tmp_path / "whole", checkpoint)
+    la.run(whole, executor="local")
+    path = tmp_path / "config.yaml"
+    settings = config(documents, tmp_path / "out", checkpoint)
+    path.write_text(settings.to_yaml())
+    runs = [
+        subprocess.Popen(
+            [sys.executable, "-m", "longattn.cli", "run", str(path), "--executor", "local",
+             "--shard", f"{i}/2"],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for i in (1, 2)
+    ]  # fmt: skip
+    while not list((tmp_path / "out").glob("_longattn/shards/1-of-2.json")):
+        time.sleep(0.05)
+    runs[0].kill()
+    said = [run.communicate(timeout=200)[0] for run in runs]
+    assert runs[1].returncode == 0, said[1]
+    if not (tmp_path / "out/selected").exists():  # it ended before it could see the other dead
+        assert "shares that are not labelled yet: 1/2" in said[1]
+    la.run(settings, executor="local")
+    assert rows(tmp_path / "out", "selected").equals(rows(tmp_path / "whole", "selected"))
+    assert list(verify(settings.output)) == []
+    told = json.loads(Path(settings.output, "_longattn/summary.json").read_text())["categories"]
+    labelled = rows(tmp_path / "out", "labelled")["data_id"].to_pylist()
+    doubles = sum(category.get("duplicate_rows", 0) for category in told.values())
+    assert len(labelled) - len(set(labelled)) == doubles
