@@ -109,12 +109,12 @@ def _show_heads(name: str, heads: Mapping[str, Any]) -> None:
         rows.add_row(f"head {head}", *(f"{value:.2f}" for value in cells))
     console(160).print(rows)
     print(f"{name}: {choice['why']}")
-    for told in choice["judgements"]:
-        cells = ", ".join(
-            f"{kind} {auc:.2f} ({low:.2f}-{high:.2f}), mean of heads {told['mean_auc'][kind][0]:.2f}"
-            for kind, (auc, low, high) in told["auc"].items()
+    for half in choice["judgements"]:
+        shown = ", ".join(
+            f"{kind} {auc:.2f} ({low:.2f}-{high:.2f}), mean of heads {half['mean_auc'][kind][0]:.2f}"
+            for kind, (auc, low, high) in half["auc"].items()
         )
-        print(f"  head {told['head']}, chosen on half, on the unseen documents: {cells}")
+        print(f"  head {half['head']}, chosen on half, on the unseen documents: {shown}")
 
 
 def show_stages(summary: Mapping[str, Any]) -> None:

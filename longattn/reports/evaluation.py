@@ -314,10 +314,10 @@ class _Measure:
         k = self.min_distance
         far = [far_recurrence(ids_l, k) for ids_l in ids_nl]
         texts = [self.tokenizer.decode(ids_l) for ids_l in ids_nl]
-        of_heads = (of.by_head(np.arange(len(of.ds))) for of in (seen, base))
+        scores, by = (of.by_head(np.arange(len(of.ds))) for of in (seen, base))
         told = {
             "LDS": seen.lds(base, self.alpha),
-            HEADS_SUM: lds_of_heads(*of_heads, self.alpha).sum(1),
+            HEADS_SUM: lds_of_heads(scores, by, self.alpha).sum(1),
             "DS": seen.ds,
             "DU": -seen.variance,
             **{
