@@ -1,25 +1,20 @@
-"""Settings of a run: typed, keyword-only, read from YAML. Every default lives here."""
+"""Settings of a run: typed, keyword-only, read from YAML. Every default lives here, those of `select:`
+in `settings/selection.py`."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 import fsspec
 import yaml
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    model_validator,
-)
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from longattn.errors import ConfigError
+from longattn.settings.base import Settings as Settings
+from longattn.settings.base import check_category as check_category
 from longattn.settings.numbers import (
     ByteSize,
     Count,
@@ -32,33 +27,14 @@ from longattn.settings.numbers import (
 from longattn.settings.overrides import apply_overrides, read_yaml
 from longattn.settings.paths import absolute_model, absolute_path
 from longattn.settings.refusals import checked
-from longattn.text import short, without_secrets
+from longattn.settings.selection import Keep as Keep
+from longattn.settings.selection import Select as Select
+from longattn.text import without_secrets
 
 SCORER_BATCH = {"cuda": 32, "cpu": 8}
 """Windows a scorer is handed at a time by default: a GPU pauses between two batches."""
-MIN_SELECT_MEMORY = 64 * 10**6
-"""With less, the database that selects has no room for what it reads."""
-
-
-def check_category(value: Any) -> str:
-    """Raises ValueError for a name that is no folder of its own below the output."""
-    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", value):
-        raise ValueError(
-            "a category names a folder: 1 to 64 of A-Z a-z 0-9 _ . -, not starting with . - or _"
-        )
-    return value
-
 
 LocalOrURL = Annotated[str, BeforeValidator(absolute_path), Field(min_length=1)]
-
-
-class Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
-
-    @classmethod
-    def check(cls, value: Any, where: str) -> Self:
-        """The settings themselves, or a mapping of their fields; raises ConfigError, one line."""
-        return checked(cls, value, where)
 
 
 class Sample(Settings):
@@ -137,55 +113,6 @@ class Scorer(Settings):
     )
 
 
-class Keep(Settings):
-    """How much of each category is kept: exactly one of the three. None is a total of all."""
-
-    fraction: Fraction | None = Field(None, description="share of each category's windows")
-    tokens: Count | None = Field(
-        None, description="a budget of tokens for each category, as in 1.5B (decimal)"
-    )
-    count: Count | None = Field(None, description="windows of each category, as in 100K (decimal)")
-
-    @model_validator(mode="after")
-    def _one(self) -> Keep:
-        if sum(v is not None for v in (self.fraction, self.tokens, self.count)) != 1:
-            raise ValueError("exactly one of fraction, tokens, count")
-        return self
-
-    def __str__(self) -> str:
-        """`0.5 of the windows of each category`, `1.5 B tokens of each category`."""
-        if self.fraction is not None:
-            return f"{self.fraction:.3g} of the windows of each category"
-        if self.tokens is not None:
-            return f"{short(self.tokens)} tokens of each category"
-        return f"{self.count:,} windows of each category"
-
-
-class Select(Settings):
-    alpha: float = Field(0.5, ge=0, allow_inf_nan=False, description="weight of DU in LDS (Eq. 8)")
-    standardize: Literal["zscore", "minmax"] = Field(
-        "zscore", description="how DS and DU are brought to one scale, within each category"
-    )
-    rank_by: Literal["lds", "recurrence", "recurrence_rarity", "recurrence_pairs"] = Field(
-        "lds", description="the paper's LDS, or a far recurrence (longattn/windows/recurrence.py)"
-    )
-    overlap: Literal["allow", "prefer_distinct"] = Field(
-        "allow",
-        description="prefer_distinct: windows that share tokens with kept ones count for less "
-        "(longattn/selection/overlap.py)",
-    )
-    keep: Keep = Field(
-        Keep(fraction=0.5),
-        description="how much of each category is kept, best first; one of fraction, tokens, count. Each "
-        "category is ranked alone and has the whole budget for itself",
-    )
-    memory: Annotated[ByteSize, Field(ge=MIN_SELECT_MEMORY)] = Field(
-        10**9,
-        description="bytes of memory for its tables; what outgrows them lies in the temporary "
-        "folder",
-    )
-
-
 class Workers(Settings):
     """Pools as [smallest, largest]; null: as large as the cluster is, or can grow to.
 
@@ -246,6 +173,16 @@ class Config(Settings):
                     f"sources of category {source.category!r} have different sample settings; "
                     "a category has one"
                 )
+        named = {source.category for source in self.sources}
+        for category in self.select.categories.keys() - named:
+            raise ValueError(
+                f"select.categories: no source has the category {category!r}; there are: "
+                f"{', '.join(sorted(named))}"
+            )
+        if self.select.name in named:
+            raise ValueError(
+                f"select.name {self.select.name!r} is a category, whose folder it would share"
+            )
         return self
 
     @property

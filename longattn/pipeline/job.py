@@ -25,6 +25,7 @@ from longattn.pipeline.failures import reason_of
 from longattn.pipeline.remarks import remarks
 from longattn.pipeline.stopping import Stop, stop_on_sigterm
 from longattn.pipeline.summary import RunSummary, summarise
+from longattn.reports.retelling import selection_proof
 from longattn.resume.damage import set_aside
 from longattn.resume.fingerprint import (
     grown_samples,
@@ -192,6 +193,8 @@ class Job:
         self, done: Done, stop: Stop, hold: Hold, *, select_after: bool = True
     ) -> RunSummary:
         """Select from what is labelled, and sum up."""
+        if self.config.select.heads == "auto" and done.labelled.windows:
+            self._choose_heads()
         started = time.perf_counter()
         try:
             selection = self.select(done.labelled) if select_after else {}
@@ -275,6 +278,14 @@ class Job:
         files = len({split.path for split in self.splits})
         log.debug("%d files; opening the scorer %s", files, self.config.scorer.model)
         return open_checkpoint(self.config.scorer.model)
+
+    def _choose_heads(self) -> None:
+        """Choose heads for the categories that have none chosen yet; they stay as they are from then on."""
+        from longattn.reports.head_choice import choose_heads
+
+        with warn_if_slow("choosing heads"):
+            for name in choose_heads(self.config):
+                log.debug("%s: heads were chosen", name)
 
     def _executor(self) -> Executor:
         if self.executor == "local":
@@ -361,8 +372,7 @@ class Job:
             "samples": json_checksum(read_record(self.folder.record("samples"))),
         }
         if selected:
-            stored = read_record(self.folder.record("selection"))
-            proofs["selection"] = json_checksum(stored)
+            proofs |= selection_proof(self.folder, self.config.select.name)
         return proofs
 
     def _log_stale(self, stale: dict[str, int]) -> None:

@@ -19,10 +19,16 @@ import yaml
 from numpy.typing import NDArray
 
 from longattn.config import Select
+from longattn.reports.blindness import recorded_check
+from longattn.reports.comparison import compared_selections
 from longattn.reports.page import packed, render
 from longattn.reports.page_seal import with_seal
 from longattn.reports.repetition import Repetition
+from longattn.reports.rule import cleared, heads_told
+from longattn.reports.verdict import last_selection
 from longattn.resume.fingerprint import require_run_record
+from longattn.selection.columns import Columns, columns_of
+from longattn.selection.kept_heads import heads_of
 from longattn.selection.lds import long_distance_scores
 from longattn.storage.digests import json_checksum
 from longattn.storage.files import READERS, list_files, parallel, write_bytes
@@ -80,9 +86,9 @@ def write_report(output: str) -> str:
     """
     folder = OutputFolder(output)
     page = report_page(output)
-    of = {
-        name: read_record(folder.record(name)) for name in ("run", "selection", "summary", "rates")
-    }
+    names = [*("run", "selection", "summary", "rates", "heads", "check")]
+    names += [f"selections/{name}" for name in folder.selections() if name]
+    of = {name: read_record(folder.record(name)) for name in names}
     told = {name: json_checksum(record) for name, record in of.items() if record is not None}
     write_bytes(folder.report, with_seal(page, told).encode())
     return folder.report
@@ -92,15 +98,20 @@ def report_page(output: str) -> str:
     """The page of `write_report` as text."""
     record, folder = require_run_record(output), OutputFolder(output)
     summary = read_record(folder.record("summary")) or {}
-    selection = read_record(folder.record("selection"))
+    name = last_selection(folder)
+    selection = read_record(folder.selection_record(name))
     if selection is None:
         raise ValueError(f"{output}: nothing was selected here yet; `longattn select` comes first")
     select = selection["select"]
+    settings_of = Select.model_validate(select)
     files = _files(output)
-    ids = parallel(_selected_ids, own_files(folder.selected_files()))
+    heads = heads_of(selection["heads"]) if "heads" in selection else None
+    urls = [url for of in files.values() for url in of]
+    columns = columns_of(folder, settings_of, urls, heads)
+    ids = parallel(_selected_ids, own_files(folder.selected_files(name)))
     kept_ids = pa.chunked_array([chunk for column in ids for chunk in column.chunks], pa.string())
     categories = {
-        name: _windows(urls, MAX_ROWS // len(files), kept_ids, select)
+        name: _windows(urls, MAX_ROWS // len(files), kept_ids, select, columns)
         for name, urls in sorted(files.items())
     }
     told = summary.get("categories", {})
@@ -110,13 +121,16 @@ def report_page(output: str) -> str:
     null = uniform_ds(record.parts.window, record.parts.min_distance)
     total = sum(c["windows"] for c in chosen.values())
     figures = [_figures(name, categories[name], chosen) for name in sorted(categories)]
-    plain = Select(alpha=select["alpha"], standardize=select["standardize"], keep=select["keep"])
-    by_lds = Select.model_validate(select) == plain
+    plain = Select(
+        **{key: select[key] for key in ("name", "alpha", "standardize", "keep") if key in select}
+    )
+    by_lds = settings_of == plain
     data = {
         "categories": figures,
         "select": {**select, "fraction": _kept_fraction(chosen)},
         "by_lds": by_lds,
         "ranked_by": _name_of_rank(select),
+        "cleared": cleared(settings_of),
         "has_threshold": select.get("overlap") != "prefer_distinct",
         "window": record.parts.window,
         "output": shlex.quote(without_secrets(output)),
@@ -142,7 +156,16 @@ def report_page(output: str) -> str:
         null=null,
         funnel=funnel,
         any_sampled=any(row["sampled_out"] for row in funnel),
-        keep=str(Select.model_validate(select).keep),
+        keep=str(settings_of.keep),
+        selection_name=name,
+        where=[str(bound) for bound in settings_of.where],
+        own_categories=sorted(settings_of.categories),
+        heads_told=heads_told(
+            settings_of, columns, read_record(folder.record("heads")), categories
+        ),
+        compared=compared_selections(folder),
+        checks=recorded_check(folder, settings_of),
+        column_of_rank=settings_of.rank_by,
         ranked_by=_name_of_rank(select),
         repetition={name: _repetition(windows) for name, windows in categories.items()},
         command=f"longattn inspect {shlex.quote(without_secrets(output))}",
@@ -171,26 +194,37 @@ def _files(output: str) -> dict[str, list[str]]:
 
 
 def _windows(
-    urls: list[str], most: int, kept_ids: pa.ChunkedArray, select: Mapping[str, Any]
+    urls: list[str],
+    most: int,
+    kept_ids: pa.ChunkedArray,
+    select: Mapping[str, Any],
+    columns: Columns,
 ) -> Windows:
     """The windows of one category: all, or whole files of at least `most` windows."""
     tables: list[pa.Table] = []
     for start in range(0, len(urls), READERS):
-        tables += parallel(_narrow, urls[start : start + READERS])
+        tables += parallel(lambda url: _narrow(url, columns), urls[start : start + READERS])
         if sum(map(len, tables)) > most:
             break
     table = pa.concat_tables(tables).sort_by("data_id")
     ds, variance = table["ds"].to_numpy(), table["variance"].to_numpy()
     lds = long_distance_scores(ds, variance, select["alpha"], select["standardize"])
     kept = pa.compute.is_in(table["data_id"], value_set=kept_ids)
-    rank_by = select.get("rank_by", "lds")
-    ranked = lds if rank_by == "lds" else table[rank_by].to_numpy()
+    by_lds = select.get("rank_by", "lds") == "lds"
+    ranked = lds if by_lds else table["rank"].fill_null(math.nan).to_numpy()
     return Windows(table, ds, variance, lds, ranked, kept.to_numpy())
 
 
-def _narrow(url: str) -> pa.Table:
+def _narrow(url: str, columns: Columns) -> pa.Table:
+    """Columns of a file, with the scores that the selection is of: its heads, and what ranked."""
+    read = dict.fromkeys([*NARROW, "category", *columns.labelled])
     with open_parquet(url) as parquet:
-        table = parquet.read(columns=list(NARROW)).replace_schema_metadata()
+        rows = parquet.read(columns=list(read)).replace_schema_metadata()
+    scores, table = columns.of_rows(url, rows), rows.select(NARROW)
+    for name in ("ds", "variance"):
+        table = table.append_column(f"all_{name}", rows[name])
+        table = table.set_column(table.column_names.index(name), name, scores[name])
+    table = table.append_column("rank", scores["rank"])
     url_of = pa.DictionaryArray.from_arrays(np.zeros(len(table), np.int32), [url])
     return table.append_column("url", url_of).append_column("row", pa.array(np.arange(len(table))))
 
@@ -296,7 +330,9 @@ def _sample(n: int, size: int) -> NDArray[np.int64]:
 
 
 def _histogram(values: NDArray[np.float64], kept: NDArray[np.bool_]) -> dict[str, Any]:
-    low, high = float(values.min()), float(values.max())
+    there = np.isfinite(values)  # without a value there is nothing to rank by
+    values, kept = values[there], kept[there]
+    low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 0.0)
     if low == high:
         low, high = low - abs(low) * 0.01 - 1e-12, high + abs(high) * 0.01 + 1e-12
     edges = np.linspace(low, high, min(BINS, max(8, int(math.sqrt(len(values)) * 2))) + 1)
@@ -333,6 +369,7 @@ def _funnel(name: str, told: Mapping[str, Any], chosen: Mapping[str, Any]) -> di
         **{key: chosen.get(key) for key in (
             "windows", "kept", "kept_tokens", "ds_mean", "ds_std", "du_mean", "du_std", "threshold",
         )},
+        "out": chosen.get("out", {}),
     }  # fmt: skip
 
 
@@ -369,6 +406,7 @@ def _overlap(windows: Windows) -> dict[str, int]:
 def _excerpts(windows: Windows) -> list[dict[str, Any]]:
     """The highest and lowest window, and the two where kept and dropped meet, with their text."""
     order = np.lexsort((np.arange(len(windows.ranked)), -windows.ranked))
+    order = order[np.isfinite(windows.ranked[order])]
     kept, dropped = order[windows.kept[order]], order[~windows.kept[order]]
     picks = [
         ("highest", order[:1]),
