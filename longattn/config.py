@@ -1,4 +1,5 @@
-"""Settings of a run: typed, keyword-only, read from YAML. Every default lives here."""
+"""Settings of a run: typed, keyword-only, read from YAML. Every default lives here, or, of further
+scores, in `settings/scores.py`."""
 
 from __future__ import annotations
 
@@ -6,20 +7,19 @@ import re
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 import fsspec
 import yaml
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     model_validator,
 )
 
 from longattn.errors import ConfigError
+from longattn.settings.base import Settings
 from longattn.settings.numbers import (
     ByteSize,
     Count,
@@ -32,6 +32,7 @@ from longattn.settings.numbers import (
 from longattn.settings.overrides import apply_overrides, read_yaml
 from longattn.settings.paths import absolute_model, absolute_path
 from longattn.settings.refusals import checked
+from longattn.settings.scores import Score, check_scores
 from longattn.text import short, without_secrets
 
 SCORER_BATCH = {"cuda": 32, "cpu": 8}
@@ -50,15 +51,6 @@ def check_category(value: Any) -> str:
 
 
 LocalOrURL = Annotated[str, BeforeValidator(absolute_path), Field(min_length=1)]
-
-
-class Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
-
-    @classmethod
-    def check(cls, value: Any, where: str) -> Self:
-        """The settings themselves, or a mapping of their fields; raises ConfigError, one line."""
-        return checked(cls, value, where)
 
 
 class Sample(Settings):
@@ -214,6 +206,9 @@ class Config(Settings):
     output: LocalOrURL = Field(description="folder for the results; local or any fsspec URL")
     window: Window = Field(Window(), description="what a document is cut into")
     scorer: Scorer = Field(Scorer(), description="the model that scores, and how")
+    scores: tuple[Score, ...] = Field(
+        (), description="further scores of the labelled windows, computed in this order"
+    )
     select: Select = Field(Select(), description="which windows are kept")
     workers: Workers = Field(Workers(), description="how much of a cluster is used")
     max_bad_fraction: FractionOrZero = Field(
@@ -246,6 +241,8 @@ class Config(Settings):
                     f"sources of category {source.category!r} have different sample settings; "
                     "a category has one"
                 )
+        carried = dict.fromkeys(name for source in self.sources for name in source.columns)
+        check_scores(self.scores, self.window.tokens, carried)
         return self
 
     @property
@@ -278,7 +275,8 @@ class Config(Settings):
             if not overrides:
                 return value
             values: dict[str, Any] = value.model_dump(exclude_unset=True)
-            values["sources"] = [dict(source) for source in values["sources"]]
+            for name in ("sources", "scores"):
+                values[name] = [dict(section) for section in values.get(name, ())]
         elif isinstance(value, Mapping):
             values = deepcopy(dict(value))
         elif not isinstance(value, (str, Path)):
