@@ -2,6 +2,7 @@
 
 labelled/<category>/*.parquet    every window with its scores
 selected/<category>/*.parquet    the kept windows, with their LDS
+scores/<name>/<category>/*.parquet  a score table: a file for each labelled one, named as it is, its rows
 quarantine/*.parquet             records that could not be used, and why
 damaged/                         files that were no longer what was written, set aside by a run
 megatron/                        the kept windows for Megatron-LM, where exported
@@ -40,6 +41,14 @@ class OutputFolder:
     @property
     def selected(self) -> str:
         return join(self.url, "selected")
+
+    def score_table(self, name: str) -> str:
+        """The folder of a further score: its files lie and are named as the labelled ones."""
+        return join(self.url, "scores", name)
+
+    def score_files(self, name: str) -> dict[str, int]:
+        """Files of a further score by URL, sorted, with their sizes in bytes."""
+        return list_files(self.score_table(name), ".parquet")
 
     @property
     def quarantine(self) -> str:
