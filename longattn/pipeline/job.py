@@ -1,4 +1,4 @@
-"""A whole run: find what remains, execute it, select, and sum up.
+"""A whole run: find what remains, execute it, compute further scores, select, and sum up.
 
 `Job.run` is its body: read it first. An executor, Ray's or this process, does the work between.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,6 +22,12 @@ from longattn.errors import RunError
 from longattn.pipeline.execution import Executor, Outcome, Work
 from longattn.pipeline.failures import reason_of
 from longattn.pipeline.remarks import remarks
+from longattn.pipeline.score_tables import (
+    TableJob,
+    TableSummary,
+    WindowFacts,
+    tables_executor,
+)
 from longattn.pipeline.stopping import Stop, stop_on_sigterm
 from longattn.pipeline.summary import RunSummary, summarise
 from longattn.resume.damage import set_aside
@@ -112,6 +119,8 @@ class Job:
         self.precision: dict[str, Any] = {}
         self.samples = {source.category: source.sample for source in config.sources}
         require_apart(config.sources, config.output)
+        self.tables: dict[str, TableSummary] = {}
+        self._cluster = ExitStack()  # keeps Ray between the stages and the further scores
         self.listing = list_sources(config.sources)
         self.splits = self.listing.splits
         for line in self.listing.left_out_lines():
@@ -121,29 +130,36 @@ class Job:
         """Refuse what cannot work before anything is made. Raises ValueError."""
         self.settings.bos(self.checkpoint)
         load_tokenizer(self.settings.model).warn_if_slow()
+        self.table_job.check()
         if read_run_record(self.config.output) is None:  # of what is refused, no folder is left
             check_sources(self.splits)
             column_types(self.splits)
 
     def run(self, stop: Stop, hold: Hold, *, select_after: bool = True) -> RunSummary:
-        """Find what remains, execute it, select, and sum up."""
-        done = self.label(stop, hold)
-        if stop.asked.is_set():
-            raise stop.error
+        """Find what remains, execute it, compute further scores, select, and sum up."""
+        with self._cluster:
+            done = self.label(stop, hold)
+            if stop.asked.is_set():
+                raise stop.error
+            self.tables = self.score(stop)
         started = time.perf_counter()
         try:
             selection = self.select(done.labelled) if select_after else {}
         except DamagedFileError as error:
             log.warning("%s: every labelled file is read now", error)
             self.whole = True
-            done = self.label(stop, hold)
+            with self._cluster:
+                done = self.label(stop, hold)
+                self.tables |= self.score(stop)
             started = time.perf_counter()
             selection = self.select(done.labelled)
         summary = summarise(
             self.config, done.fingerprint, self.splits, (done.before, done.labelled),
             done.outcome, selection,
         ).timed(select=time.perf_counter() - started, total=time.perf_counter() - self.started)  # fmt: skip
-        facts = {"left_out": self.listing.left_out, "precision": self.precision}
+        facts: dict[str, Any] = {"left_out": self.listing.left_out, "precision": self.precision}
+        if self.tables:
+            facts["scores"] = {name: of.to_dict() for name, of in self.tables.items()}
         summary = replace(summary, extra={**facts, **self._proofs(selected=bool(selection))})
         write_record(self.folder.record("summary"), summary.to_dict())
         told = remarks(self.config, {n: c.to_dict() for n, c in summary.categories.items()})
@@ -197,6 +213,23 @@ class Job:
             raise RunError(too_bad)
         return Done(fingerprint, left, labelled, outcome)
 
+    def score(self, stop: Stop) -> dict[str, TableSummary]:
+        """Compute the tables of further scores that are not there yet."""
+        config, executor = self.config, tables_executor(self.executor)
+        return self.table_job.run(
+            stop, lambda dtype: executor(config.output, config.workers, dtype)
+        )
+
+    @cached_property
+    def table_job(self) -> TableJob:
+        config = self.config
+        tokenizer = load_tokenizer(config.scorer.model).fingerprint
+        carried = {name for source in config.sources for name in source.columns}
+        facts = WindowFacts(
+            config.window.tokens, config.min_distance, tokenizer, tuple(sorted(carried))
+        )
+        return TableJob(config.output, config.scores, facts, whole=self.whole)
+
     def select(self, labelled: Remaining) -> dict[str, CategorySelection]:
         """Select from all that is labelled, where there is something."""
         if not labelled.windows:
@@ -218,6 +251,10 @@ class Job:
             return in_process
         from longattn.pipeline.on_ray import on_ray
 
+        if self.config.scores:
+            from longattn.cluster import connected
+
+            self._cluster.enter_context(connected())
         return on_ray
 
     def _choose_dtype(self, device: str) -> None:

@@ -76,7 +76,8 @@ class Score(Settings):
         None, description="causal language model: a local folder or a hub id; none for measures"
     )
     short: TokenLength | None = Field(
-        None, description="of a loss gap, the short context in tokens; null: an eighth of the window"
+        None,
+        description="of a loss gap, the short context in tokens; null: an eighth of the window",
     )
     layers: Layers = Field(
         "all", description="of attention: numbers of layers, from 0, or all that look far"
