@@ -159,7 +159,7 @@ class Job:
         ).timed(select=time.perf_counter() - started, total=time.perf_counter() - self.started)  # fmt: skip
         facts: dict[str, Any] = {"left_out": self.listing.left_out, "precision": self.precision}
         if self.tables:
-            facts["scores"] = {name: of.to_dict() for name, of in self.tables.items()}
+            facts["scores"] = self._work_so_far()
         summary = replace(summary, extra={**facts, **self._proofs(selected=bool(selection))})
         write_record(self.folder.record("summary"), summary.to_dict())
         told = remarks(self.config, {n: c.to_dict() for n, c in summary.categories.items()})
@@ -219,6 +219,17 @@ class Job:
         return self.table_job.run(
             stop, lambda dtype: executor(config.output, config.workers, dtype)
         )
+
+    def _work_so_far(self) -> dict[str, dict[str, Any]]:
+        """Of each score its tables, and the work of this run and those before."""
+        before = (read_record(self.folder.record("summary")) or {}).get("scores", {})
+        return {
+            name: {
+                key: value if key == "tables" else value + before.get(name, {}).get(key, 0)
+                for key, value in of.to_dict().items()
+            }
+            for name, of in self.tables.items()
+        }
 
     @cached_property
     def table_job(self) -> TableJob:

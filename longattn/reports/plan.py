@@ -29,6 +29,7 @@ from longattn.corpus.parts import sample_part
 from longattn.corpus.reading import read_split
 from longattn.corpus.records import BadRecord, Reason, Split
 from longattn.corpus.sources import list_splits
+from longattn.reports.plan_scores import ScoreCost, score_costs
 from longattn.resume.fingerprint import read_run_record
 from longattn.resume.remaining import find_remaining
 from longattn.scoring.settings import ScoreSettings
@@ -93,6 +94,8 @@ class Plan:
     """At most; null: as many as it takes."""
     done: str
     """What of it an earlier run has done; empty where there was none."""
+    scores: list[ScoreCost]
+    """Of the further scores of the config."""
     warnings: list[str] = field(default_factory=list)
 
     @property
@@ -142,14 +145,18 @@ def plan(
     for (category, *_), parts in _by_file(splits).items():
         files.setdefault(category, []).append(parts)
     categories, ids = {}, np.zeros(0, np.int32)
+    rows: list[dict[str, Any]] = []
     for name, whole in sorted(files.items()):
         sample = _Sample(config, name, whole, read_bytes // len(files))
         categories[name] = sample.estimate(config.select.keep)
         ids = sample.some_ids(ids)
+        rows += sample.rows[:1]
     if windows_per_second is None:
         rate, device = _measured(config, ids)
     else:
         rate, device = windows_per_second, "stated"
+    windows = sum(category.windows for category in categories.values())
+    scores = score_costs(config, rows[0] if rows and device != "stated" else None, device, windows)
     smallest, largest = config.workers.score
     scorers: tuple[int, ...] = (1,)
     if device != "cpu":
@@ -162,7 +169,7 @@ def plan(
         done = f"{finished} of {len(splits)} splits are labelled already; the numbers are of all"
     result = Plan(
         without_secrets(config.output), categories, _provenance(config, overrides), rate, device,
-        scorers, config.workers.window[1], done,
+        scorers, config.workers.window[1], done, scores,
     )  # fmt: skip
     result.warnings.extend(_warnings(config, files, result))
     return result
@@ -389,6 +396,8 @@ def print_plan(result: Plan, console: Console) -> None:
     for scorers in sorted(set(result.scorers)):
         plural = "" if scorers == 1 else "s"
         console.print(f"  on {scorers} {kind}{plural}: {duration(result.wall_seconds(scorers))}")
+    for cost in result.scores:
+        console.print(cost.line(), markup=False, highlight=False)
     if result.done:
         console.print(result.done)
     console.print()

@@ -22,7 +22,9 @@ from longattn.config import Select
 from longattn.reports.page import packed, render
 from longattn.reports.page_seal import with_seal
 from longattn.reports.repetition import Repetition
+from longattn.reports.score_columns import agreement, costs, score_columns
 from longattn.resume.fingerprint import require_run_record
+from longattn.resume.score_tables import table_records
 from longattn.selection.lds import long_distance_scores
 from longattn.storage.digests import json_checksum
 from longattn.storage.files import READERS, list_files, parallel, write_bytes
@@ -110,6 +112,7 @@ def report_page(output: str) -> str:
     null = uniform_ds(record.parts.window, record.parts.min_distance)
     total = sum(c["windows"] for c in chosen.values())
     figures = [_figures(name, categories[name], chosen) for name in sorted(categories)]
+    further = {name: _further(folder, categories[name]) for name in sorted(categories)}
     plain = Select(alpha=select["alpha"], standardize=select["standardize"], keep=select["keep"])
     by_lds = Select.model_validate(select) == plain
     data = {
@@ -122,6 +125,7 @@ def report_page(output: str) -> str:
         "output": shlex.quote(without_secrets(output)),
         "funnel": funnel,
         "null": null,
+        "further": [of["histograms"] for of in further.values()],
         "heads": {n: _heads(urls, HEAD_ROWS // len(files)) for n, urls in sorted(files.items())},
         "rates": (read_record(folder.record("rates")) or {}).get("samples", []),
     }
@@ -145,6 +149,8 @@ def report_page(output: str) -> str:
         keep=str(Select.model_validate(select).keep),
         ranked_by=_name_of_rank(select),
         repetition={name: _repetition(windows) for name, windows in categories.items()},
+        further=further,
+        costs=costs(table_records(output), summary.get("scores", {})),
         command=f"longattn inspect {shlex.quote(without_secrets(output))}",
         totals=_totals(told, chosen),
         overlap=[{"category": name, **_overlap(categories[name])} for name in sorted(categories)],
@@ -272,6 +278,30 @@ def _figures(name: str, windows: Windows, chosen: Mapping[str, Any]) -> dict[str
             "variance": packed(few.variance.astype(np.float32)),
             "kept": packed(few.kept.astype(np.uint8)),
         },
+    }
+
+
+def _further(folder: OutputFolder, windows: Windows) -> dict[str, Any]:
+    """Of each column of a score table its distribution, and how they agree with each other and LDS."""
+    columns = score_columns(folder, windows.table)
+    there = {name: ~np.isnan(values) for name, values in columns.items()}
+    sample = _sample(len(windows.ds), PAGE_POINTS)
+    compared = {"LDS": windows.lds, "DS": windows.ds, **columns} if columns else {}
+    return {
+        "histograms": {
+            name: _histogram(values[there[name]], windows.kept[there[name]])
+            for name, values in columns.items()
+            if there[name].any()
+        },
+        "columns": {
+            name: {
+                "scored": int(there[name].sum()),
+                "mean": float(values[there[name]].mean()) if there[name].any() else None,
+                "deviation": float(values[there[name]].std()) if there[name].any() else None,
+            }
+            for name, values in columns.items()
+        },
+        "agreement": agreement({name: values[sample] for name, values in compared.items()}),
     }
 
 

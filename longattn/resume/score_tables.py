@@ -199,9 +199,7 @@ def column_places(
     numbers = [f.name for f in schema if types.is_floating(f.type) or types.is_integer(f.type)]
     places |= dict.fromkeys([*numbers, *carried], "")
     for name in names:
-        if name not in places and not (
-            schema is LABELLED and EXTRA_SCORE_COLUMNS.fullmatch(name)
-        ):
+        if name not in places and not (schema is LABELLED and EXTRA_SCORE_COLUMNS.fullmatch(name)):
             raise ConfigError(
                 f"where: no column {name!r} of numbers in labelled files or earlier scores; there "
                 f"are {', '.join(sorted(places))}"
