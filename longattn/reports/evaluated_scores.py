@@ -97,7 +97,7 @@ def pairs(
 
     scaled = {name: _standardised(scores[name]) for name in names}
     alone = {name: of(values) for name, values in scaled.items()}
-    found = []
+    found: list[dict[str, Any]] = []
     for a, b in combinations(names, 2):
         both = {kind: scaled[a][kind] + scaled[b][kind] for kind in ("native", *kinds)}
         value, better = of(both), max(alone[a], alone[b])

@@ -39,8 +39,9 @@ def score_columns(folder: OutputFolder, windows: pa.Table) -> dict[str, Floats]:
             some = parallel(partial(_table, names=scalars), tables[start : start + READERS])
             for place, table in enumerate(some, start):
                 mine = order[bounds[place] : bounds[place + 1]]
-                for name in scalars if table is not None else ():
-                    columns[name][mine] = table[name].to_numpy()[rows[mine]]
+                if table is not None:
+                    for name in scalars:
+                        columns[name][mine] = table[name].to_numpy()[rows[mine]]
         found |= columns
     return found
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +13,6 @@ from longattn.reports.verify_rows import footer_findings, statistics_findings
 from longattn.reports.verify_scores import OTHER_TOLERANCE, TOLERANCE
 from longattn.resume.score_tables import (
     TableRecord,
-    column_places,
     narrow_columns,
     read_table_record,
     within,
@@ -44,20 +43,25 @@ def score_table_findings(folder: OutputFolder, scores: int) -> Iterator[str]:
     } - {*names}
     for name in sorted(strangers):
         yield f"{folder.score_table(name)}: tables of a score without a record"
+    records = []
     for name in names:
         try:
-            record = read_table_record(folder.url, name)
+            records.append(read_table_record(folder.url, name))
         except ValueError as error:
             yield str(error)
-            continue
+    lies = {column: of.name for of in records if of is not None for column in of.columns}
+    for record in records:
         if record is None:
             continue
-        yield from _of_score(folder, record, labelled)
+        yield from _of_score(folder, record, labelled, lies)
         if scores and record.model is not None:
             yield from _scored_again(folder, record, labelled, scores)
 
 
-def _of_score(folder: OutputFolder, record: TableRecord, labelled: Sequence[str]) -> Iterator[str]:
+def _of_score(
+    folder: OutputFolder, record: TableRecord, labelled: Sequence[str], lies: Mapping[str, str]
+) -> Iterator[str]:
+    """Findings on one score; `lies` says of which score a column is, those of labelled files left out."""
     wanted = {absolute(folder.score_file(record.name, url)): url for url in labelled}
     there = set(folder.score_files(record.name))
     for url in sorted(there - wanted.keys()):
@@ -68,8 +72,7 @@ def _of_score(folder: OutputFolder, record: TableRecord, labelled: Sequence[str]
             f"{folder.score_table(record.name)}: {len(missing)} labelled files without a table, as "
             f"{missing[0]}"
         )
-    limits = {column: "" for of in record.limits.values() for column in of}
-    places = column_places(folder.url, (), limits) if limits else {}
+    places = {column: lies.get(column, "") for of in record.limits.values() for column in of}
     for table, url in wanted.items():
         if table in there:
             try:

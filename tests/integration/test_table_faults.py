@@ -130,9 +130,7 @@ def test_a_store_that_breaks_a_third_of_requests(cluster, unbroken, tmp_path):
     assert there == wanted
 
 
-def test_tables_that_cannot_be_written_fail_in_one_line_and_come_later(
-    cluster, unbroken, tmp_path
-):
+def test_tables_that_cannot_be_written_fail_in_one_line_and_come_later(cluster, unbroken, tmp_path):
     config = without_tables(unbroken, tmp_path / "out")
     (tmp_path / "out/scores").mkdir()
     gap = tmp_path / "out/scores/gap"

@@ -11,7 +11,7 @@ import pytest
 
 import longattn as la
 from longattn.errors import FolderError, Interrupted, RunError
-from longattn.pipeline import execution, table_stage
+from longattn.pipeline import table_stage
 from longattn.pipeline.job import Job
 from longattn.pipeline.stopping import Stop
 from longattn.scoring.layers import LayerScorer
@@ -19,32 +19,8 @@ from longattn.scoring.loss_gap import LossGapScorer
 from longattn.storage.tables import file_metadata
 from longattn.windows.measures import compression_ratio, repetition
 from longattn.windows.tokenizer import load_tokenizer
-from tests.conftest import BUILTIN, WINDOW, config
+from tests.conftest import BUILTIN, SHORT, WINDOW, further_scores
 from tests.pipeline.test_executors import data_files
-
-SHORT = 64
-
-
-def scores(model):
-    return [
-        {"name": "text", "kind": "measures"},
-        {
-            "name": "gap", "kind": "loss_gap", "model": model, "short": SHORT,
-            "where": {"compression_ratio": {"quantiles": [0.2, 0.8]}, "ds": {"min": 0.01}},
-        },
-        {"name": "deep", "kind": "attention", "model": model, "layers": [0], "batch": 3},
-    ]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def scored(corpus, tmp_path_factory, checkpoint):
-    """A run with three further scores, over several labelled files a category."""
-    settings = config(
-        corpus, tmp_path_factory.mktemp("scored"), checkpoint, scores=scores(checkpoint)
-    )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(execution.BLOCK_BYTES, "cpu", 30_000)
-        return settings, la.run(settings, executor="local")
 
 
 @pytest.fixture
@@ -174,7 +150,7 @@ def test_a_table_of_a_file_that_is_gone_is_set_aside(copied):
 def test_tables_of_other_settings_are_refused_in_one_line(copied, change, told):
     values = copied.model_dump(mode="json", exclude_none=True)
     values["scores"][1].pop("where")
-    values["scores"][1]["where"] = scores("")[1]["where"]
+    values["scores"][1]["where"] = further_scores("")[1]["where"]
     values["scores"][1] |= change
     with pytest.raises(FolderError, match=told) as error:
         la.run(values, executor="local")
