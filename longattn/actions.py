@@ -20,7 +20,13 @@ log = logging.getLogger("longattn")
 
 
 def plan(
-    path: str, overrides: list[str] | None, rate: float | None, read: str, as_json: bool
+    path: str,
+    overrides: list[str] | None,
+    rate: float | None,
+    read: str,
+    *,
+    as_json: bool,
+    check: bool,
 ) -> None:
     from longattn.config import Config
     from longattn.reports.plan import plan as plan_run
@@ -28,7 +34,9 @@ def plan(
 
     config = Config.of(path, overrides or [])
     read_bytes = read_number(ByteSize, "--read", read)
-    result = plan_run(config, overrides or [], windows_per_second=rate, read_bytes=read_bytes)
+    result = plan_run(
+        config, overrides or [], windows_per_second=rate, read_bytes=read_bytes, check=check
+    )
     if as_json:
         print(json.dumps(result.to_dict(), indent=1))
     else:
@@ -71,8 +79,15 @@ def select(path: str, overrides: list[str] | None) -> None:
 
     config = Config.of(path, overrides or [])
     with held(config.output):
+        if config.select.heads == "auto":
+            from longattn.reports.head_choice import choose_heads
+
+            choose_heads(config)
         chosen = select_labelled(config.output, config.select, file_bytes=config.file_bytes)
-        written = [OutputFolder(config.output).selected, *retell(config.output, chosen)]
+        name = config.select.name
+        written = [
+            OutputFolder(config.output).selection(name), *retell(config.output, chosen, name)
+        ]  # fmt: skip
     categories = {name: c.to_dict() for name, c in chosen.items()}
     for remark in remarks(config, categories):
         log.warning("%s", remark)

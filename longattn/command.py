@@ -41,6 +41,12 @@ CheckOption = Annotated[
     bool,
     typer.Option("--check", help="read every labelled file first; score again what is damaged"),
 ]
+NoCheckOption = Annotated[
+    bool,
+    typer.Option(
+        "--no-check", help="do not measure whether what ranks tells documents from splices"
+    ),
+]
 ExecutorOption = Annotated[
     Executor, typer.Option(help="ray: on a cluster, or one started here; local: in this process")
 ]

@@ -1,9 +1,8 @@
-"""Settings of a run: typed, keyword-only, read from YAML. Every default lives here, or, of further
-scores, in `settings/scores.py`."""
+"""Settings of a run: typed, keyword-only, read from YAML. Every default lives here, those of `select:`
+in `settings/selection.py`, of `scores:` in `settings/scores.py`."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -11,15 +10,11 @@ from typing import Annotated, Any, Literal
 
 import fsspec
 import yaml
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    Field,
-    model_validator,
-)
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from longattn.errors import ConfigError
-from longattn.settings.base import Settings
+from longattn.settings.base import Settings as Settings
+from longattn.settings.base import check_category as check_category
 from longattn.settings.numbers import (
     ByteSize,
     Count,
@@ -33,22 +28,12 @@ from longattn.settings.overrides import apply_overrides, read_yaml
 from longattn.settings.paths import absolute_model, absolute_path
 from longattn.settings.refusals import checked
 from longattn.settings.scores import Score, check_scores
-from longattn.text import short, without_secrets
+from longattn.settings.selection import Keep as Keep
+from longattn.settings.selection import Select as Select
+from longattn.text import without_secrets
 
 SCORER_BATCH = {"cuda": 32, "cpu": 8}
 """Windows a scorer is handed at a time by default: a GPU pauses between two batches."""
-MIN_SELECT_MEMORY = 64 * 10**6
-"""With less, the database that selects has no room for what it reads."""
-
-
-def check_category(value: Any) -> str:
-    """Raises ValueError for a name that is no folder of its own below the output."""
-    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", value):
-        raise ValueError(
-            "a category names a folder: 1 to 64 of A-Z a-z 0-9 _ . -, not starting with . - or _"
-        )
-    return value
-
 
 LocalOrURL = Annotated[str, BeforeValidator(absolute_path), Field(min_length=1)]
 
@@ -129,55 +114,6 @@ class Scorer(Settings):
     )
 
 
-class Keep(Settings):
-    """How much of each category is kept: exactly one of the three. None is a total of all."""
-
-    fraction: Fraction | None = Field(None, description="share of each category's windows")
-    tokens: Count | None = Field(
-        None, description="a budget of tokens for each category, as in 1.5B (decimal)"
-    )
-    count: Count | None = Field(None, description="windows of each category, as in 100K (decimal)")
-
-    @model_validator(mode="after")
-    def _one(self) -> Keep:
-        if sum(v is not None for v in (self.fraction, self.tokens, self.count)) != 1:
-            raise ValueError("exactly one of fraction, tokens, count")
-        return self
-
-    def __str__(self) -> str:
-        """`0.5 of the windows of each category`, `1.5 B tokens of each category`."""
-        if self.fraction is not None:
-            return f"{self.fraction:.3g} of the windows of each category"
-        if self.tokens is not None:
-            return f"{short(self.tokens)} tokens of each category"
-        return f"{self.count:,} windows of each category"
-
-
-class Select(Settings):
-    alpha: float = Field(0.5, ge=0, allow_inf_nan=False, description="weight of DU in LDS (Eq. 8)")
-    standardize: Literal["zscore", "minmax"] = Field(
-        "zscore", description="how DS and DU are brought to one scale, within each category"
-    )
-    rank_by: Literal["lds", "recurrence", "recurrence_rarity", "recurrence_pairs"] = Field(
-        "lds", description="the paper's LDS, or a far recurrence (longattn/windows/recurrence.py)"
-    )
-    overlap: Literal["allow", "prefer_distinct"] = Field(
-        "allow",
-        description="prefer_distinct: windows that share tokens with kept ones count for less "
-        "(longattn/selection/overlap.py)",
-    )
-    keep: Keep = Field(
-        Keep(fraction=0.5),
-        description="how much of each category is kept, best first; one of fraction, tokens, count. Each "
-        "category is ranked alone and has the whole budget for itself",
-    )
-    memory: Annotated[ByteSize, Field(ge=MIN_SELECT_MEMORY)] = Field(
-        10**9,
-        description="bytes of memory for its tables; what outgrows them lies in the temporary "
-        "folder",
-    )
-
-
 class Workers(Settings):
     """Pools as [smallest, largest]; null: as large as the cluster is, or can grow to.
 
@@ -206,10 +142,10 @@ class Config(Settings):
     output: LocalOrURL = Field(description="folder for the results; local or any fsspec URL")
     window: Window = Field(Window(), description="what a document is cut into")
     scorer: Scorer = Field(Scorer(), description="the model that scores, and how")
+    select: Select = Field(Select(), description="which windows are kept")
     scores: tuple[Score, ...] = Field(
         (), description="further scores of the labelled windows, computed in this order"
     )
-    select: Select = Field(Select(), description="which windows are kept")
     workers: Workers = Field(Workers(), description="how much of a cluster is used")
     max_bad_fraction: FractionOrZero = Field(
         0.01,
@@ -243,6 +179,16 @@ class Config(Settings):
                 )
         carried = dict.fromkeys(name for source in self.sources for name in source.columns)
         check_scores(self.scores, self.window.tokens, carried)
+        named = {source.category for source in self.sources}
+        for category in self.select.categories.keys() - named:
+            raise ValueError(
+                f"select.categories: no source has the category {category!r}; there are: "
+                f"{', '.join(sorted(named))}"
+            )
+        if self.select.name in named:
+            raise ValueError(
+                f"select.name {self.select.name!r} is a category, whose folder it would share"
+            )
         return self
 
     @property

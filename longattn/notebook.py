@@ -6,6 +6,7 @@ a path, a mapping or a `Config`; an output folder may be given as the config tha
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,8 @@ from longattn.config import Config, ConfigLike, Select, output_of
 from longattn.errors import ConfigError
 from longattn.settings.numbers import ByteSize, WindowLength, read_number
 from longattn.settings.paths import absolute_path
+
+log = logging.getLogger("longattn")
 
 if TYPE_CHECKING:
     from longattn.reports.inspection import Inspection
@@ -27,6 +30,7 @@ def plan(
     *,
     windows_per_second: float | None = None,
     read: int | str = "192M",
+    check: bool = True,
 ) -> Plan:
     """What a run would give and cost: windows, tokens, bytes and hours by category; writes nothing.
 
@@ -35,9 +39,10 @@ def plan(
         overrides: `a.b=value`, as `--set` takes them.
         windows_per_second: of one scorer; measured on this machine by default.
         read: stored bytes of the corpus to read at most, as in "2G".
+        check: whether to score a few windows and say if what ranks tells documents from splices.
 
     Returns:
-        A `Plan`: `.categories`, `.windows`, `.device_hours`, `.warnings`, `.to_dict()`.
+        A `Plan`: `.categories`, `.windows`, `.device_hours`, `.checks`, `.warnings`, `.to_dict()`.
 
     Raises:
         ValueError: one line, what a run refuses in its first seconds.
@@ -47,8 +52,9 @@ def plan(
     settings = Config.of(config, overrides)
     read_bytes = read_number(ByteSize, "read", read)
     return plan_run(
-        settings, overrides, windows_per_second=windows_per_second, read_bytes=read_bytes
-    )
+        settings, overrides, windows_per_second=windows_per_second, read_bytes=read_bytes,
+        check=check,
+    )  # fmt: skip
 
 
 def select(
@@ -59,6 +65,8 @@ def select(
     **overrides: Any,
 ) -> dict[str, CategorySelection]:
     """Select from `<path>/labelled` into `<path>/selected`, by category; the report is written anew.
+
+    With a `name` it goes to `<path>/selected/<name>`, and the selections that are there stay.
 
     Another call with the same settings rewrites only what is not as it should be. Exact, and the same
     set whatever the layout of the labelled files.
@@ -74,16 +82,25 @@ def select(
 
     Raises:
         ValueError: a bad setting, no labelled windows, scores of different settings in one folder,
-            scores that are not finite, or windows without the column to rank by.
+            scores that are not finite, windows without the column to rank by, or `heads="auto"`
+            where the corpus of the run cannot be read to choose them.
 
     Example:
         select("out/books", alpha=1.0, keep={"fraction": 0.25})
     """  # fmt: skip
     from longattn.reports.retelling import retell
+    from longattn.selection.kept_heads import chosen_categories
+    from longattn.selection.select_windows import resolved
     from longattn.selection.select_windows import select as select_labelled
+    from longattn.storage.output_folder import OutputFolder
 
-    chosen = select_labelled(path, settings, file_bytes=file_bytes, **overrides)
-    retell(output_of(path), chosen)
+    output, settings, size = resolved(path, settings, file_bytes, overrides)
+    if settings.heads == "auto" and not chosen_categories(OutputFolder(output)):
+        from longattn.reports.head_choice import choose_heads
+
+        choose_heads(Config.of(path).model_copy(update={"output": output, "select": settings}))
+    chosen = select_labelled(output, settings, file_bytes=size)
+    retell(output, chosen, settings.name)
     return chosen
 
 
@@ -107,18 +124,42 @@ def join(output: ConfigLike, file: str, *, name: str) -> Joined:
     return join_file(output_of(output), str(absolute_path(file)), name)
 
 
-def report(output: ConfigLike) -> str:
+def report(output: ConfigLike, *, check: bool = True) -> str:
     """The path of `report.html`, written anew: a page for any browser that shows what was selected.
 
     Args:
         output: the output folder of a run, or its config.
+        check: whether to score a few windows of the corpus, where it can be read, and say if what
+            ranks tells documents from splices; else what an earlier report measured is said.
 
     Raises:
         ValueError: one line; no run has written there, or nothing was labelled.
     """
     from longattn.reports.report import write_report
 
-    return write_report(output_of(output))
+    url = output_of(output)
+    if check:
+        _measure_ranking(url)
+    return write_report(url)
+
+
+def _measure_ranking(output: str) -> None:
+    """Measure what ranks the last selection on the corpus of the run, for the report."""
+    from longattn.reports.blindness import record_check
+    from longattn.reports.verdict import last_selection
+    from longattn.resume.fingerprint import require_run_record
+    from longattn.storage.output_folder import OutputFolder
+    from longattn.storage.records import read_record
+
+    folder, config = OutputFolder(output), require_run_record(output).config
+    selection = read_record(folder.selection_record(last_selection(folder)))
+    if config is None or selection is None:
+        return
+    select = Select.check(selection["select"], "select")
+    try:
+        record_check(config.model_copy(update={"output": output, "select": select}))
+    except (OSError, ValueError) as error:  # the corpus is elsewhere now
+        log.warning("what ranks was not measured: %s", error)
 
 
 def inspect(
@@ -208,6 +249,8 @@ def verify(output: ConfigLike, *, scores: int = 0) -> list[str]:
 def export(output: ConfigLike) -> list[str]:
     """The prefixes that Megatron-LM's `--data-path` takes, their `.bin` and `.idx` files written.
 
+    Of the selection that `select.name` of the config names, or of the one without a name.
+
     Args:
         output: the config of a run, or its output folder.
 
@@ -218,4 +261,5 @@ def export(output: ConfigLike) -> list[str]:
     from longattn.windows.tokenizer import load_tokenizer
 
     settings = Config.of(output)
-    return export_megatron(settings.output, load_tokenizer(settings.scorer.model).vocab_size)
+    vocab_size = load_tokenizer(settings.scorer.model).vocab_size
+    return export_megatron(settings.output, vocab_size, name=settings.select.name)

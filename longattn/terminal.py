@@ -68,6 +68,9 @@ def show_categories(categories: Mapping[str, Mapping[str, Any]], rank_by: str) -
         }
         rows.add_row(name, *(_cell(values.get(key)) for key in columns.values()))
     console().print(rows)
+    for name, category in sorted(categories.items()):
+        for what, windows in category.get("out", {}).items():
+            print(f"{name}: {what}: takes out {windows:,} of {category['windows']:,} windows")
     console().print(
         f"{'short: documents below one window; ' if read else ''}DS, variance: means over all windows; "
         f"{ranked} from: the lowest kept. Each category is ranked and kept for itself.",
@@ -93,6 +96,7 @@ def show_evaluation(result: Mapping[str, Any], labels: Mapping[str, str], few: i
                 *("{auc:.2f} ({low:.2f}-{high:.2f})".format_map(cells[k]) for k in kinds),
             )
         console(160).print(rows)
+        _show_heads(name, category["heads"])
         if category["documents"] < few:
             print(f"intervals from {category['documents']} documents are too narrow")
         worth = [pair for pair in category["pairs"] if pair["worth"]]
@@ -106,6 +110,22 @@ def show_evaluation(result: Mapping[str, Any], labels: Mapping[str, str], few: i
             print("splices: no two scores together are better than the better of them")
     for name, seconds in result["costs"].items():
         print(f"score {name}: {duration(seconds)} a window here")
+
+
+def _show_heads(name: str, heads: Mapping[str, Any]) -> None:
+    """AUC of every head, and what choosing one gives on documents that did not choose."""
+    kinds, choice = heads["auc"], heads["choice"]
+    rows = table(f"{name}: AUC of each head", *kinds)
+    for head, cells in enumerate(zip(*kinds.values(), strict=True)):
+        rows.add_row(f"head {head}", *(f"{value:.2f}" for value in cells))
+    console(160).print(rows)
+    print(f"{name}: {choice['why']}")
+    for half in choice["judgements"]:
+        shown = ", ".join(
+            f"{kind} {auc:.2f} ({low:.2f}-{high:.2f}), mean of heads {half['mean_auc'][kind][0]:.2f}"
+            for kind, (auc, low, high) in half["auc"].items()
+        )
+        print(f"  head {half['head']}, chosen on half, on the unseen documents: {shown}")
 
 
 def show_stages(summary: Mapping[str, Any]) -> None:

@@ -110,7 +110,10 @@ def further_scores(model):
         {"name": "text", "kind": "measures"},
         {
             "name": "gap", "kind": "loss_gap", "model": model, "short": SHORT,
-            "where": {"compression_ratio": {"quantiles": [0.2, 0.8]}, "ds": {"min": 0.01}},
+            "where": [
+                {"column": "compression_ratio", "quantiles": [0.2, 0.8]},
+                {"column": "ds", "min": 0.01},
+            ],
         },
         {"name": "deep", "kind": "attention", "model": model, "layers": [0], "batch": 3},
     ]  # fmt: skip

@@ -3,6 +3,7 @@
 import zlib
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from longattn.scoring.settings import ScoreParts
 from longattn.storage.files import join
@@ -44,4 +45,13 @@ def score_parts(**changes):
 def write_labelled(output, category, table, metadata=None):
     url = join(str(output), "labelled", category, content_name(table["data_id"]))
     write_table(url, table, metadata or {"fingerprint": "f"})
+    return url
+
+
+def write_score_table(labelled, name, columns, metadata=None):
+    """The file of a score table beside a labelled file: its data_id, and a value a row of each column."""
+    output, _, rest = str(labelled).rpartition("/labelled/")
+    ids = pq.ParquetFile(labelled).read(columns=["data_id"])["data_id"]
+    url = join(output, "scores", name, rest)
+    write_table(url, pa.table({"data_id": ids, **columns}), metadata or {"fingerprint": "s"})
     return url

@@ -30,6 +30,7 @@ from longattn.pipeline.score_tables import (
 )
 from longattn.pipeline.stopping import Stop, stop_on_sigterm
 from longattn.pipeline.summary import RunSummary, summarise
+from longattn.reports.retelling import selection_proof
 from longattn.resume.damage import set_aside
 from longattn.resume.fingerprint import (
     grown_samples,
@@ -142,6 +143,8 @@ class Job:
             if stop.asked.is_set():
                 raise stop.error
             self.tables = self.score(stop)
+        if self.config.select.heads == "auto" and done.labelled.windows:
+            self._choose_heads()
         started = time.perf_counter()
         try:
             selection = self.select(done.labelled) if select_after else {}
@@ -255,6 +258,14 @@ class Job:
         log.debug("%d files; opening the scorer %s", files, self.config.scorer.model)
         return open_checkpoint(self.config.scorer.model)
 
+    def _choose_heads(self) -> None:
+        """Choose heads for the categories that have none chosen yet; they stay as they are from then on."""
+        from longattn.reports.head_choice import choose_heads
+
+        with warn_if_slow("choosing heads"):
+            for name in choose_heads(self.config):
+                log.debug("%s: heads were chosen", name)
+
     def _executor(self) -> Executor:
         if self.executor == "local":
             from longattn.pipeline.in_process import in_process
@@ -341,8 +352,7 @@ class Job:
             "samples": json_checksum(read_record(self.folder.record("samples"))),
         }
         if selected:
-            stored = read_record(self.folder.record("selection"))
-            proofs["selection"] = json_checksum(stored)
+            proofs |= selection_proof(self.folder, self.config.select.name)
         return proofs
 
     def _log_stale(self, stale: dict[str, int]) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
-from longattn.config import Config
+from longattn.config import Config, Keep
 
 
 def remarks(config: Config, categories: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -15,12 +16,15 @@ def remarks(config: Config, categories: Mapping[str, Mapping[str, Any]]) -> list
         config: of the run.
         categories: by name what `RunSummary.categories` holds, or `CategorySelection.to_dict()`.
     """
-    keep, window, found = config.select.keep, config.window.tokens, []
+    window, found = config.window.tokens, []
     for name, told in sorted(categories.items()):
+        keep = config.select.keep_of(name)
         windows, kept = told.get("windows", 0), told.get("kept")
         if not windows:
             found.append(f"{name}: no window, because {_why_none(told, window)}")
             continue
+        if kept is not None and told.get("out") and (short := _too_few(keep, told, window)):
+            found.append(f"{name}: {kept:,} of {windows:,} windows are kept, {short}")
         if kept is None or kept < windows - told.get("duplicate_rows", 0):
             continue
         if keep.count is not None and keep.count > kept:
@@ -34,6 +38,15 @@ def remarks(config: Config, categories: Mapping[str, Mapping[str, Any]]) -> list
                 f"category, and it has {told['kept_tokens']:,}"
             )
     return found
+
+
+def _too_few(keep: Keep, category: Mapping[str, Any], window: int) -> str:
+    """That bounds leave fewer windows than `keep` pays for; empty where they do not."""
+    share = math.floor((keep.fraction or 0) * category["windows"] + 0.5)
+    tokens = category["kept_tokens"] + window
+    if category["kept"] >= (keep.count or share) and (keep.tokens is None or tokens > keep.tokens):
+        return ""
+    return "fewer than select.keep pays for: no more are within select.where"
 
 
 def _why_none(category: Mapping[str, Any], window: int) -> str:

@@ -118,7 +118,7 @@ class TableJob:
     def check(self) -> None:
         """Refuse what cannot be computed, or not under its name. Raises ValueError, one line."""
         for i, score in enumerate(self.scores):
-            column_places(self.output, self.scores[:i], score.where, self.facts.carried)
+            column_places(self.output, self.scores[:i], _columns(score), self.facts.carried)
             record = read_table_record(self.output, score.name)
             if record is not None:
                 require_same(self.output, score.name, record, self._of(score, record.parts.dtype))
@@ -174,7 +174,7 @@ class TableJob:
         score = self.scores[i]
         parts = self._of(score, DTYPES[tables.device])
         require_same(self.output, score.name, record, parts)
-        places = column_places(self.output, self.scores[:i], score.where)
+        places = column_places(self.output, self.scores[:i], _columns(score))
         was = record
         record = record or TableRecord(score.name, parts, score.columns, score.model)
         record = with_limits(self.output, record, score.where, places)
@@ -209,6 +209,11 @@ class TableJob:
             if there.damaged or gone:
                 set_aside(self.output, {**there.damaged, **gone})
         return there
+
+
+def _columns(score: Score) -> list[str]:
+    """Of its `where`."""
+    return [bound.column for bound in score.where]
 
 
 def score_tables(

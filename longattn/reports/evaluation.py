@@ -13,7 +13,7 @@ import logging
 import math
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,9 +23,11 @@ from numpy.typing import NDArray
 from longattn.config import Config
 from longattn.reports.evaluated_scores import EvaluatedScores, pairs
 from longattn.reports.foils import Ids, Windows, foils, generator, long_documents, native_windows
+from longattn.reports.head_choice import head_choice
 from longattn.reports.page import render
 from longattn.reports.report import uniform_ds
 from longattn.selection.auc import auc
+from longattn.selection.heads import Half, HeadScores, head_aucs, lds_of_heads
 from longattn.selection.lds import moments
 from longattn.storage.files import write_bytes
 from longattn.storage.output_folder import OutputFolder
@@ -45,6 +47,7 @@ Score = Callable[[Ids], "Attention"]
 
 ALPHAS = (0.0, 0.25, 1.0, 2.0)
 FEW_DOCUMENTS = 20  # of fewer, a bootstrap over documents gives intervals that are too narrow
+HEADS_SUM = "LDS, sum of standardised heads"
 LABELS = {"DU": "low variance"}  # of scorers, for people; the paper's DU is -variance
 
 
@@ -64,15 +67,23 @@ def spearman(a_n: Floats, b_n: Floats) -> float | None:
 
 @dataclass(frozen=True)
 class Attention:
-    """DS and variance, means over heads, (n,) each."""
+    """DS and variance, means over heads, (n,) each; and of every head, (n, heads), where they are kept."""
 
     ds: Floats
     variance: Floats
+    ds_nh: Floats | None = None
+    variance_nh: Floats | None = None
 
     def lds(self, corpus: Attention, alpha: float) -> Floats:
         """LDS (Eq. 8), standardised by the windows of `corpus`: the native ones, as in a real run."""
         (ds_mean, ds_std), (v_mean, v_std) = moments(corpus.ds), moments(corpus.variance)
         return (self.ds - ds_mean) / (ds_std or 1) - alpha * (self.variance - v_mean) / (v_std or 1)
+
+    def by_head(self, documents: NDArray[np.int64]) -> HeadScores:
+        """Scores of every head; `documents`: (n,) what the windows are of."""
+        if self.ds_nh is None or self.variance_nh is None:
+            raise ValueError("scores of heads were not kept")
+        return HeadScores(self.ds_nh, self.variance_nh, documents)
 
 
 def attention(
@@ -81,7 +92,11 @@ def attention(
     """Scores of the windows, with the checkpoint's BOS in front as the pipeline puts it."""
     scores = [scorer.score(ids_l, k, stride) for ids_l in with_bos(ids_nl, bos)]
     ds_n = np.array([float(s.ds.mean()) for s in scores])
-    return Attention(ds_n, np.array([float(s.variance.mean()) for s in scores]))
+    variance_n = np.array([float(s.variance.mean()) for s in scores])
+    ds_nh, variance_nh = (
+        np.stack([getattr(s, of).numpy().reshape(-1) for s in scores]) for of in ("ds", "variance")
+    )
+    return Attention(ds_n, variance_n, ds_nh, variance_nh)
 
 
 def variants(config: Config, scorer: AttentionScorer, bos: int | None) -> dict[str, Score]:
@@ -144,9 +159,10 @@ def evaluate(
         category `documents` (that the native windows are of), `windows`, `native` (mean and
         deviation of each score), `auc` (scorer
         -> foil -> auc, low, high), `spearman` (scorer -> scorer -> correlation over native
-        windows), `stability` (variant -> `spearman` and `kept`, the share of the better half that
-        stays there), `pairs` (of scores, see `evaluated_scores.pairs`); and `costs`, seconds a window
-        of each further score of the config.
+        windows), `heads` (`auc`: foil -> of each head; `choice`: see `HeadChoice`), `stability`
+        (variant -> `spearman` and `kept`, the share of the better half that stays there),
+        `pairs` (of scores, see `evaluated_scores.pairs`); and `costs`, seconds a window of each
+        further score of the config.
 
     Raises:
         ValueError: under 2 windows, a `min_distance` too long for a loss gap, or as
@@ -207,6 +223,7 @@ def write_evaluation(output: str, result: dict[str, Any]) -> list[str]:
 class _Measure:
     """What all categories are measured with."""
 
+    config: Config
     n: int
     window: int
     min_distance: int
@@ -238,7 +255,7 @@ class _Measure:
 
             causal = CausalModel(causal_model, tokenizer.fingerprint)
         return cls(
-            n, config.window.tokens, k, config.select.alpha, seed, scorer,
+            config, n, config.window.tokens, k, config.select.alpha, seed, scorer,
             lambda ids_nl: attention(scorer, ids_nl, k, bos), variants(config, scorer, bos),
             tokenizer, causal, EvaluatedScores(config, tokenizer, scorer.device.type),
         )  # fmt: skip
@@ -249,9 +266,11 @@ class _Measure:
         kinds = {"native": native, **foils(native, documents, rng)}
         base = self.score(native.ids_nl)
         scores: dict[str, dict[str, Floats]] = {}
+        heads: dict[str, HeadScores] = {}
         for kind, made in kinds.items():
             log.info("%s: %d windows, %s", name, self.n, kind)
             seen = base if kind == "native" else self.score(made.ids_nl)
+            heads[kind] = seen.by_head(made.group_n)
             for scorer, values in self._scores(made.ids_nl, seen, base, rng).items():
                 scores.setdefault(scorer, {})[kind] = values
         lds = scores["LDS"]["native"]
@@ -266,6 +285,12 @@ class _Measure:
             stability[variant] = _agreement(lds, other.lds(other, self.alpha))
         draws = generator(self.seed, name, "bootstrap")
         told = {scorer: by_kind["native"] for scorer, by_kind in scores.items()}
+        log.info("%s: choosing a head", name)
+        choice = head_choice(
+            documents, self._of_heads, self.config,
+            windows=max(2, self.n // 2), seed=self.seed, name=name,
+        )  # fmt: skip
+        aucs = head_aucs(Half(heads.pop("native"), heads), self.alpha)
         ranked = [scorer for scorer in scores if scorer != "random"]
         return {
             "documents": len(np.unique(native.group_n)),
@@ -278,9 +303,17 @@ class _Measure:
             "spearman": {
                 a: {b: spearman(told[a], told[b]) for b in ranked} for a in ranked
             },
+            "heads": {
+                "auc": {kind: of.tolist() for kind, of in aucs.items()},
+                "choice": orjson.loads(orjson.dumps(asdict(choice))),
+            },
             "stability": stability,
             "pairs": pairs(scores, [kind for kind in kinds if kind.startswith("splice")], ranked),
         }  # fmt: skip
+
+    def _of_heads(self, ids_nl: Ids) -> tuple[Floats, Floats]:
+        scores = self.score(ids_nl).by_head(np.arange(len(ids_nl)))
+        return scores.ds, scores.variance
 
     def _scores(
         self, ids_nl: Ids, seen: Attention, base: Attention, rng: np.random.Generator
@@ -288,8 +321,10 @@ class _Measure:
         k = self.min_distance
         far = [far_recurrence(ids_l, k) for ids_l in ids_nl]
         texts = [self.tokenizer.decode(ids_l) for ids_l in ids_nl]
+        scores, by = (of.by_head(np.arange(len(of.ds))) for of in (seen, base))
         told = {
             "LDS": seen.lds(base, self.alpha),
+            HEADS_SUM: lds_of_heads(scores, by, self.alpha).sum(1),
             "DS": seen.ds,
             "DU": -seen.variance,
             **{

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from itertools import groupby
+from itertools import groupby, islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +33,12 @@ STRETCH = 32  # windows' worth of tokens held of one document
 
 
 def long_documents(
-    config: Config, *, seed: int = 0, held_out: float | None = None
+    config: Config,
+    *,
+    seed: int = 0,
+    held_out: float | None = None,
+    fewest: int = 2,
+    most: int | None = None,
 ) -> dict[str, list[Ids]]:
     """Token ids of documents that hold a window, by category; equally many from each of its files.
 
@@ -42,10 +47,12 @@ def long_documents(
 
     Args:
         held_out: take only documents that builtin/train.py, told to hold out this share, left out.
+        fewest: such documents of a category; of fewer than two, nothing can be spliced.
+        most: such documents of a category, after which no more is read.
 
     Raises:
         ValueError: a source that cannot be read (see `list_splits`), or a category with fewer than
-            two such documents: nothing can be spliced there.
+            `fewest` documents.
     """
     splits = list_splits(config.sources)
     check_sources(splits)
@@ -55,11 +62,11 @@ def long_documents(
         rng = generator(seed, category, "documents")
         ordered = sorted(group, key=lambda split: digest(seed, split.path, split.start))
         texts = _texts(ordered, config.max_record_bytes, tokenizer, config.window.tokens, held_out)
-        found[category] = [_stretch(ids, config.window.tokens, rng) for ids in texts]
-        if len(found[category]) < 2:
+        found[category] = [_stretch(ids, config.window.tokens, rng) for ids in islice(texts, most)]
+        if len(found[category]) < fewest:
             raise ValueError(
                 f"category {category!r}: {len(found[category])} documents of "
-                f"{config.window.tokens} tokens or more; at least 2 are wanted"
+                f"{config.window.tokens} tokens or more; at least {fewest} are wanted"
             )
     return found
 
@@ -132,8 +139,25 @@ def foils(
     Kinds that do not fit the window are left out.
     """
     n, window = native.ids_nl.shape
+    made = spliced(documents, n, window, rng)
+    same = {f"blocks {b}": _shuffled_blocks(b) for b in BLOCKS if 2 * b <= window}
+    same |= {"unigram": lambda ids, rng: rng.permutation(ids), "repeat": _repeated}
+    for kind, change in same.items():
+        rows = [change(ids_l, rng) for ids_l in native.ids_nl]
+        made[kind] = Windows(np.stack(rows), native.group_n)
+    return made
+
+
+def spliced(
+    documents: Sequence[Ids],
+    n: int,
+    window: int,
+    rng: np.random.Generator,
+    kinds: Sequence[int] = SPLICES,
+) -> dict[str, Windows]:
+    """`n` splices of each kind: see `foils`."""
     made = {}
-    for parts in SPLICES:
+    for parts in kinds:
         sizes = np.diff(np.linspace(0, window, parts + 1).astype(int))
         rows = []
         for _ in range(n):
@@ -141,12 +165,12 @@ def foils(
             pieces = zip(picks.tolist(), sizes.tolist(), strict=True)
             rows.append(np.concatenate([_crop(documents[i], size, rng) for i, size in pieces]))
         made[f"splice {parts}"] = Windows(np.stack(rows), np.arange(n))
-    same = {f"blocks {b}": _shuffled_blocks(b) for b in BLOCKS if 2 * b <= window}
-    same |= {"unigram": lambda ids, rng: rng.permutation(ids), "repeat": _repeated}
-    for kind, change in same.items():
-        rows = [change(ids_l, rng) for ids_l in native.ids_nl]
-        made[kind] = Windows(np.stack(rows), native.group_n)
     return made
+
+
+def repeated(native: Windows, rng: np.random.Generator) -> Windows:
+    """The first eighth of each window, over and over."""
+    return Windows(np.stack([_repeated(ids_l, rng) for ids_l in native.ids_nl]), native.group_n)
 
 
 def _crop(ids: Ids, length: int, rng: np.random.Generator) -> Ids:

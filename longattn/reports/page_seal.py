@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from hashlib import blake2b
 
-_SEAL = re.compile(rb"<!-- longattn((?: [a-z]+=[0-9a-f]*)*) page=([0-9a-f]{32}) -->\n?")
+_SEAL = re.compile(rb"<!-- longattn((?: [A-Za-z0-9_./-]+=[0-9a-f]*)*) page=([0-9a-f]{32}) -->\n?")
 
 
 def with_seal(page: str, of: Mapping[str, str]) -> str:

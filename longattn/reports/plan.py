@@ -34,6 +34,8 @@ from longattn.resume.fingerprint import read_run_record
 from longattn.resume.remaining import find_remaining
 from longattn.scoring.settings import ScoreSettings
 from longattn.settings.reference import settings_in_force
+from longattn.storage.output_folder import OutputFolder
+from longattn.storage.records import read_record
 from longattn.storage.tables import parquet_writer
 from longattn.text import count, duration, share, short, size, without_secrets
 from longattn.windows.cutting import WindowCutter, sliding_windows, window_table
@@ -94,8 +96,12 @@ class Plan:
     """At most; null: as many as it takes."""
     done: str
     """What of it an earlier run has done; empty where there was none."""
-    scores: list[ScoreCost]
+    scores: list[ScoreCost] = field(default_factory=list)
     """Of the further scores of the config."""
+    checks: dict[str, str] = field(default_factory=dict)
+    """What the ranking column tells on each category, where that was measured."""
+    heads: dict[str, str] = field(default_factory=dict)
+    """Of `select.heads: auto`, what was chosen for each category, or that it will be."""
     warnings: list[str] = field(default_factory=list)
 
     @property
@@ -124,6 +130,7 @@ def plan(
     *,
     windows_per_second: float | None = None,
     read_bytes: int = READ_BYTES,
+    check: bool = True,
 ) -> Plan:
     """Estimate a run. Nothing is written but temporary files on this machine.
 
@@ -132,6 +139,7 @@ def plan(
         overrides: the `field=value` among them, to tell where a setting comes from.
         windows_per_second: of one scorer; measured on this machine's device by default.
         read_bytes: stored bytes to read at most, over all categories.
+        check: whether to measure if what ranks tells native windows from foils.
 
     Raises:
         ValueError: what a run refuses in its first seconds.
@@ -144,15 +152,14 @@ def plan(
     files: dict[str, list[Split]] = {}
     for (category, *_), parts in _by_file(splits).items():
         files.setdefault(category, []).append(parts)
-    categories, ids = {}, np.zeros(0, np.int32)
+    categories = {}
     rows: list[dict[str, Any]] = []
     for name, whole in sorted(files.items()):
         sample = _Sample(config, name, whole, read_bytes // len(files))
-        categories[name] = sample.estimate(config.select.keep)
-        ids = sample.some_ids(ids)
+        categories[name] = sample.estimate(config.select.keep_of(name))
         rows += sample.rows[:1]
     if windows_per_second is None:
-        rate, device = _measured(config, ids)
+        rate, device = _measured(config, rows[0]["input_ids"] if rows else np.zeros(0, np.int32))
     else:
         rate, device = windows_per_second, "stated"
     windows = sum(category.windows for category in categories.values())
@@ -169,8 +176,13 @@ def plan(
         done = f"{finished} of {len(splits)} splits are labelled already; the numbers are of all"
     result = Plan(
         without_secrets(config.output), categories, _provenance(config, overrides), rate, device,
-        scorers, config.workers.window[1], done, scores,
+        scorers, config.workers.window[1], done, scores, heads=_heads(config),
     )  # fmt: skip
+    if check:
+        from longattn.reports.blindness import check_ranking
+
+        told = check_ranking(config)
+        result.checks.update({name: of.line() for name, of in told.items()})
     result.warnings.extend(_warnings(config, files, result))
     return result
 
@@ -241,10 +253,6 @@ class _Sample:
             self.documents.append((len(text), self.counts.windows - before))
         except ValueError:
             self.counts.bad[Reason.NOT_TOKENIZED] += 1
-
-    def some_ids(self, otherwise: np.ndarray) -> np.ndarray:
-        """Ids of one window, to measure a scorer with."""
-        return self.rows[0]["input_ids"] if self.rows else otherwise
 
     def estimate(self, keep: Keep) -> CategoryPlan:
         counts, scale = self.counts, self.bytes / self.read if self.read else 0.0
@@ -327,20 +335,34 @@ def _measured(config: Config, ids: np.ndarray) -> tuple[float, str]:
     return windows / (time.perf_counter() - started), device
 
 
+def _heads(config: Config) -> dict[str, str]:
+    """What heads `auto` chose for each category, and why; what it will choose is not known."""
+    if config.select.heads != "auto":
+        return {}
+    record = read_record(OutputFolder(config.output).record("heads")) or {"categories": {}}
+    return {
+        source.category: record["categories"].get(
+            source.category, {"why": "a head will be chosen when the run is scored"}
+        )["why"]
+        for source in config.sources
+    }
+
+
 def _provenance(config: Config, overrides: Sequence[str]) -> list[tuple[str, Any, str]]:
     """Every setting in force but the sources, with where it comes from."""
     given = [override.partition("=")[0] for override in overrides]
     return [
         (path, without_secrets(value) if path == "output" else value, origin)
         for path, value, origin in settings_in_force(config, given)
-        if not path.startswith("sources.")
-        and not (path.startswith("select.keep.") and value is None)
+        if not path.startswith("sources.") and not (path.startswith("select.") and value is None)
     ]
 
 
 def _warnings(config: Config, files: dict[str, list[Split]], result: Plan) -> Iterator[str]:
     if slow := load_tokenizer(config.scorer.model).slow_warning:
         yield slow
+    if config.select.bound_columns() or config.select.per_document:
+        yield "what select.where and per_document take out is not estimated: `kept` is the most"
     for name, told in result.categories.items():
         if not told.windows:
             yield f"{name}: no document gives a window of {config.window.tokens} tokens"
@@ -356,7 +378,8 @@ def _warnings(config: Config, files: dict[str, list[Split]], result: Plan) -> It
             )
         if told.bad > config.max_bad_fraction * (told.bad + told.documents):
             yield f"{name}: about {told.bad} bad records, over max_bad_fraction {config.max_bad_fraction}"
-        wanted = config.select.keep.tokens or (config.select.keep.count or 0) * config.window.tokens
+        keep = config.select.keep_of(name)
+        wanted = keep.tokens or (keep.count or 0) * config.window.tokens
         if wanted > told.windows * config.window.tokens:
             yield f"{name}: select.keep wants more than there is: everything will be kept"
         for file in files[name]:
@@ -400,6 +423,9 @@ def print_plan(result: Plan, console: Console) -> None:
         console.print(cost.line(), markup=False, highlight=False)
     if result.done:
         console.print(result.done)
+    for lines in (result.heads, result.checks):
+        for name, line in lines.items():
+            console.print(f"{name}: {line}", markup=False, highlight=False)
     console.print()
     settings = Table("setting", "value", "from", box=None, pad_edge=False)
     for path, value, origin in result.settings:

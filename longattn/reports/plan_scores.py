@@ -58,10 +58,10 @@ def score_costs(
     told = []
     for score in config.scores:
         share, at_most = 1.0, False
-        for bounds in score.where.values():
-            low, high = bounds.quantiles or (0.0, 1.0)
+        for bound in score.where:
+            low, high = bound.quantiles or (0.0, 1.0)
             share *= high - low
-            at_most |= bounds.min is not None or bounds.max is not None
+            at_most |= bound.min is not None or bound.max is not None
         seconds, refused = None, ""
         if row is not None:
             try:

@@ -19,12 +19,18 @@ import yaml
 from numpy.typing import NDArray
 
 from longattn.config import Select
+from longattn.reports.blindness import recorded_check
+from longattn.reports.comparison import compared_selections
 from longattn.reports.page import packed, render
 from longattn.reports.page_seal import with_seal
 from longattn.reports.repetition import Repetition
-from longattn.reports.score_columns import agreement, costs, score_columns
+from longattn.reports.rule import cleared, heads_told
+from longattn.reports.score_columns import costs, further_figures, histogram
+from longattn.reports.verdict import last_selection
 from longattn.resume.fingerprint import require_run_record
 from longattn.resume.score_tables import table_records
+from longattn.selection.columns import Columns, columns_of
+from longattn.selection.kept_heads import heads_of
 from longattn.selection.lds import long_distance_scores
 from longattn.storage.digests import json_checksum
 from longattn.storage.files import READERS, list_files, parallel, write_bytes
@@ -38,7 +44,6 @@ from longattn.text import without_secrets
 MAX_ROWS = 4_000_000
 PAGE_POINTS = 20_000  # windows whose scores go into the page, over all categories
 HEAD_ROWS = 20_000  # windows behind the heat map of heads, over all categories
-BINS = 48
 EXCERPT = 700  # characters of either end of a window
 QUARANTINE_ROWS = 200_000
 RECURRENCE = ("recurrence", "recurrence_rarity", "recurrence_pairs")
@@ -82,9 +87,9 @@ def write_report(output: str) -> str:
     """
     folder = OutputFolder(output)
     page = report_page(output)
-    of = {
-        name: read_record(folder.record(name)) for name in ("run", "selection", "summary", "rates")
-    }
+    names = [*("run", "selection", "summary", "rates", "heads", "check")]
+    names += [f"selections/{name}" for name in folder.selections() if name]
+    of = {name: read_record(folder.record(name)) for name in names}
     told = {name: json_checksum(record) for name, record in of.items() if record is not None}
     write_bytes(folder.report, with_seal(page, told).encode())
     return folder.report
@@ -94,15 +99,20 @@ def report_page(output: str) -> str:
     """The page of `write_report` as text."""
     record, folder = require_run_record(output), OutputFolder(output)
     summary = read_record(folder.record("summary")) or {}
-    selection = read_record(folder.record("selection"))
+    name = last_selection(folder)
+    selection = read_record(folder.selection_record(name))
     if selection is None:
         raise ValueError(f"{output}: nothing was selected here yet; `longattn select` comes first")
     select = selection["select"]
+    settings_of = Select.model_validate(select)
     files = _files(output)
-    ids = parallel(_selected_ids, own_files(folder.selected_files()))
+    heads = heads_of(selection["heads"]) if "heads" in selection else None
+    urls = [url for of in files.values() for url in of]
+    columns = columns_of(folder, settings_of, urls, heads)
+    ids = parallel(_selected_ids, own_files(folder.selected_files(name)))
     kept_ids = pa.chunked_array([chunk for column in ids for chunk in column.chunks], pa.string())
     categories = {
-        name: _windows(urls, MAX_ROWS // len(files), kept_ids, select)
+        name: _windows(urls, MAX_ROWS // len(files), kept_ids, select, columns)
         for name, urls in sorted(files.items())
     }
     told = summary.get("categories", {})
@@ -112,14 +122,26 @@ def report_page(output: str) -> str:
     null = uniform_ds(record.parts.window, record.parts.min_distance)
     total = sum(c["windows"] for c in chosen.values())
     figures = [_figures(name, categories[name], chosen) for name in sorted(categories)]
-    further = {name: _further(folder, categories[name]) for name in sorted(categories)}
-    plain = Select(alpha=select["alpha"], standardize=select["standardize"], keep=select["keep"])
-    by_lds = Select.model_validate(select) == plain
+    further = {
+        name: further_figures(
+            folder,
+            of.table,
+            {"LDS": of.lds, "DS": of.ds},
+            of.kept,
+            _sample(len(of.ds), PAGE_POINTS),
+        )
+        for name, of in sorted(categories.items())
+    }
+    plain = Select(
+        **{key: select[key] for key in ("name", "alpha", "standardize", "keep") if key in select}
+    )
+    by_lds = settings_of == plain
     data = {
         "categories": figures,
         "select": {**select, "fraction": _kept_fraction(chosen)},
         "by_lds": by_lds,
         "ranked_by": _name_of_rank(select),
+        "cleared": cleared(settings_of),
         "has_threshold": select.get("overlap") != "prefer_distinct",
         "window": record.parts.window,
         "output": shlex.quote(without_secrets(output)),
@@ -146,7 +168,16 @@ def report_page(output: str) -> str:
         null=null,
         funnel=funnel,
         any_sampled=any(row["sampled_out"] for row in funnel),
-        keep=str(Select.model_validate(select).keep),
+        keep=str(settings_of.keep),
+        selection_name=name,
+        where=[str(bound) for bound in settings_of.where],
+        own_categories=sorted(settings_of.categories),
+        heads_told=heads_told(
+            settings_of, columns, read_record(folder.record("heads")), categories
+        ),
+        compared=compared_selections(folder),
+        checks=recorded_check(folder, settings_of),
+        column_of_rank=settings_of.rank_by,
         ranked_by=_name_of_rank(select),
         repetition={name: _repetition(windows) for name, windows in categories.items()},
         further=further,
@@ -177,26 +208,37 @@ def _files(output: str) -> dict[str, list[str]]:
 
 
 def _windows(
-    urls: list[str], most: int, kept_ids: pa.ChunkedArray, select: Mapping[str, Any]
+    urls: list[str],
+    most: int,
+    kept_ids: pa.ChunkedArray,
+    select: Mapping[str, Any],
+    columns: Columns,
 ) -> Windows:
     """The windows of one category: all, or whole files of at least `most` windows."""
     tables: list[pa.Table] = []
     for start in range(0, len(urls), READERS):
-        tables += parallel(_narrow, urls[start : start + READERS])
+        tables += parallel(lambda url: _narrow(url, columns), urls[start : start + READERS])
         if sum(map(len, tables)) > most:
             break
     table = pa.concat_tables(tables).sort_by("data_id")
     ds, variance = table["ds"].to_numpy(), table["variance"].to_numpy()
     lds = long_distance_scores(ds, variance, select["alpha"], select["standardize"])
     kept = pa.compute.is_in(table["data_id"], value_set=kept_ids)
-    rank_by = select.get("rank_by", "lds")
-    ranked = lds if rank_by == "lds" else table[rank_by].to_numpy()
+    by_lds = select.get("rank_by", "lds") == "lds"
+    ranked = lds if by_lds else table["rank"].fill_null(math.nan).to_numpy()
     return Windows(table, ds, variance, lds, ranked, kept.to_numpy())
 
 
-def _narrow(url: str) -> pa.Table:
+def _narrow(url: str, columns: Columns) -> pa.Table:
+    """Columns of a file, with the scores that the selection is of: its heads, and what ranked."""
+    read = dict.fromkeys([*NARROW, "category", *columns.labelled])
     with open_parquet(url) as parquet:
-        table = parquet.read(columns=list(NARROW)).replace_schema_metadata()
+        rows = parquet.read(columns=list(read)).replace_schema_metadata()
+    scores, table = columns.of_rows(url, rows), rows.select(NARROW)
+    for name in ("ds", "variance"):
+        table = table.append_column(f"all_{name}", rows[name])
+        table = table.set_column(table.column_names.index(name), name, scores[name])
+    table = table.append_column("rank", scores["rank"])
     url_of = pa.DictionaryArray.from_arrays(np.zeros(len(table), np.int32), [url])
     return table.append_column("url", url_of).append_column("row", pa.array(np.arange(len(table))))
 
@@ -269,39 +311,15 @@ def _figures(name: str, windows: Windows, chosen: Mapping[str, Any]) -> dict[str
         "scale": {"ds": _scale(windows.ds), "variance": _scale(windows.variance)},
         "threshold": chosen.get(name, {}).get("threshold"),
         "histograms": {
-            "ds": _histogram(windows.ds, windows.kept),
-            "variance": _histogram(windows.variance, windows.kept),
-            "ranked": _histogram(windows.ranked, windows.kept),
+            "ds": histogram(windows.ds, windows.kept),
+            "variance": histogram(windows.variance, windows.kept),
+            "ranked": histogram(windows.ranked, windows.kept),
         },
         "sampled": {
             "ds": packed(few.ds.astype(np.float32)),
             "variance": packed(few.variance.astype(np.float32)),
             "kept": packed(few.kept.astype(np.uint8)),
         },
-    }
-
-
-def _further(folder: OutputFolder, windows: Windows) -> dict[str, Any]:
-    """Of each column of a score table its distribution, and how they agree with each other and LDS."""
-    columns = score_columns(folder, windows.table)
-    there = {name: ~np.isnan(values) for name, values in columns.items()}
-    sample = _sample(len(windows.ds), PAGE_POINTS)
-    compared = {"LDS": windows.lds, "DS": windows.ds, **columns} if columns else {}
-    return {
-        "histograms": {
-            name: _histogram(values[there[name]], windows.kept[there[name]])
-            for name, values in columns.items()
-            if there[name].any()
-        },
-        "columns": {
-            name: {
-                "scored": int(there[name].sum()),
-                "mean": float(values[there[name]].mean()) if there[name].any() else None,
-                "deviation": float(values[there[name]].std()) if there[name].any() else None,
-            }
-            for name, values in columns.items()
-        },
-        "agreement": agreement({name: values[sample] for name, values in compared.items()}),
     }
 
 
@@ -323,18 +341,6 @@ def _sample(n: int, size: int) -> NDArray[np.int64]:
     if n <= size:
         return np.arange(n)
     return np.sort(np.random.default_rng(0).choice(n, size, replace=False))
-
-
-def _histogram(values: NDArray[np.float64], kept: NDArray[np.bool_]) -> dict[str, Any]:
-    low, high = float(values.min()), float(values.max())
-    if low == high:
-        low, high = low - abs(low) * 0.01 - 1e-12, high + abs(high) * 0.01 + 1e-12
-    edges = np.linspace(low, high, min(BINS, max(8, int(math.sqrt(len(values)) * 2))) + 1)
-    return {
-        "edges": edges.tolist(),
-        "kept": np.histogram(values[kept], edges)[0].tolist(),
-        "dropped": np.histogram(values[~kept], edges)[0].tolist(),
-    }
 
 
 def _name_of_rank(select: Mapping[str, Any]) -> str:
@@ -363,6 +369,7 @@ def _funnel(name: str, told: Mapping[str, Any], chosen: Mapping[str, Any]) -> di
         **{key: chosen.get(key) for key in (
             "windows", "kept", "kept_tokens", "ds_mean", "ds_std", "du_mean", "du_std", "threshold",
         )},
+        "out": chosen.get("out", {}),
     }  # fmt: skip
 
 
@@ -399,6 +406,7 @@ def _overlap(windows: Windows) -> dict[str, int]:
 def _excerpts(windows: Windows) -> list[dict[str, Any]]:
     """The highest and lowest window, and the two where kept and dropped meet, with their text."""
     order = np.lexsort((np.arange(len(windows.ranked)), -windows.ranked))
+    order = order[np.isfinite(windows.ranked[order])]
     kept, dropped = order[windows.kept[order]], order[~windows.kept[order]]
     picks = [
         ("highest", order[:1]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
+from typing import Any
 
 from longattn.reports.report import write_report
 from longattn.resume.fingerprint import read_run_record
@@ -15,25 +16,34 @@ from longattn.storage.records import read_record, write_record
 _OF_SELECTION = {field.name for field in fields(CategorySelection)} - {"windows"}
 
 
-def retell(output: str, selection: Mapping[str, CategorySelection]) -> list[str]:
+def selection_proof(folder: OutputFolder, name: str | None) -> dict[str, Any]:
+    """What a summary says of the selection that it tells of: its checksum, and its name if it has one."""
+    proof = {"selection": json_checksum(read_record(folder.selection_record(name)))}
+    return {**proof, "selection_name": name} if name else proof
+
+
+def retell(
+    output: str, selection: Mapping[str, CategorySelection], name: str | None = None
+) -> list[str]:
     """Write the summary's part on the selection, and the report, after `select`.
 
     The summary stays as it is where no run has finished; the report is written where a run has
     written, as `run` writes it.
 
     Returns:
-        The URLs of what was written, beside the selected files and `selection.json`.
+        The URLs of what was written, beside the selected files and their record.
     """
     folder = OutputFolder(output)
     written = []
     summary = read_record(folder.record("summary"))
     if summary is not None:
-        for name, category in summary["categories"].items():
+        for of, category in summary["categories"].items():
             for key in _OF_SELECTION & category.keys():
                 del category[key]
-            if name in selection:
-                category.update(selection[name].to_dict())
-        summary["selection"] = json_checksum(read_record(folder.record("selection")))
+            if of in selection:
+                category.update(selection[of].to_dict())
+        summary.pop("selection_name", None)
+        summary |= selection_proof(folder, name)
         write_record(folder.record("summary"), summary)
         written.append(folder.record("summary"))
     if read_run_record(output) is not None:

@@ -17,6 +17,7 @@ from longattn.storage.output_folder import OutputFolder
 from longattn.storage.tables import open_parquet
 
 Floats = NDArray[np.float64]
+BINS = 48
 
 
 def score_columns(folder: OutputFolder, windows: pa.Table) -> dict[str, Floats]:
@@ -52,6 +53,52 @@ def _table(url: str, names: Sequence[str]) -> pa.Table | None:
             return parquet.read(columns=list(names))
     except FileNotFoundError:  # not computed yet
         return None
+
+
+def further_figures(
+    folder: OutputFolder,
+    windows: pa.Table,
+    scores: Mapping[str, Floats],
+    kept: NDArray[np.bool_],
+    sample: NDArray[np.int64],
+) -> dict[str, Any]:
+    """Of each column of a score table its distribution, and how they agree with each other.
+
+    Args:
+        windows: as `score_columns` takes them.
+        scores: of the labelled files, to compare with.
+        kept: which windows were.
+        sample: places of the windows that are compared.
+    """
+    columns = score_columns(folder, windows)
+    told: dict[str, dict[str, Any]] = {"histograms": {}, "columns": {}, "agreement": {}}
+    for name, values in columns.items():
+        there = ~np.isnan(values)
+        some = values[there]
+        told["columns"][name] = {
+            "scored": len(some),
+            "mean": float(some.mean()) if len(some) else None,
+            "deviation": float(some.std()) if len(some) else None,
+        }
+        if len(some):
+            told["histograms"][name] = histogram(some, kept[there])
+    if columns:
+        compared = {name: values[sample] for name, values in {**scores, **columns}.items()}
+        told["agreement"] = agreement(compared)
+    return told
+
+
+def histogram(values: Floats, kept: NDArray[np.bool_]) -> dict[str, Any]:
+    """Counts of kept and dropped windows between edges."""
+    low, high = float(values.min()), float(values.max())
+    if low == high:
+        low, high = low - abs(low) * 0.01 - 1e-12, high + abs(high) * 0.01 + 1e-12
+    edges = np.linspace(low, high, min(BINS, max(8, int(math.sqrt(len(values)) * 2))) + 1)
+    return {
+        "edges": edges.tolist(),
+        "kept": np.histogram(values[kept], edges)[0].tolist(),
+        "dropped": np.histogram(values[~kept], edges)[0].tolist(),
+    }
 
 
 def rank_correlation(a_n: Floats, b_n: Floats) -> float | None:
@@ -93,7 +140,7 @@ def costs(
         told.append({
             "name": record.name, "kind": record.parts.kind, "model": record.model,
             "dtype": record.parts.dtype, "own_ids": record.parts.tokenizer is not None,
-            "where": dict(record.parts.where), "each": each, "scored": scored, "windows": windows,
+            "each": each, "scored": scored, "windows": windows,
             "saved": each * (windows - scored) if each and windows and scored < windows else None,
         })  # fmt: skip
     return told

@@ -6,13 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from longattn.selection.lds import Scale
-from longattn.storage.files import parallel, read_json
+from longattn.config import Select
+from longattn.selection.columns import NAMES, Columns, columns_of
+from longattn.selection.kept_heads import heads_of
+from longattn.selection.lds import Floats, Scale
+from longattn.storage.files import parallel
 from longattn.storage.output_folder import OutputFolder, category_of
+from longattn.storage.records import read_record
 from longattn.storage.tables import open_parquet, own_files
 from longattn.text import digits
 
@@ -25,72 +28,95 @@ class Verdict:
     lds: float
     ranked_by: str
     """`LDS`, or the column that the windows were ranked by."""
-    value: float
-    """What the window was ranked by, before overlaps were taken off."""
+    value: float | None
+    """What the window was ranked by, before overlaps were taken off; None where it has no value."""
     threshold: float | None
     """The lowest value of a kept window of its category; None where none was kept."""
     overlap: str
+    bounded: bool = False
+    """Whether there are bounds on columns, or on the windows of a document."""
+    heads: tuple[int, ...] | None = None
+    """That LDS is of; None: all."""
 
     def sentence(self) -> str:
         """`Kept: LDS 1.23, kept from 0.12.` and the like."""
         lds = "" if self.ranked_by == "LDS" else f", LDS {digits(self.lds)}"
         off = " after overlaps are taken off" if self.overlap == "prefer_distinct" else ""
+        within = " within the bounds" if self.bounded else ""
+        heads = f" (of heads {', '.join(map(str, self.heads))})" if self.heads else ""
+        value = "no value" if self.value is None else digits(self.value)
         return (
-            f"{'Kept' if self.kept else 'Dropped'}: {self.ranked_by} {digits(self.value)}, "
-            f"kept from {digits(self.threshold)}{off}{lds}."
+            f"{'Kept' if self.kept else 'Dropped'}: {self.ranked_by} {value}, "
+            f"kept from {digits(self.threshold)}{off}{within}{lds}{heads}."
         )
+
+
+def last_selection(folder: OutputFolder) -> str | None:
+    """The name of the selection that the summary tells of, else of the first that is there."""
+    there = folder.selections()
+    told = (read_record(folder.record("summary")) or {}).get("selection_name")
+    return told if told in there or not there else there[0]
 
 
 def verdict_of(output: str, data_id: str, row: Mapping[str, Any]) -> Verdict | None:
     """The verdict on a labelled window; None where nothing was selected yet.
 
     Args:
-        row: its `category`, `ds`, `variance` and recurrence columns.
+        row: its `category`.
     """
     folder = OutputFolder(output)
-    selection = read_json(folder.record("selection"))
+    name = last_selection(folder)
+    selection = read_record(folder.selection_record(name))
     category = row["category"]
     if selection is None or category not in selection["categories"]:
         return None
-    select, figures = selection["select"], selection["categories"][category]
-    kept_lds = _kept_lds(folder, category, data_id)
-    lds = kept_lds
-    if lds is None:
-        of_ds, of_du = (
-            _scales(folder, category)
-            if select["standardize"] == "minmax"
-            else [Scale(figures[f"{of}_mean"], figures[f"{of}_std"]) for of in ("ds", "du")]
-        )
-        ds, du = np.array([row["ds"]]), np.array([-row["variance"]])
-        lds = float(of_ds(ds)[0] + select["alpha"] * of_du(du)[0])
-    rank_by = select.get("rank_by", "lds")
+    select, figures = Select.check(selection["select"], "select"), selection["categories"][category]
+    urls = own_files(folder.labelled_files(category))
+    columns = columns_of(
+        folder, select, urls, heads_of(selection["heads"]) if "heads" in selection else None
+    )
+    kept_lds = _kept_lds(folder, name, category, data_id)
+    minmax = select.standardize == "minmax"
+    tables = parallel(lambda url: _scores(url, columns, None if minmax else data_id), urls)
+    scores = pa.concat_tables([table for table in tables if table is not None])
+    of_ds, of_du = (
+        [Scale.of_column(x, "minmax") for x in _ds_and_du(scores)]
+        if minmax
+        else [Scale(figures[f"{of}_mean"], figures[f"{of}_std"]) for of in ("ds", "du")]
+    )
+    one = scores.filter(pc.equal(scores["data_id"], data_id)).slice(0, 1)
+    ds, du = _ds_and_du(one)
+    lds = float(of_ds(ds)[0] + select.alpha * of_du(du)[0]) if kept_lds is None else kept_lds
     return Verdict(
         kept=kept_lds is not None,
         lds=lds,
-        ranked_by="LDS" if rank_by == "lds" else rank_by,
-        value=lds if rank_by == "lds" else row[rank_by],
+        ranked_by="LDS" if select.rank_by == "lds" else select.rank_by,
+        value=lds if select.rank_by == "lds" else one["rank"][0].as_py(),
         threshold=figures["threshold"],
-        overlap=select.get("overlap", "allow"),
+        overlap=select.overlap,
+        bounded=bool(figures.get("out")),
+        heads=columns.heads_of(category),
     )
 
 
-def _scales(folder: OutputFolder, category: str) -> list[Scale]:
-    """Of DS and DU, by their extremes, which the record of a selection lacks."""
-    tables = parallel(_scores, own_files(folder.labelled_files(category)))
-    ds, variance = (
-        np.concatenate([table[name].to_numpy() for table in tables]) for name in ("ds", "variance")
-    )
-    return [Scale.of_column(ds, "minmax"), Scale.of_column(-variance, "minmax")]
+def _ds_and_du(scores: pa.Table) -> tuple[Floats, Floats]:
+    return scores["ds"].to_numpy(), -scores["variance"].to_numpy()
 
 
-def _scores(url: str) -> pa.Table:
+def _scores(url: str, columns: Columns, only: str | None) -> pa.Table | None:
+    """Scores of the windows of a file; where `only` one is asked for, None if it is not there."""
     with open_parquet(url) as parquet:
-        return parquet.read(columns=["ds", "variance"])
+        if only is not None:
+            ids = parquet.read(columns=["data_id"])["data_id"]
+            if pc.index(ids, only).as_py() < 0:
+                return None
+        table = parquet.read(columns=[*NAMES, *columns.labelled]).replace_schema_metadata()
+    return columns.of_rows(url, table)
 
 
-def _kept_lds(folder: OutputFolder, category: str, data_id: str) -> float | None:
+def _kept_lds(folder: OutputFolder, name: str | None, category: str, data_id: str) -> float | None:
     """LDS of a kept window as it is stored; None of one that was dropped."""
-    for url in own_files(folder.selected_files()):
+    for url in own_files(folder.selected_files(name)):
         if category_of(url) != category:
             continue
         with open_parquet(url) as parquet:

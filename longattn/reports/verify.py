@@ -17,7 +17,7 @@ from longattn.config import Select
 from longattn.reports.verify_records import RecordChecks
 from longattn.reports.verify_rows import RowChecks, WindowTables
 from longattn.reports.verify_scores import score_findings
-from longattn.reports.verify_selection import selection_findings
+from longattn.reports.verify_selection import selection_findings, summary_findings
 from longattn.reports.verify_tables import score_table_findings
 from longattn.resume.fingerprint import RunRecord, read_run_record
 from longattn.selection.database import database
@@ -60,15 +60,16 @@ def _findings(output: str, record: RunRecord, scores: int) -> Iterator[str]:
     yield from _guarded(records.read, output)
     rows = RowChecks(record, records.samples or {}, records.inexact)
     yield from _guarded(rows.open_tokenizer, record.model)
-    select = records.select or Select()
-    with database(select.memory) as connection:
-        tables = WindowTables(connection, select.rank_by)
-        every = [*folder.labelled_files(), *folder.selected_files()]
+    selected = folder.all_selected_files()
+    files = {
+        "labelled": [*folder.labelled_files()],
+        "selected": [url for urls in selected.values() for url in urls],
+    }
+    with database(Select().memory) as connection:
+        tables = WindowTables(connection)
+        every = [url for urls in files.values() for url in urls]
         yield from _guarded(lambda: rows.find_columns(every), output)
-        for kind, urls in (
-            ("labelled", folder.labelled_files()),
-            ("selected", folder.selected_files()),
-        ):
+        for kind, urls in files.items():
             for url in urls:
                 yield from _guarded(partial(rows.file, kind, url, tables), url)
         yield from _guarded(tables.repeated, output)
@@ -76,12 +77,15 @@ def _findings(output: str, record: RunRecord, scores: int) -> Iterator[str]:
         yield from _guarded(lambda: records.ledger(tables), output)
         yield from _guarded(lambda: records.summary_counts(tables), folder.record("summary"))
         yield from _guarded(records.quarantine, folder.quarantine)
-        if records.selection is not None:
-            yield from _guarded(
-                lambda: selection_findings(folder, tables, select, records), folder.selected
-            )
-        elif tables.urls["selected"] and folder.record("selection") not in records.broken:
-            yield f"{output}: selected files, and no selection.json that tells how they came about"
+        for name in {**selected, **records.selections}:
+            where = folder.selection(name)
+            if name in records.selections:
+                check = partial(selection_findings, folder, tables, name, records)
+                yield from _guarded(check, where)
+            elif (record_url := folder.selection_record(name)) not in records.broken:
+                file = record_url.rpartition("/")[2]
+                yield f"{where}: selected files, and no {file} that tells how they came about"
+        yield from _guarded(partial(summary_findings, folder, records), folder.record("summary"))
         yield from _guarded(records.report, folder.report)
         yield from _guarded(lambda: score_table_findings(folder, scores), folder.url)
         if scores:

@@ -35,9 +35,8 @@ class RecordChecks:
         self.markers: dict[str, Marker] = {}
         self.samples: dict[str, Any] | None = None
         self.summary: dict[str, Any] | None = None
-        self.selection: dict[str, Any] | None = None
-        self.select: Select | None = None
-        """The settings of the last selection."""
+        self.selections: dict[str | None, tuple[Select, dict[str, Any]]] = {}
+        """Settings and record of each selection, by its name."""
         self.broken: set[str] = set()
         """URLs of records that could not be read."""
 
@@ -55,18 +54,27 @@ class RecordChecks:
         for url in list_files(self.folder.markers, ".json"):
             if url not in damaged and any(CHECKSUM not in value for value in read_json(url)):
                 yield f"{url}: a marker without its checksum"
-        for name in ("run", "samples", "summary", "selection", "rates"):
-            url = self.folder.record(name)
+        selections = {self.folder.selection_record(name): name for name in self.folder.selections()}
+        for url in [
+            *(
+                self.folder.record(n)
+                for n in ("run", "samples", "summary", "rates", "heads", "check")
+            ),
+            *selections,
+        ]:
+            name = url.rpartition("/")[2].removesuffix(".json") if url not in selections else ""
             try:
                 value = read_record(url)
                 if value is not None and CHECKSUM not in read_json(url):
-                    yield f"{url}: it has lost its checksum"
+                    raise ValueError(f"{url}: it has lost its checksum")
             except ValueError as error:
                 yield str(error)
                 self.broken.add(url)
                 continue
-            if name in ("samples", "summary", "selection"):
+            if name in ("samples", "summary"):
                 setattr(self, name, value)
+            if url in selections and value is not None:
+                yield from self._selection(url, selections[url], value)
             if value is None and name in ("samples", "summary"):
                 lacks = "its run is not finished" if name == "summary" else "a run writes one"
                 yield f"{self.folder.url}: no {name}: {lacks}"
@@ -75,14 +83,19 @@ class RecordChecks:
                     yield f"{url}: category {category}: a seed, though it is not sampled"
             if name == "run" and value and value.get("fingerprint") != self.record.fingerprint:
                 yield f"{url}: its fingerprint is not that of its parts"
-        if self.selection is not None:
-            try:
-                self.select = Select.check(self.selection["select"], "select")
-            except (KeyError, ValueError) as error:
-                yield f"{self.folder.record('selection')}: damaged: {error}"
-                self.selection = None
-                self.broken.add(self.folder.record("selection"))
         yield from self._settings()
+
+    def _selection(self, url: str, name: str | None, value: dict[str, Any]) -> Iterator[str]:
+        """Take the record of a selection, where it is one."""
+        try:
+            select = Select.check(value["select"], "select")
+        except (KeyError, ValueError) as error:
+            yield f"{url}: damaged: {error}"
+            self.broken.add(url)
+            return
+        if select.name != name:
+            yield f"{url}: it tells of a selection named {select.name}"
+        self.selections[name] = select, value
 
     def _settings(self) -> Iterator[str]:
         """Whether the settings of run.json are those that its parts tell of."""
@@ -212,7 +225,7 @@ class RecordChecks:
         url = self.folder.report
         page = read_bytes(url)
         if page is None:
-            if self.selection is not None:
+            if self.selections:
                 yield f"{url}: not there; `longattn report` writes it"
             return
         try:

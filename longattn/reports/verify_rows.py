@@ -19,10 +19,10 @@ from longattn.models import model_folder
 from longattn.reports.verify_content import content_findings, ids_of_text_differ
 from longattn.resume.fingerprint import RunRecord
 from longattn.resume.remaining import row_spans
-from longattn.selection.score_table import ScoreTable, batches
+from longattn.selection.score_table import batches
 from longattn.storage.digests import RowDigest, row_hashes
 from longattn.storage.files import filesystem
-from longattn.storage.output_folder import category_of
+from longattn.storage.output_folder import category_of, selection_of
 from longattn.storage.tables import (
     EXTRA_SCORE_COLUMNS,
     LABELLED,
@@ -50,18 +50,18 @@ HEADS = 1e-6  # of a mean over heads that are stored in float32, relative to the
 class WindowTables:
     """A database of what labelled and selected files hold."""
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection, rank_by: str) -> None:
-        self.connection, self.scores, self.rank_by = connection, ScoreTable(connection), rank_by
+    def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
+        self.connection = connection
         self.urls: dict[str, list[str]] = {"labelled": [], "selected": []}  # by `file`
         for kind in self.urls:
             connection.execute(
                 f"CREATE TABLE {kind} (data_id VARCHAR, category VARCHAR, document_id VARCHAR, "
                 "window_index INTEGER, token_start BIGINT, low UBIGINT, high UBIGINT, lds DOUBLE, "
-                "file INTEGER, row INTEGER)"
+                "file INTEGER, row INTEGER, selection VARCHAR)"
             )
 
     def insert(self, kind: str, url: str, rows: pa.Table, hashes: np.ndarray) -> None:
-        """Add the rows of a file: `SCALARS`, `lds` of selected ones, and what ranks labelled ones."""
+        """Add the rows of a file: `SCALARS`, and `lds` of selected ones."""
         n = len(rows)
         places = {
             "category": pa.array([category_of(url)] * n),
@@ -69,6 +69,7 @@ class WindowTables:
             "row": pa.array(np.arange(n, dtype=np.int32)),
             "low": pa.array(hashes[:, 0]),
             "high": pa.array(hashes[:, 1]),
+            "selection": pa.array([selection_of(url) or ""] * n, pa.string()),
         }
         self.urls[kind].append(url)
         for name, column in places.items():
@@ -76,14 +77,12 @@ class WindowTables:
         if "lds" not in rows.column_names:
             rows = rows.append_column("lds", pa.nulls(n, pa.float64()))
         names = (
-            "data_id, category, document_id, window_index, token_start, low, high, lds, file, row"
+            "data_id, category, document_id, window_index, token_start, low, high, lds, file, row, "
+            "selection"
         )
         self.connection.register("found", rows)
         self.connection.execute(f"INSERT INTO {kind} SELECT {names} FROM found")
         self.connection.unregister("found")
-        if kind == "labelled":
-            rank = rows["ds" if self.rank_by == "lds" else self.rank_by]
-            self.scores.insert(rows.append_column("rank", rank.cast(pa.float64())))
 
     def counts(self, kind: str) -> Counter[str]:
         """Rows by category."""
@@ -96,9 +95,9 @@ class WindowTables:
             repeats: Counter[int] = Counter()
             for rows in batches(
                 self.connection,
-                f"SELECT data_id, file FROM {kind} WHERE hash(data_id) IN "
-                f"(SELECT hash(data_id) FROM {kind} GROUP BY hash(data_id) HAVING count(*) > 1) "
-                "QUALIFY row_number() OVER (PARTITION BY data_id ORDER BY file, row) > 1 "
+                f"SELECT data_id, file FROM {kind} WHERE hash(data_id, selection) IN (SELECT "
+                f"hash(data_id, selection) FROM {kind} GROUP BY ALL HAVING count(*) > 1) "
+                "QUALIFY row_number() OVER (PARTITION BY data_id, selection ORDER BY file, row) > 1 "
                 "ORDER BY file, data_id",
             ):
                 for data_id, file in zip(

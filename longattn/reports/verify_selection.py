@@ -5,53 +5,67 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from longattn.config import Select
 from longattn.reports.verify_records import RecordChecks
 from longattn.reports.verify_rows import WindowTables
+from longattn.selection.columns import columns_of
+from longattn.selection.kept_heads import heads_of, kept_heads
+from longattn.selection.score_table import ScoreTable
 from longattn.selection.select_windows import choose_windows
 from longattn.storage.digests import json_checksum
-from longattn.storage.output_folder import OutputFolder
+from longattn.storage.output_folder import OutputFolder, selection_of
 from longattn.storage.tables import file_metadata, open_parquet
 
 
 def selection_findings(
-    folder: OutputFolder, tables: WindowTables, select: Select, records: RecordChecks
+    folder: OutputFolder, tables: WindowTables, name: str | None, records: RecordChecks
 ) -> Iterator[str]:
-    """Findings on what was selected."""
-    stored = records.selection or {}
-    yield from _files(folder, tables, stored)
-    connection = tables.connection
-    (strange,) = connection.execute(
-        "SELECT count(*) FROM windows WHERE "
-        "coalesce(NOT (isfinite(ds) AND isfinite(variance) AND isfinite(rank)), true)"
-    ).fetchone() or (0,)
-    if strange:
-        yield f"{folder.url}: {strange} windows have no finite scores: what they select is not known"
-        return
-    chosen = choose_windows(tables.scores, select, folder.url)
-    yield from _rows(folder.selected, tables)
-    right = {name: of.to_dict() for name, of in chosen.items()}
-    yield from _figures(folder.record("selection"), stored.get("categories"), right)
+    """Findings on what one selection kept: it is made again from the labelled files."""
+    select, stored = records.selections[name]
+    yield from _files(folder, tables, name, stored)
+    heads = kept_heads(folder) if select.heads == "auto" else None
+    if heads is not None and heads_of(stored.get("heads", {})) != heads:
+        yield f"{folder.selection_record(name)}: other heads than heads.json"
+    for kind, of in (("VIEW", "ranked"), ("TABLE", "windows"), ("TABLE", "kept")):
+        tables.connection.execute(f"DROP {kind} IF EXISTS {of}")
+    sizes = folder.labelled_files()
+    table = ScoreTable(tables.connection, columns_of(folder, select, sizes, heads))
+    table.insert_labelled(folder.url, sizes)
+    chosen = choose_windows(table, select, folder.url)
+    yield from _rows(folder.selection(name), tables, name)
+    right = {category: of.to_dict() for category, of in chosen.items()}
+    yield from _figures(folder.selection_record(name), stored.get("categories"), right)
     summary = records.summary or {}
-    if "selection" in summary:
+    if "selection" in summary and summary.get("selection_name") == name:
         if summary["selection"] != json_checksum(stored):
             yield f"{folder.record('summary')}: it tells of another selection.json"
         keys = {key for of in right.values() for key in of}
         told = {
-            name: {key: of[key] for key in keys & of.keys()}
-            for name, of in summary["categories"].items()
+            category: {key: of[key] for key in keys & of.keys()}
+            for category, of in summary["categories"].items()
             if "kept" in of
         }
         yield from _figures(folder.record("summary"), told, right)
-    elif summary and any("kept" in of for of in summary["categories"].values()):
-        yield f"{folder.record('summary')}: figures of a selection that it does not name"
 
 
-def _files(folder: OutputFolder, tables: WindowTables, stored: dict[str, Any]) -> Iterator[str]:
+def summary_findings(folder: OutputFolder, records: RecordChecks) -> Iterator[str]:
+    """Findings on a summary that tells of a selection which is not there."""
+    summary = records.summary or {}
+    if "selection" not in summary:
+        if any("kept" in of for of in summary.get("categories", {}).values()):
+            yield f"{folder.record('summary')}: figures of a selection that it does not name"
+        return
+    name = summary.get("selection_name")
+    if name not in records.selections and folder.selection_record(name) not in records.broken:
+        yield f"{folder.record('summary')}: it tells of a selection that is not there"
+
+
+def _files(
+    folder: OutputFolder, tables: WindowTables, name_of: str | None, stored: dict[str, Any]
+) -> Iterator[str]:
     """Whether the selected files are those of selection.json, and of its settings."""
     listed, found = (
         sorted(url.rpartition("/selected/")[2] for url in urls)  # the folder may have moved
-        for urls in (stored.get("files", []), folder.selected_files())
+        for urls in (stored.get("files", []), folder.selected_files(name_of))
     )
     for name in sorted({*listed} - {*found}):
         yield f"{folder.selected}/{name}: not there, though selection.json lists it"
@@ -62,27 +76,32 @@ def _files(folder: OutputFolder, tables: WindowTables, stored: dict[str, Any]) -
         with open_parquet(url) as parquet:
             digests.add(file_metadata(parquet).get("digest"))
     for url in tables.urls["selected"]:
+        if selection_of(url) != name_of:
+            continue
         with open_parquet(url) as parquet:
             metadata = file_metadata(parquet)
-        if metadata.get("select") != stored.get("select"):
+        if any(metadata.get(key) != stored.get(key) for key in ("select", "heads")):
             yield f"{url}: its footer tells of other settings than selection.json"
         if not digests.issuperset(metadata.get("labelled", [])):
             yield f"{url}: its footer tells of labelled files that are not there"
 
 
-def _rows(selected: str, tables: WindowTables) -> Iterator[str]:
-    """The rows of the selected files against the view `kept` and the labelled rows."""
+def _rows(selected: str, tables: WindowTables, name: str | None) -> Iterator[str]:
+    """The rows of the files of one selection against the view `kept` and the labelled rows."""
     connection = tables.connection
+    connection.execute(
+        f"CREATE OR REPLACE VIEW chosen AS FROM selected WHERE selection = '{name or ''}'"
+    )
     for query, what in (
-        ("FROM kept ANTI JOIN selected USING (data_id)", "should be selected and are not"),
-        ("FROM selected ANTI JOIN kept USING (data_id)", "should not be selected"),
+        ("FROM kept ANTI JOIN chosen USING (data_id)", "should be selected and are not"),
+        ("FROM chosen ANTI JOIN kept USING (data_id)", "should not be selected"),
         (
-            "FROM selected JOIN kept USING (data_id) WHERE selected.lds IS DISTINCT FROM kept.lds",
+            "FROM chosen JOIN kept USING (data_id) WHERE chosen.lds IS DISTINCT FROM kept.lds",
             "have another LDS",
         ),
         (
-            "FROM selected JOIN labelled USING (category, data_id) WHERE selected.low <> labelled.low "
-            "OR selected.high <> labelled.high",
+            "FROM chosen JOIN labelled USING (category, data_id) WHERE chosen.low <> labelled.low "
+            "OR chosen.high <> labelled.high",
             "have other values than the labelled ones",
         ),
     ):

@@ -6,6 +6,7 @@ each labelled file lies `scores/<name>/<category>/<its name>` with the same rows
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -17,7 +18,8 @@ from pyarrow import types
 
 from longattn.errors import ConfigError, FolderError
 from longattn.scoring.further_scores import TableParts
-from longattn.settings.scores import Bounds, Score
+from longattn.settings.scores import Score
+from longattn.settings.selection import Bound
 from longattn.storage.digests import RowDigest
 from longattn.storage.files import absolute, parallel
 from longattn.storage.output_folder import OutputFolder, category_of
@@ -65,7 +67,7 @@ def read_table_record(output: str, name: str) -> TableRecord | None:
         if stored is None:
             return None
         record = TableRecord(
-            stored["name"], TableParts(**stored["parts"]), tuple(stored["columns"]), stored["model"],
+            stored["name"], _parts(stored["parts"]), tuple(stored["columns"]), stored["model"],
             {
                 category: {column: (low, high) for column, (low, high) in of.items()}
                 for category, of in stored["limits"].items()
@@ -77,6 +79,10 @@ def read_table_record(output: str, name: str) -> TableRecord | None:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         why = " ".join(str(error).split())
         raise FolderError(f"{without_secrets(url)}: damaged: {why}") from None
+
+
+def _parts(stored: Mapping[str, Any]) -> TableParts:
+    return TableParts(**{**stored, "where": list(stored["where"])})
 
 
 def table_records(output: str) -> list[TableRecord]:
@@ -232,26 +238,30 @@ def narrow_columns(folder: OutputFolder, labelled: str, places: Mapping[str, str
 
 
 def limits_of(
-    folder: OutputFolder,
-    labelled: Sequence[str],
-    where: Mapping[str, Bounds],
-    places: Mapping[str, str],
+    folder: OutputFolder, labelled: Sequence[str], where: Sequence[Bound], places: Mapping[str, str]
 ) -> dict[str, Limits]:
-    """Between which values the windows of some files are scored; quantiles are of all their windows."""
-    drawn = {name: places[name] for name, bounds in where.items() if bounds.quantiles}
-    columns: dict[str, np.ndarray] = {}
+    """Between which values the windows of some files are scored.
+
+    Quantiles are ranks among all of these windows that have a value, as in `selection/where.py`, but
+    that of equal values all are let through.
+    """
+    drawn = {bound.column: places[bound.column] for bound in where if bound.quantiles}
+    values: dict[str, np.ndarray] = {}
     if drawn:
         tables = parallel(lambda url: narrow_columns(folder, url, drawn), labelled)
-        columns = {
-            name: np.concatenate([t[name].drop_null().to_numpy() for t in tables]) for name in drawn
+        values = {
+            name: np.sort(np.concatenate([t[name].drop_null().to_numpy() for t in tables]))
+            for name in drawn
         }
-    limits = {}
-    for name, bounds in where.items():
-        low, high = [bounds.min], [bounds.max]
-        if bounds.quantiles and len(columns[name]):
-            first, last = np.quantile(columns[name], bounds.quantiles).tolist()
-            low, high = [*low, first], [*high, last]
-        limits[name] = (
+    limits: dict[str, Limits] = {}
+    for bound in where:
+        before = limits.get(bound.column, (None, None))
+        low, high = [before[0], bound.min], [before[1], bound.max]
+        if bound.quantiles and len(some := values[bound.column]):
+            first, last = (math.floor(share * len(some) + 0.5) for share in bound.quantiles)
+            low.append(float(some[min(first, len(some) - 1)]))
+            high.append(float(some[max(last - 1, min(first, len(some) - 1))]))
+        limits[bound.column] = (
             max((v for v in low if v is not None), default=None),
             min((v for v in high if v is not None), default=None),
         )
@@ -259,7 +269,7 @@ def limits_of(
 
 
 def with_limits(
-    output: str, record: TableRecord, where: Mapping[str, Bounds], places: Mapping[str, str]
+    output: str, record: TableRecord, where: Sequence[Bound], places: Mapping[str, str]
 ) -> TableRecord:
     """The record with limits for every category that has labelled files; those it had stay."""
     if not where:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import mmap
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,7 +48,7 @@ class TableParts:
     window: int
     settings: Mapping[str, Any]
     """Of the kind: `short`, or `layers` and `min_distance`, or what a user's file is."""
-    where: Mapping[str, Any] = field(default_factory=dict)
+    where: Sequence[Mapping[str, Any]] = ()
     weights: str | None = None
     tokenizer: str | None = None
     """Of a model that has its own ids of the text; None where it takes those of the windows."""
@@ -85,8 +85,8 @@ def table_parts(
     Raises:
         ValueError: no such model, or one without weights or a tokenizer.
     """
-    where = {name: bounds.model_dump(exclude_none=True) for name, bounds in score.where.items()}
-    parts = TableParts(score.kind, window, {"level": LEVEL, "gram": GRAM}, _plain(where))
+    where = [bound.model_dump(mode="json", exclude_none=True) for bound in score.where]
+    parts = TableParts(score.kind, window, {"level": LEVEL, "gram": GRAM}, where)
     if score.model is None:
         return parts
     own = load_tokenizer(score.model).fingerprint
@@ -101,11 +101,6 @@ def table_parts(
         tokenizer=None if own == tokenizer else own,
         dtype=dtype,
     )
-
-
-def _plain(value: Any) -> Any:
-    """As JSON gives it back, so that stored parts equal new ones."""
-    return json.loads(json.dumps(value))
 
 
 def weights_fingerprint(model: str) -> str:

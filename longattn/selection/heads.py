@@ -83,12 +83,13 @@ class HeadChoice:
     Attributes:
         head: column of the arrays.
         why: a sentence for people.
-        judgements: of the first half's choice on the second, and the other way round.
+        judgements: of the first half's choice on the second, and the other way round; none where
+            there was nothing to choose from.
     """
 
     head: int | None
     why: str
-    judgements: tuple[Judgement, Judgement]
+    judgements: tuple[Judgement, ...]
 
 
 def halves_of(documents: Sequence[int], seed: int = 0) -> tuple[set[int], set[int]]:
@@ -144,26 +145,31 @@ def choose_head(first: Half, second: Half, *, alpha: float, seed: int = 0) -> He
 def mean_of_heads(scores_nh: Floats, heads: Sequence[int] | None) -> Floats:
     """Scores of the chosen heads, (windows,): their mean; None takes all of them.
 
+    Heads are added up in the order given, so that a mean depends on its own window alone.
+
     Raises:
         ValueError: a head that is not there.
     """
-    if heads is None:
-        return np.asarray(scores_nh.mean(1))
     width = scores_nh.shape[1]
-    if not heads or not all(0 <= head < width for head in heads):
-        raise ValueError(f"heads {list(heads)}: allowed: 0 to {width - 1}, at least one")
-    return np.asarray(scores_nh[:, list(heads)].mean(1))
+    chosen = list(range(width) if heads is None else heads)
+    if not chosen or not all(0 <= head < width for head in chosen):
+        raise ValueError(f"heads {chosen}: allowed: 0 to {width - 1}, at least one")
+    total = scores_nh[:, chosen[0]].astype(np.float64)
+    for head in chosen[1:]:
+        total += scores_nh[:, head]
+    return np.asarray(total / len(chosen))
 
 
 def head_aucs(half: Half, alpha: float) -> dict[str, Floats]:
     """Kind of foil -> AUC of each head's LDS, (heads,), without intervals."""
-    native_nh = _lds(half.native, half.native, alpha)
+    native_nh = lds_of_heads(half.native, half.native, alpha)
     return {
-        kind: _wins(native_nh, _lds(foil, half.native, alpha)) for kind, foil in half.foils.items()
+        kind: _wins(native_nh, lds_of_heads(foil, half.native, alpha))
+        for kind, foil in half.foils.items()
     }
 
 
-def _lds(scores: HeadScores, by: HeadScores, alpha: float) -> Floats:
+def lds_of_heads(scores: HeadScores, by: HeadScores, alpha: float) -> Floats:
     """LDS (Eq. 8) of each head, (windows, heads), standardised by the windows of `by`."""
 
     def standard(x: Floats, of: Floats) -> Floats:
@@ -202,10 +208,10 @@ def _with_intervals(
         return HeadScores(ds, variance, scores.document)
 
     native = means(half.native)
-    native_n = _lds(native, native, alpha)[:, 0]
+    native_n = lds_of_heads(native, native, alpha)[:, 0]
     return {
         kind: auc(
-            native_n, _lds(means(foil), native, alpha)[:, 0], native.document, foil.document, rng,
+            native_n, lds_of_heads(means(foil), native, alpha)[:, 0], native.document, foil.document, rng,
             together=foil.document is half.native.document,
         )
         for kind, foil in half.foils.items()

@@ -26,7 +26,9 @@ _DTYPE_CODES = {"uint16": 8, "int32": 4}  # of megatron-core's DType
 _UINT16_VOCABULARY = 65500  # below it, megatron-core takes uint16
 
 
-def export_megatron(path: str, vocab_size: int, *, part_bytes: int = 4 << 30) -> list[str]:
+def export_megatron(
+    path: str, vocab_size: int, *, name: str | None = None, part_bytes: int = 4 << 30
+) -> list[str]:
     """Write `<path>/selected` as `<path>/megatron/<category>-<part>.bin` and `.idx`.
 
     Parts keep what is staged locally for an object store bounded; rows are in the order of the
@@ -35,6 +37,7 @@ def export_megatron(path: str, vocab_size: int, *, part_bytes: int = 4 << 30) ->
     Args:
         path: the output folder of a run.
         vocab_size: of the tokenizer; ids are uint16 below 65500, else int32, as Megatron has it.
+        name: of the selection; its files go to `<path>/megatron/<name>`.
         part_bytes: a part is full once its ids take this many bytes.
 
     Returns:
@@ -44,9 +47,10 @@ def export_megatron(path: str, vocab_size: int, *, part_bytes: int = 4 << 30) ->
         ValueError: nothing was selected, or an id outside the vocabulary.
     """
     folder = OutputFolder(path)
-    files = own_files(folder.selected_files())
+    files = own_files(folder.selected_files(name))
+    target = join(folder.megatron, name) if name else folder.megatron
     if not files:
-        raise ValueError(f"{folder.selected}: no selected windows to export")
+        raise ValueError(f"{folder.selection(name)}: no selected windows to export")
     dtype = np.dtype("uint16" if vocab_size < _UINT16_VOCABULARY else "int32").newbyteorder("<")
     prefixes = []
     for of_category, urls in groupby(files, key=lambda url: url.rpartition("/")[0]):
@@ -54,7 +58,7 @@ def export_megatron(path: str, vocab_size: int, *, part_bytes: int = 4 << 30) ->
         windows = _windows(list(urls), vocab_size)
         first, part = next(windows, None), 0
         while first is not None:
-            prefix = join(folder.megatron, f"{category}-{part:05d}")
+            prefix = join(target, f"{category}-{part:05d}")
             prefixes.append(prefix)
             with staged(prefix + ".bin") as local, local.open("wb") as file:
                 lengths, first = _write(file, first, windows, dtype, part_bytes)
@@ -63,8 +67,9 @@ def export_megatron(path: str, vocab_size: int, *, part_bytes: int = 4 << 30) ->
             part += 1
     wanted = {prefix + suffix for prefix in prefixes for suffix in (".bin", ".idx")}
     for suffix in (".idx", ".bin"):
-        for url in list_files(folder.megatron, suffix).keys() - wanted:
-            remove(url)
+        for url in list_files(target, suffix).keys() - wanted:
+            if name or "/" not in url[len(target) + 1 :]:  # else of a selection with a name
+                remove(url)
     return prefixes
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from longattn.selection.columns import NAMES, Columns
 from longattn.selection.database import without_progress
 from longattn.selection.threads import CORES, in_threads
 from longattn.storage.files import READERS, filesystem, is_local
@@ -33,17 +34,16 @@ log = logging.getLogger("longattn")
 
 COUNTED = 1 << 22  # id hashes looked at together
 INSERTED = 1 << 17  # rows handed to the database at a time: a row group of it
-NAMES = ("data_id", "category", "document_id", "token_start", "token_stop", "ds", "variance")
 _CREATE = """
 CREATE TABLE windows (
     category INTEGER, data_id VARCHAR, id_hash UBIGINT, document UBIGINT, document_check UBIGINT,
-    start BIGINT, stop BIGINT, ds DOUBLE, variance DOUBLE, rank DOUBLE, file INTEGER, row INTEGER
+    start BIGINT, stop BIGINT, ds DOUBLE, variance DOUBLE, rank DOUBLE, file INTEGER, row INTEGER{extra}
 )
 """
 _INSERT = """
 INSERT INTO windows
 SELECT category, data_id, hash(data_id), hash(document), hash('document ' || document),
-       start, stop, ds, variance, rank, file, row FROM rows
+       start, stop, ds, variance, rank, file, row{extra} FROM rows
 """
 _COPIES = """
 CREATE TABLE copies AS SELECT file, row, category FROM (
@@ -59,14 +59,18 @@ class ScoreTable:
     """The table `windows`, and what its numbers stand for."""
 
     connection: duckdb.DuckDBPyConnection
+    columns: Columns = field(default_factory=Columns)
+    """What is read of each window."""
     categories: list[str] = field(default_factory=list)  # by `category`
     copies: dict[int, int] = field(default_factory=dict)  # rows dropped, by `category`
 
     def __post_init__(self) -> None:
-        self.connection.execute(_CREATE)
+        extra = "".join(f", {name} DOUBLE" for name in self.columns.extra.values())
+        self.connection.execute(_CREATE.format(extra=extra))
 
     def insert(self, rows: pa.Table) -> None:
-        """Add rows: `NAMES`, `rank`, `file`, `row`."""
+        """Add rows: `NAMES`, `rank`, columns of bounds, `file`, `row`."""
+        extra = list(self.columns.extra.values())
         category = rows["category"].cast(pa.string()).combine_chunks().dictionary_encode()
         named = category.dictionary.to_pylist()
         self.categories += [name for name in named if name not in self.categories]
@@ -77,10 +81,10 @@ class ScoreTable:
             "document": pc.coalesce(rows["document_id"], rows["data_id"]),
             "start": rows["token_start"],
             "stop": rows["token_stop"],
-            **{name: rows[name] for name in ("ds", "variance", "rank", "file", "row")},
+            **{name: rows[name] for name in ("ds", "variance", "rank", "file", "row", *extra)},
         }
         self.connection.register("rows", pa.table(columns))
-        self.connection.execute(_INSERT)
+        self.connection.execute(_INSERT.format(extra="".join(f", {name}" for name in extra)))
         self.connection.unregister("rows")
 
     def drop_copies(self) -> None:
@@ -124,8 +128,8 @@ class ScoreTable:
                 connection.unregister("rows")
         return found
 
-    def insert_labelled(self, path: str, sizes: Mapping[str, int], rank_by: str) -> LabelledFiles:
-        """Read the narrow columns of labelled files, and `rank_by`, into the table.
+    def insert_labelled(self, path: str, sizes: Mapping[str, int]) -> LabelledFiles:
+        """Read the narrow columns of labelled files, and what `columns` names, into the table.
 
         Raises:
             ValueError: files of different settings, a column that is not there or has no value in
@@ -135,8 +139,11 @@ class ScoreTable:
         fingerprints: set[str] = set()
         lengths: list[int] = []
         digests: list[str] = []
+        tables: dict[str, set[str]] = {}  # fingerprints of each score table
         waiting: list[pa.Table] = []
-        read = in_threads(lambda file: _read(file[1], file[0], rank_by), enumerate(sizes), threads)
+        read = in_threads(
+            lambda file: _read(file[1], file[0], self.columns), enumerate(sizes), threads
+        )
         for url, (table, metadata) in zip(sizes, read, strict=True):
             lengths.append(len(table))
             digests.append(metadata.get("digest", ""))
@@ -144,6 +151,8 @@ class ScoreTable:
                 log.warning("%s was not written by longattn: left alone", without_secrets(url))
                 continue
             fingerprints.add(metadata.get("fingerprint", ""))
+            for name, fingerprint in metadata.get("scores", {}).items():
+                tables.setdefault(name, set()).add(fingerprint)
             waiting.append(table)
             if sum(map(len, waiting)) >= INSERTED:
                 self.insert(pa.concat_tables(waiting))
@@ -154,6 +163,11 @@ class ScoreTable:
             raise ValueError(
                 f"{path}: labelled files of different settings: {sorted(fingerprints)}"
             )
+        for name, found in tables.items():
+            if len(found) > 1:
+                raise ValueError(
+                    f"{path}: scores/{name}: files of different settings: {sorted(found)}"
+                )
         row_bytes = np.array(list(sizes.values())) // np.maximum(1, lengths)
         if not fingerprints:
             raise ValueError(f"{path}: no labelled windows of longattn to select from")
@@ -178,9 +192,8 @@ def batches(
             yield pa.table(batch)
 
 
-def _read(url: str, file: int, rank_by: str) -> tuple[pa.Table, dict[str, Any]]:
+def _read(url: str, file: int, wanted: Columns) -> tuple[pa.Table, dict[str, Any]]:
     """The narrow columns of a file and what its footer says; nothing of another program's."""
-    further = [] if rank_by == "lds" else [rank_by]
     with open_parquet(url) as parquet:
         if not is_own_file(parquet):
             return pa.table({}), {}
@@ -190,21 +203,12 @@ def _read(url: str, file: int, rank_by: str) -> tuple[pa.Table, dict[str, Any]]:
             raise DamagedFileError(url, str(error)) from None
         if metadata.get("rows") != (rows := parquet.metadata.num_rows):
             raise DamagedFileError(url, f"{rows} rows, its footer tells of {metadata.get('rows')}")
-        for name in {*further} - {*parquet.schema_arrow.names}:
+        for name in {*wanted.labelled} - {*parquet.schema_arrow.names}:
             raise ValueError(f"select: {url} has no column {name}")
         with readable(url):
-            table = parquet.read(columns=[*NAMES, *further], use_threads=False)
-    for name in further:
-        if pc.any(pc.is_null(table[name], nan_is_null=True)).as_py():
-            raise ValueError(f"select.rank_by: some windows have no {name}: {url}")
-    for name in ("ds", "variance", *further):
-        if not np.isfinite(table[name].to_numpy()).all():
-            raise ValueError(f"{url}: {name} must be finite")
-    table = table.replace_schema_metadata()
-    rank = table[rank_by] if further else pa.nulls(len(table), pa.float64())
-    places = np.arange(len(table), dtype=np.int32)
-    columns = {"rank": rank, "file": np.full(len(table), file, np.int32), "row": places}
-    for name, column in columns.items():
-        table = table.append_column(name, column if name == "rank" else pa.array(column))
-    table = table.set_column(1, "category", table["category"].cast(pa.string()))
-    return table.select([*NAMES, *columns]), metadata
+            table = parquet.read(columns=[*NAMES, *wanted.labelled], use_threads=False)
+    scores: dict[str, str] = {}
+    table = wanted.of_rows(url, table.replace_schema_metadata(), scores)
+    table = table.append_column("file", pa.array(np.full(len(table), file, np.int32)))
+    table = table.append_column("row", pa.array(np.arange(len(table), dtype=np.int32)))
+    return table, {**metadata, "scores": scores}

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,15 @@ import numpy as np
 import pyarrow as pa
 
 from longattn.config import Config, ConfigLike, Keep, Select, is_config_file, output_of
+from longattn.selection.columns import columns_of
 from longattn.selection.database import database, literal
 from longattn.selection.exact_sums import Moments, moments
+from longattn.selection.kept_heads import kept_heads
 from longattn.selection.lds import Scale
 from longattn.selection.overlap import distinct_scores
 from longattn.selection.score_table import ScoreTable, batches
 from longattn.selection.selected_files import write_selected
+from longattn.selection.where import apply_bounds, cap_documents
 from longattn.settings.numbers import ByteSize, read_number
 from longattn.storage.output_folder import OutputFolder
 from longattn.storage.records import write_record
@@ -70,9 +73,11 @@ class CategorySelection:
     du_std: float
     lds_threshold: float | None  # lowest LDS of the windows kept; None when none is
     threshold: float | None  # the same of what the windows are ranked by
+    out: dict[str, int] = field(default_factory=dict)  # what each bound alone takes out
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """Without `out` where nothing bounds the windows."""
+        return {key: value for key, value in asdict(self).items() if key != "out" or value}
 
 
 def select(
@@ -86,6 +91,39 @@ def select(
 
     Writes `<path>/selected`, and leaves the reports of the run as they are.
     """
+    path, settings, size = resolved(path, settings, file_bytes, overrides)
+    folder = OutputFolder(path)
+    sizes = folder.labelled_files()
+    if not sizes:
+        raise ValueError(f"{folder.labelled}: no labelled windows to select from")
+    kept = kept_heads(folder) if settings.heads == "auto" else None
+    stored: dict[str, Any] = {"select": settings.record()}
+    if kept is not None:
+        stored["heads"] = {of: None if heads is None else [*heads] for of, heads in kept.items()}
+    columns = columns_of(folder, settings, sizes, kept)
+    with database(settings.memory) as connection:
+        table = ScoreTable(connection, columns)
+        files = table.insert_labelled(folder.url, sizes)
+        _check_names(table, settings, folder)
+        result = choose_windows(table, settings, folder.url)
+        urls = write_selected(
+            table, files, size, folder.selection(settings.name),
+            folder.selected_files(settings.name).keys(), {"fingerprint": files.fingerprint, **stored},
+        )  # fmt: skip
+    write_record(
+        folder.selection_record(settings.name),
+        {**stored, "files": urls, "categories": {c: s.to_dict() for c, s in result.items()}},
+    )
+    return result
+
+
+def resolved(
+    path: ConfigLike,
+    settings: Select | None,
+    file_bytes: int | str | None,
+    overrides: Mapping[str, Any],
+) -> tuple[str, Select, int]:
+    """The output folder, the settings and the size of a file that the arguments of `select` mean."""
     if not isinstance(path, (str, Path)) or is_config_file(path):
         config = Config.of(path)
         path, settings = config.output, settings or config.select
@@ -93,28 +131,21 @@ def select(
     given = settings.model_dump(exclude_unset=True) if settings else {}
     settings = Select.check({**given, **overrides}, "select")
     default = Config.model_fields["file_bytes"].default
-    file_bytes = read_number(ByteSize, "file_bytes", default if file_bytes is None else file_bytes)
-    folder = OutputFolder(output_of(path))
-    sizes = folder.labelled_files()
-    if not sizes:
-        raise ValueError(f"{folder.labelled}: no labelled windows to select from")
-    stored = settings.model_dump(mode="json", exclude={"memory"}, exclude_none=True)
-    with database(settings.memory) as connection:
-        table = ScoreTable(connection)
-        files = table.insert_labelled(folder.url, sizes, settings.rank_by)
-        result = choose_windows(table, settings, folder.url)
-        urls = write_selected(
-            table,
-            files,
-            file_bytes,
-            folder.selected,
-            {"fingerprint": files.fingerprint, "select": stored},
+    size = read_number(ByteSize, "file_bytes", default if file_bytes is None else file_bytes)
+    return output_of(path), settings, size
+
+
+def _check_names(table: ScoreTable, settings: Select, folder: OutputFolder) -> None:
+    """Raises ValueError for a category that is not there, and one with the folder of a selection."""
+    there = ", ".join(sorted(table.categories))
+    for name in settings.categories.keys() - {*table.categories}:
+        raise ValueError(f"select.categories: no windows of category {name!r}; there are: {there}")
+    names = [settings.name] if settings.name else folder.selections()
+    for name in {*names} & {*table.categories}:
+        raise ValueError(
+            f"select.name {name!r}: a category and a selection cannot share a folder; there are the "
+            f"categories {there}"
         )
-    write_record(
-        folder.record("selection"),
-        {"select": stored, "files": urls, "categories": {c: s.to_dict() for c, s in result.items()}},
-    )  # fmt: skip
-    return result
 
 
 def choose_windows(table: ScoreTable, settings: Select, path: str) -> dict[str, CategorySelection]:
@@ -126,7 +157,13 @@ def choose_windows(table: ScoreTable, settings: Select, path: str) -> dict[str, 
     try:
         of_ds, of_du = moments(table.connection, "windows", ["ds", "-variance"])
         _rank(table, settings, of_ds, of_du)
-        _cut(table, settings.keep, {category: of.rows for category, of in of_ds.items()})
+        out = apply_bounds(table, settings, list(of_ds))
+        if settings.overlap == "prefer_distinct":
+            _prefer_distinct(table, settings)
+        if settings.per_document:
+            for category, windows in cap_documents(table, settings.per_document).items():
+                out.setdefault(category, {})["per_document"] = windows
+        _cut(table, settings, {category: of.rows for category, of in of_ds.items()})
     except OverflowError as error:
         raise ValueError(f"{path}: scores cannot be standardised: {error}") from None
     told = {
@@ -154,6 +191,7 @@ def choose_windows(table: ScoreTable, settings: Select, path: str) -> dict[str, 
             du_std=of_du[category].deviation,
             lds_threshold=lds,
             threshold=value,
+            out=out.get(category, {}),
         )
     return result
 
@@ -184,10 +222,14 @@ def _rank(
     alpha = literal(float(settings.alpha))
     value = "lds" if settings.rank_by == "lds" else "rank"
     connection.execute(_RANKED.format(alpha=alpha, value=value))
-    if settings.overlap == "prefer_distinct":
-        (of_value,) = moments(connection, "ranked", ["value"])
-        _replace_rank(table, {category: of.deviation for category, of in of_value.items()})
-        connection.execute(_RANKED.format(alpha=alpha, value="rank"))
+
+
+def _prefer_distinct(table: ScoreTable, settings: Select) -> None:
+    """Rank by what windows are worth beside those of their document that are bought before."""
+    (of_value,) = moments(table.connection, "ranked", ["value"])
+    _replace_rank(table, {category: of.deviation for category, of in of_value.items()})
+    alpha = literal(float(settings.alpha))
+    table.connection.execute(_RANKED.format(alpha=alpha, value="rank"))
 
 
 def _replace_rank(table: ScoreTable, deviations: dict[int, float]) -> None:
@@ -230,6 +272,8 @@ def _whole_documents(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
     held: list[pa.Table] = []
     for table in tables:
         rows = pa.concat_tables([*held, table])
+        if not len(rows):
+            continue
         last = int(np.flatnonzero(_begins(rows))[-1])
         if last:
             yield rows.slice(0, last)
@@ -255,14 +299,22 @@ class _Span:
         return self.rows > FEW and 0 < self.high - self.low < math.inf
 
 
-def _cut(table: ScoreTable, keep: Keep, rows: dict[int, int]) -> None:
-    """Make a table `kept`: the best rows by (value descending, data_id) that the budget pays for.
+def _cut(table: ScoreTable, settings: Select, rows: dict[int, int]) -> None:
+    """Make a table `kept`: the best rows by (value descending, data_id) that each budget pays for.
+
+    Args:
+        rows: windows of each category, also those that bounds took out.
 
     Raises OverflowError where a value is no finite double.
     """
-    weight = "stop - start" if keep.tokens is not None else "1"
+    keeps = {of: settings.keep_of(table.categories[of]) for of in rows}
+    by_tokens = [of for of, keep in keeps.items() if keep.tokens is not None]
+    weight = "stop - start" if by_tokens else "1"
+    if 0 < len(by_tokens) < len(keeps):
+        among = ", ".join(map(str, by_tokens))
+        weight = f"(CASE WHEN category IN ({among}) THEN stop - start ELSE 1 END)"
     spans = {
-        category: _Span(low, high, rows[category], _budget(keep, rows[category]))
+        category: _Span(low, high, rows[category], _budget(keeps[category], rows[category]))
         for category, low, high in _fetch(
             table, "SELECT category, min(value), max(value) FROM ranked GROUP BY category"
         )
@@ -272,7 +324,7 @@ def _cut(table: ScoreTable, keep: Keep, rows: dict[int, int]) -> None:
     while wide := {category: span for category, span in spans.items() if span.wide}:
         for category, span in _narrowed(table, weight, wide).items():
             spans[category] = span
-    bounds = ", ".join(f"({of}, {literal(span.low)})" for of, span in spans.items())
+    bounds = ", ".join(f"({of}, {literal(span.low)})" for of, span in spans.items()) or "(-1, 0.0)"
     table.connection.execute(_KEPT.format(bounds=bounds))  # the one time that all ids are read
     for category, span in spans.items():
         value, data_id = _last(table, weight, category, span)

@@ -8,7 +8,7 @@ on the labelled files alone; each is named after the ids and LDS inside it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import groupby
 from typing import Any
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from longattn.selection.score_table import LabelledFiles, ScoreTable, batches
 from longattn.selection.threads import in_threads
 from longattn.storage.digests import RowDigest
-from longattn.storage.files import join, list_files, remove, staged
+from longattn.storage.files import join, remove, staged
 from longattn.storage.tables import (
     SELECTED,
     carried_fields,
@@ -62,9 +62,14 @@ def write_selected(
     files: LabelledFiles,
     file_bytes: int,
     folder: str,
+    there: Collection[str],
     metadata: Mapping[str, Any],
 ) -> list[str]:
     """Make `folder` hold the rows of the view `kept` alone; returns the URLs of its files.
+
+    Args:
+        there: URLs of the files that the folder has.
+        metadata: for the footer of each file.
 
     A file that is there and is what it should be stays: all of it is read, and compared with its
     footer, with what is kept and with the labelled files' digests. New files are written before old
@@ -84,11 +89,10 @@ def write_selected(
         table.connection, "SELECT file, row, data_id, lds FROM kept ORDER BY category, file, row"
     )
     pieces = _pieces(ordered, [rows for _, rows in parts])
-    there = list_files(folder, ".parquet").keys()
     write = partial(_write, files=files, folder=folder, there=there, metadata=metadata)
     categories = (category for category, _ in parts)
     wanted = set(in_threads(write, zip(categories, pieces, strict=True), WRITERS))
-    for url in sorted(there - wanted):
+    for url in sorted({*there} - wanted):
         if _was_selected(url):
             remove(url)
         else:

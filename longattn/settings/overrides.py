@@ -58,8 +58,8 @@ def _apply(values: dict[str, Any], override: str) -> list[str]:
         value = read_yaml(text)
     except yaml.YAMLError:
         raise ConfigError(f"--set {override}: the value is not YAML") from None
-    if parts[:2] == ["select", "keep"] and len(parts) == 3:  # one of three: the new one replaces
-        parts, value = parts[:2], {parts[2]: value}
+    if parts[0] == "select" and parts[-2:-1] == ["keep"]:  # one of three: the new one replaces
+        parts, value = parts[:-1], {parts[-1]: value}
     node: Any = values
     for i, part in enumerate(parts):
         where = ".".join(parts[: i + 1])

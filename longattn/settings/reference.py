@@ -94,12 +94,13 @@ def field_names(model: type[BaseModel], section: str) -> Iterator[str]:
 def settings_page(model: type[BaseModel]) -> str:
     """All settings as a Markdown page, a table a section."""
     tables: dict[str, list[str]] = {}
+    below: dict[type[BaseModel], str] = {}  # where each kind of section is explained
     for field in setting_fields(model):
-        section, _, name = field.path.replace(".0.", ".").rpartition(".")
+        section, _, name = _plain(field.path).rpartition(".")
         text = " ".join((field.info.description or "").split()).replace("|", "\\|")
         default = _default(field) if _has_default(field) else "required"
         if field.section is not None:
-            text += f" (see `{field.path.replace('.0.', '.')}` below)"
+            text += f" (see `{below.setdefault(field.section, _plain(field.path))}` below)"
         takes = _takes(field.schema).replace("|", "\\|")
         tables.setdefault(section, []).append(
             f"| `{name}` | {takes} | {default if field.section is None else ''} | {text} |"
@@ -124,6 +125,11 @@ def settings_page(model: type[BaseModel]) -> str:
             "|---|---|---|---|", *rows,
         ]  # fmt: skip
     return "\n".join(lines) + "\n"
+
+
+def _plain(path: str) -> str:
+    """A path without the index of a list and the key of a mapping."""
+    return path.replace(".0.", ".").replace(".<name>.", ".")
 
 
 def editor_schema(model: type[BaseModel]) -> dict[str, Any]:
@@ -152,6 +158,9 @@ def settings_in_force(
         elif isinstance(value, tuple) and any(isinstance(item, BaseModel) for item in value):
             for i, item in enumerate(value):
                 yield from settings_in_force(item, given, f"{path}.{i}.", origin)
+        elif isinstance(value, dict) and value:
+            for key, item in value.items():
+                yield from settings_in_force(item, given, f"{path}.{key}.", origin)
         else:
             yield path, list(value) if isinstance(value, tuple) else value, origin
 
@@ -217,12 +226,10 @@ def _takes(schema: Mapping[str, Any]) -> str:
         return ", ".join(map(str, schema["enum"]))
     if "anyOf" in schema:
         return " or ".join(dict.fromkeys(map(_takes, schema["anyOf"])))
-    if "prefixItems" in schema:
-        return f"[{', '.join(map(_takes, schema['prefixItems']))}]"
-    if "additionalProperties" in schema:
-        return "a section for each name"
     if schema.get("type") == "array" and "$ref" not in schema["items"]:
         return f"list of {_takes(schema['items'])}"
+    if schema.get("type") == "object" and "additionalProperties" in schema:
+        return "sections by name"
     names = {
         "string": "text", "boolean": "true, false", "integer": "whole number", "number": "number",
         "null": "null", "array": "list of sections",

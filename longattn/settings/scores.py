@@ -9,8 +9,9 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt, model_validator
 
 from longattn.settings.base import Settings
-from longattn.settings.numbers import Count, FractionOrZero, TokenLength
+from longattn.settings.numbers import Count, TokenLength
 from longattn.settings.paths import absolute_model
+from longattn.settings.selection import Bound
 
 TAKEN = re.compile(
     r"(ds|variance)(_heads|_k\d+)?|recurrence(_rarity|_pairs)?|lds|data_id|content|input_ids|category"
@@ -41,27 +42,6 @@ Layers = (
 )
 
 
-class Bounds(Settings):
-    """What of a column is let through; the bounds themselves are."""
-
-    min: float | None = Field(None, allow_inf_nan=False, description="the least value")
-    max: float | None = Field(None, allow_inf_nan=False, description="the greatest value")
-    quantiles: tuple[FractionOrZero, FractionOrZero] | None = Field(
-        None, description="[0.2, 0.8]: between these quantiles of the category"
-    )
-
-    @model_validator(mode="after")
-    def _some(self) -> Bounds:
-        low, high = self.quantiles or (0, 1)
-        if low > high:
-            raise ValueError(f"quantiles: the first is the lower; given {low:g}, {high:g}")
-        if self.min is not None and self.max is not None and self.min > self.max:
-            raise ValueError(f"min {self.min:g} is over max {self.max:g}")
-        if self == Bounds.model_construct(min=None, max=None, quantiles=None):
-            raise ValueError("at least one of min, max, quantiles")
-        return self
-
-
 class Score(Settings):
     """A further score of labelled windows, kept in tables of its own below scores/<name>."""
 
@@ -86,8 +66,8 @@ class Score(Settings):
         None, description="number format of the model; null: bfloat16 on a GPU, float32 on a CPU"
     )
     batch: Count = Field(8, description="windows that are under way at a time; changes no number")
-    where: dict[str, Bounds] = Field(
-        {},
+    where: tuple[Bound, ...] = Field(
+        (),
         description="score only windows within bounds of cheaper columns: those of labelled files, or "
         "of scores before this one in the list; the others get null",
     )
@@ -104,7 +84,7 @@ class Score(Settings):
         ):
             if self.kind not in kinds and getattr(self, field) != default:
                 raise ValueError(f"{self.name}: kind {self.kind} takes no {field}")
-        if own := sorted({*self.where} & {*self.columns}):
+        if own := sorted({b.column for b in self.where} & {*self.columns}):
             raise ValueError(f"{self.name}: where: {own[0]} is a column of this score itself")
         return self
 

@@ -2,6 +2,7 @@
 
 labelled/<category>/*.parquet    every window with its scores
 selected/<category>/*.parquet    the kept windows, with their LDS
+selected/<name>/<category>/*.parquet  the same of a selection with a name
 scores/<name>/<category>/*.parquet  a score table: a file for each labelled one, named as it is, its rows
 quarantine/*.parquet             records that could not be used, and why
 damaged/                         files that were no longer what was written, set aside by a run
@@ -17,6 +18,9 @@ _longattn/hold.json              the run that is at work here
 _longattn/rates.json             samples of the last run's progress, for the report
 _longattn/summary.json           the totals of the last run
 _longattn/selection.json         the last selection: its settings, files and figures
+_longattn/selections/<name>.json the same of each selection with a name
+_longattn/heads.json             the heads that `select.heads: auto` chose
+_longattn/check.json             what the ranking column told on a few windows, for the report
 """
 
 from __future__ import annotations
@@ -90,16 +94,39 @@ class OutputFolder:
         return join(self.url, "inspections", f"{data_id}.html")
 
     def record(self, name: str) -> str:
-        """`run`, `samples`, `columns`, `hold`, `rates`, `summary` or `selection`."""
+        """`run`, `samples`, `columns`, `hold`, `rates`, `heads`, `check`, `summary` or `selection`."""
         return join(self.url, "_longattn", f"{name}.json")
 
     def labelled_files(self, category: str | None = None) -> dict[str, int]:
         """Labelled files by URL, sorted, with their sizes in bytes; of one category or of all."""
         return list_files(join(self.labelled, *([category] if category else [])), ".parquet")
 
-    def selected_files(self) -> dict[str, int]:
-        """Selected files by URL, sorted, with their sizes in bytes."""
-        return list_files(self.selected, ".parquet")
+    def selection(self, name: str | None) -> str:
+        """The folder of a selection; of the one without a name, `selected` itself."""
+        return join(self.selected, name) if name else self.selected
+
+    def selection_record(self, name: str | None) -> str:
+        return self.record(f"selections/{name}" if name else "selection")
+
+    def selections(self) -> list[str | None]:
+        """Names of the selections that were made here, None first if it is one of them."""
+        fs, path = filesystem(self.selection_record(None))
+        named = list_files(self.record("selections").removesuffix(".json"), ".json")
+        names = [url.rpartition("/")[2].removesuffix(".json") for url in named]
+        return [*([None] if fs.exists(path) else []), *names]
+
+    def selected_files(self, name: str | None = None) -> dict[str, int]:
+        """Files of a selection by URL, sorted, with their sizes in bytes."""
+        if name:
+            return list_files(self.selection(name), ".parquet")
+        return self.all_selected_files().get(None, {})
+
+    def all_selected_files(self) -> dict[str | None, dict[str, int]]:
+        """Files of all selections by name, as `selected_files` gives them."""
+        found: dict[str | None, dict[str, int]] = {}
+        for url, size in list_files(self.selected, ".parquet").items():
+            found.setdefault(selection_of(url), {})[url] = size
+        return found
 
     def shown(self) -> list[str]:
         """What of the folder a person may want to look at, as far as it is there."""
@@ -111,3 +138,9 @@ class OutputFolder:
 def category_of(url: str) -> str:
     """The category of a labelled or selected file: the name of its folder."""
     return url.rpartition("/")[0].rpartition("/")[2]
+
+
+def selection_of(url: str) -> str | None:
+    """The name of the selection that a selected file is of; None of the one without a name."""
+    folders = url.rpartition("/selected/")[2].split("/")[:-1]
+    return folders[0] if len(folders) > 1 else None

@@ -40,7 +40,7 @@ def unbroken(checkpoint, tmp_path_factory):
         {"name": "text", "kind": "measures"},
         {
             "name": "gap", "kind": "loss_gap", "model": checkpoint, "short": 64,
-            "where": {"compression_ratio": {"quantiles": [0.1, 0.9]}},
+            "where": [{"column": "compression_ratio", "quantiles": [0.1, 0.9]}],
         },
     ]  # fmt: skip
     config = settings(folder / "documents", folder / "out", checkpoint, scores=scores)

@@ -67,3 +67,12 @@ def test_before_a_selection_nothing_is_said_of_it():
 )
 def test_what_is_kept_is_said_to_be_of_each_category(keep, words):
     assert str(Config.parse({**MINIMAL, "select": {"keep": keep}}).select.keep) == words
+
+
+def test_bounds_that_leave_less_than_the_budget_are_told():
+    out = {"recurrence at most 0.5": 50}
+    line = "book: 7 of 57 windows are kept, fewer than select.keep pays for: no more are within select.where"
+    for keep in ({"count": 8}, {"fraction": 0.5}, {"tokens": 8 * 512}):
+        assert told(keep, windows=57, kept=7, kept_tokens=7 * 512, out=out) == [line]
+    for keep in ({"count": 7}, {"fraction": 0.12}, {"tokens": 8 * 512 - 1}):
+        assert told(keep, windows=57, kept=7, kept_tokens=7 * 512, out=out) == []

@@ -17,7 +17,13 @@ from longattn.builtin.train import held_out
 from longattn.cli import app
 from longattn.reports import evaluation
 from longattn.reports.causal_model import CausalModel
-from longattn.reports.evaluation import attention, evaluate, spearman, write_evaluation
+from longattn.reports.evaluation import (
+    HEADS_SUM,
+    attention,
+    evaluate,
+    spearman,
+    write_evaluation,
+)
 from longattn.reports.foils import foils, generator, long_documents, native_windows
 from longattn.scoring.scorer import AttentionScorer
 from longattn.selection.auc import auc
@@ -224,6 +230,10 @@ def test_an_evaluation_measures_every_scorer_on_every_foil(measured):
             "rope base x 10",
             "two half windows",
         } < set(told["stability"])
+        heads = told["heads"]
+        assert set(heads["auc"]) == kinds and all(len(of) == 2 for of in heads["auc"].values())
+        assert [j["head"] in (0, 1) for j in heads["choice"]["judgements"]] == [True, True]
+        assert "head" in heads["choice"]["why"] and HEADS_SUM in told["auc"]
         documents = long_documents(settings)[name]
         rng = generator(0, name, "windows")
         native = native_windows(documents, 4, WINDOW, rng)
@@ -234,6 +244,38 @@ def test_an_evaluation_measures_every_scorer_on_every_foil(measured):
         )
         expected = ((a[:, None] > b) + (a[:, None] == b) / 2).mean()
         assert told["auc"]["recurrence"]["splice 8"]["auc"] == pytest.approx(expected)
+
+
+def test_heads_are_measured_each_by_itself(measured):
+    """AUC of one head is that of its own scores, and the sum is that of standardised ones."""
+    settings, result = measured
+    documents = long_documents(settings)["code"]
+    rng = generator(0, "code", "windows")
+    native = native_windows(documents, 4, WINDOW, rng)
+    made = foils(native, documents, rng)["splice 2"]
+    scorer = AttentionScorer.from_pretrained(settings.scorer.model)
+    of_native, of_foil = (
+        [scorer.score(ids_l, WINDOW // 4) for ids_l in of.ids_nl] for of in (native, made)
+    )
+    total = np.zeros((2, 4))
+    for head in range(2):
+        (ds, variance), (other_ds, other_variance) = (
+            np.array(
+                [[float(s.ds.reshape(-1)[head]), float(s.variance.reshape(-1)[head])] for s in of]
+            ).T
+            for of in (of_native, of_foil)
+        )
+        lds, other = (
+            (a - ds.mean()) / ds.std() - 0.5 * (b - variance.mean()) / variance.std()
+            for a, b in ((ds, variance), (other_ds, other_variance))
+        )
+        total += [lds, other]
+        expected = ((lds[:, None] > other) + (lds[:, None] == other) / 2).mean()
+        told = result["categories"]["code"]["heads"]["auc"]["splice 2"][head]
+        assert told == pytest.approx(expected)
+    expected = ((total[0][:, None] > total[1]) + (total[0][:, None] == total[1]) / 2).mean()
+    told = result["categories"]["code"]["auc"][HEADS_SUM]["splice 2"]["auc"]
+    assert told == pytest.approx(expected)
 
 
 def test_a_category_measures_the_same_again_and_alone(measured, causal):
@@ -277,7 +319,8 @@ def test_the_command_prints_a_table_and_says_what_it_wrote(
     monkeypatch.setattr(evaluation, "variants", lambda *_: {})
     result = CliRunner().invoke(app, ["evaluate", str(path), "--windows", "2"])
     assert result.exit_code == 0, result.output
-    assert "book: AUC" in result.stdout and "recurrence_rarity" in result.stdout
+    assert "book: AUC of each head" in result.stdout and "head 1" in result.stdout
+    assert "book: AUC, native" in result.stdout and "recurrence_rarity" in result.stdout
     assert f"written: {tmp_path}/out/evaluation.html" in result.stdout
     refused = CliRunner().invoke(app, ["evaluate", str(path), "--causal-model", "/nowhere"])
     assert refused.exit_code == 2

@@ -18,8 +18,8 @@ from longattn.storage.files import list_files
 from tests.conftest import BUILTIN, config
 
 
-def planned(settings, overrides=(), **kwargs):
-    return plan(settings, overrides, windows_per_second=10.0, **kwargs)
+def planned(settings, overrides=(), check=False, **kwargs):
+    return plan(settings, overrides, windows_per_second=10.0, check=check, **kwargs)
 
 
 def corpus_of(folder, kind, documents=400):

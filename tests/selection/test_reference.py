@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from longattn.config import Keep
-from longattn.selection.reference import within
+from longattn.selection.reference import budget_of, within
 
 
 @given(
@@ -17,7 +17,7 @@ from longattn.selection.reference import within
 def test_the_kept_are_the_best_ties_by_id_and_as_many_as_asked(values, keep):
     lds = np.array(values, float)
     n = len(lds)
-    best = within(lds, np.full(n, 10), keep)
+    best = within(lds, np.full(n, 10), keep, budget_of(keep, n))
     ranked = sorted(range(n), key=lambda i: (-lds[i], i))
     assert best.tolist() == ranked[: len(best)]
     if keep.count:

@@ -14,6 +14,7 @@ VALUES = {"sources": [{"category": "book", "path": "x.jsonl"}], "output": "out"}
         ("select.keep.tokens=1B", "select.keep.count=3"),
         ("select.keep.count=3", "select.keep={fraction: 0.5}"),
         ("select.alpha=1", "select.alpha=2"),
+        ("select.categories.book.keep.tokens=1B", "select.categories.book.keep.count=3"),
         ("scorer.dtype=float32", "scorer={model: builtin}"),
     ],
 )

@@ -5,7 +5,8 @@ import yaml
 
 from longattn.config import Config
 from longattn.errors import ConfigError
-from longattn.settings.scores import TAKEN, Bounds, Score
+from longattn.settings.scores import TAKEN, Score
+from longattn.settings.selection import Bound
 from longattn.storage.tables import SELECTED, is_own
 
 GAP = {"name": "gap", "kind": "loss_gap", "model": "builtin"}
@@ -32,11 +33,11 @@ def test_columns_are_named_after_the_score_and_its_kind():
 
 
 def test_settings_come_back_from_yaml_and_are_changed_by_set():
-    made = config({**GAP, "where": {"ds": {"quantiles": ["20%", 0.8]}}}, TEXT)
+    made = config({**GAP, "where": [{"column": "ds", "quantiles": ["20%", 0.8]}]}, TEXT)
     assert Config.parse(yaml.safe_load(made.to_yaml())) == made
-    changed = Config.of(made, ["scores.0.short=1K", "scores.0.where.ds.min=0.5"])
+    changed = Config.of(made, ["scores.0.short=1K", "scores.0.where=[{column: ds, min: 0.5}]"])
     assert changed.scores[0].short == 1024
-    assert changed.scores[0].where["ds"] == Bounds(min=0.5, quantiles=(0.2, 0.8))
+    assert changed.scores[0].where == (Bound(column="ds", min=0.5),)
 
 
 @pytest.mark.parametrize(
@@ -50,10 +51,8 @@ def test_settings_come_back_from_yaml_and_are_changed_by_set():
         ([{**GAP, "layers": [0]}], "gap: kind loss_gap takes no layers"),
         ([{**TEXT, "dtype": "float32"}], "text: kind measures takes no dtype"),
         ([{**GAP, "kind": "attention", "layers": [-1]}], "scores.0.layers"),
-        ([{**GAP, "where": {"ds": {}}}], "scores.0.where.ds: at least one of min, max, quantiles"),
-        ([{**GAP, "where": {"ds": {"min": 2, "max": 1}}}], "min 2 is over max 1"),
-        ([{**GAP, "where": {"ds": {"quantiles": [0.5, 0.1]}}}], "the first is the lower"),
-        ([{**GAP, "where": {"gap": {"min": 0}}}], "gap is a column of this score itself"),
+        ([{**GAP, "where": [{"column": "ds"}]}], "scores.0.where.0: one or more of min, max"),
+        ([{**GAP, "where": [{"column": "gap", "min": 0}]}], "gap is a column of this score itself"),
         ([GAP, GAP], "scores.1.name: two scores are named 'gap'"),
         ([TEXT, {**TEXT, "name": "b"}], "'text' has a column 'compression_ratio', too; rename one"),
         ([GAP, {**GAP, "name": "gap_weighted"}], "'gap' has a column 'gap_weighted', too"),

@@ -208,7 +208,7 @@ function command() {
   const { standardize } = page.select;
   const changes = {
     alpha: alphaChosen(), [`keep.${budgetKind}`]: budgetChosen(),
-    ...(standardize === "zscore" ? {} : { standardize }), ...(page.by_lds ? {} : { rank_by: "lds", overlap: "allow" }),
+    ...(standardize === "zscore" ? {} : { standardize }), ...(page.by_lds ? {} : page.cleared),
   };
   return [`longattn select ${page.output}`, ...Object.entries(changes).map(([name, value]) => `--set select.${name}=${value}`)].join(" ");
 }

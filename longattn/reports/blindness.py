@@ -1,0 +1,185 @@
+"""Whether what ranks tells anything on this corpus: a handful of native windows against foils, in seconds.
+
+`evaluate` measures more, for longer. On a CPU attention is measured in shorter windows, which the line
+that people read says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from longattn.config import Config, Window
+from longattn.reports.foils import Ids, generator, long_documents, native_windows, repeated, spliced
+from longattn.reports.head_choice import head_scorer
+from longattn.selection.auc import auc
+from longattn.selection.heads import HeadScores, lds_of_heads, mean_of_heads
+from longattn.selection.kept_heads import heads_of
+from longattn.settings.selection import Select
+from longattn.storage.output_folder import OutputFolder
+from longattn.storage.records import read_record, write_record
+from longattn.windows.recurrence import Recurrence, far_recurrence
+
+WINDOWS = 12  # of each kind, a category
+DOCUMENTS = 24  # that they are of
+SPLICE = 4  # documents in a splice
+CPU_TOKENS = (
+    2048  # of a window whose attention is measured on a CPU: some 0.05 s, where 32K takes 4
+)
+ATTENTION = ("lds", "ds", "variance")
+
+Floats = NDArray[np.float64]
+Interval = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Check:
+    """What the ranking column tells on windows of one category.
+
+    Attributes:
+        column: that ranks.
+        tokens: of a window.
+        documents: that the native windows are of.
+        splice, repeat: AUC, low and high end of its 95 % interval, of native windows against
+            splices of `SPLICE` documents and against one passage repeated.
+    """
+
+    column: str
+    tokens: int
+    documents: int
+    splice: Interval
+    repeat: Interval
+
+    @property
+    def blind(self) -> bool:
+        """Whether splices are told from native windows no better than by chance."""
+        return self.splice[1] <= 0.5
+
+    def line(self) -> str:
+        """`LDS tells native windows from splices with AUC 0.51 (0.40 to 0.62): no better than chance`."""
+        name = "LDS" if self.column == "lds" else self.column
+        value, low, high = self.splice
+        verdict = ": no better than chance" if self.blind else ""
+        worse = "worse than by chance" if high < 0.5 else ""
+        verdict = f": {worse}" if worse else verdict
+        repeats = 1 - self.repeat[0]
+        degenerate = (
+            f"; one passage repeated ranks above a native window in {100 * repeats:.0f} of 100 cases"
+            if repeats > 0.5
+            else ""
+        )
+        return (
+            f"{name} tells native windows from splices with AUC {value:.2f} ({low:.2f} to {high:.2f})"
+            f"{verdict}{degenerate} ({self.documents} documents, {self.tokens:,} tokens)"
+        )
+
+
+def check_ranking(config: Config, seed: int = 0) -> dict[str, Check]:
+    """Measure what `select.rank_by` tells, by category; those with too few long documents are left out.
+
+    Empty for a column of a score table or of the user's, which only its own program can compute.
+
+    Raises ValueError for a source that cannot be read.
+    """
+    select = config.select
+    if select.rank_by not in (*ATTENTION, *Recurrence._fields):
+        return {}
+    score = None
+    if select.rank_by in ATTENTION:
+        config = _bounded(config)
+        score = head_scorer(config)
+    heads = _heads(config)
+    found = {}
+    documents = long_documents(config, seed=seed, fewest=0, most=DOCUMENTS)
+    for name, of in documents.items():
+        if len(of) < 2:
+            continue
+        rng = generator(seed, name, "check")
+        native = native_windows(of, WINDOWS, config.window.tokens, rng)
+        (splice,) = spliced(of, WINDOWS, config.window.tokens, rng, (SPLICE,)).values()
+        kinds = [native.ids_nl, splice.ids_nl, repeated(native, rng).ids_nl]
+        if score is not None:
+            scores = [_of_heads(score(ids_nl), heads.get(name)) for ids_nl in kinds]
+            values = _attention(scores, select)
+        else:
+            values = [_recurrence(ids_nl, config.min_distance, select.rank_by) for ids_nl in kinds]
+        groups, draws = native.group_n, generator(seed, name, "check bootstrap")
+        found[name] = Check(
+            select.rank_by, config.window.tokens, len(np.unique(groups)),
+            auc(values[0], values[1], groups, splice.group_n, draws, together=False),
+            auc(values[0], values[2], groups, groups, draws, together=True),
+        )  # fmt: skip
+    return found
+
+
+def record_check(config: Config) -> dict[str, Check]:
+    """Measure, and keep it for the reports of the config's output."""
+    found = check_ranking(config)
+    told = {name: asdict(check) for name, check in found.items()}
+    record = {"rule": _rule(config.select), "categories": told}
+    write_record(OutputFolder(config.output).record("check"), record)
+    return found
+
+
+def recorded_check(folder: OutputFolder, select: Select) -> dict[str, Check]:
+    """What was kept of a measurement of the same ranking; empty where there was none."""
+    record = read_record(folder.record("check"))
+    if record is None or record["rule"] != _rule(select):
+        return {}
+    return {
+        name: Check(**{**told, **{of: tuple(told[of]) for of in ("splice", "repeat")}})
+        for name, told in record["categories"].items()
+    }
+
+
+def _rule(select: Select) -> dict[str, Any]:
+    """What decides how windows are ranked, as far as it is measured."""
+    heads = list(select.heads) if isinstance(select.heads, tuple) else select.heads
+    return {"rank_by": select.rank_by, "alpha": select.alpha, "heads": heads}
+
+
+def _bounded(config: Config) -> Config:
+    """The settings with windows that a CPU scores in a tenth of a second; on a GPU as they are."""
+    import torch  # 4 s
+
+    tokens = config.window.tokens
+    if torch.cuda.is_available() or tokens <= CPU_TOKENS:
+        return config
+    distance = max(1, config.min_distance * CPU_TOKENS // tokens)
+    scorer = config.scorer.model_copy(update={"min_distance": (distance,)})
+    return config.model_copy(update={"window": Window(tokens=CPU_TOKENS), "scorer": scorer})
+
+
+def _heads(config: Config) -> Mapping[str, tuple[int, ...] | None]:
+    """The chosen heads by category; of `auto`, those that were chosen already."""
+    heads = config.select.heads
+    if isinstance(heads, tuple):
+        return {source.category: heads for source in config.sources}
+    if heads == "all":
+        return {}
+    record = read_record(OutputFolder(config.output).record("heads")) or {}
+    return heads_of(record.get("categories", {}))
+
+
+def _of_heads(
+    scores: tuple[Floats, Floats], heads: tuple[int, ...] | None
+) -> tuple[Floats, Floats]:
+    """DS and variance of the chosen heads, (n, 1) each."""
+    ds, variance = (mean_of_heads(of, heads)[:, None] for of in scores)
+    return ds, variance
+
+
+def _attention(scores: Sequence[tuple[Floats, Floats]], select: Select) -> list[Floats]:
+    """What ranks, of native windows and foils; LDS is standardised by the native ones."""
+    parts = [HeadScores(ds, variance, np.arange(len(ds))) for ds, variance in scores]
+    if select.rank_by != "lds":
+        return [getattr(part, select.rank_by)[:, 0] for part in parts]
+    return [lds_of_heads(part, parts[0], select.alpha)[:, 0] for part in parts]
+
+
+def _recurrence(ids_nl: Ids, min_distance: int, column: str) -> Floats:
+    return np.array([getattr(far_recurrence(ids_l, min_distance), column) for ids_l in ids_nl])

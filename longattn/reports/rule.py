@@ -1,0 +1,54 @@
+"""What the report says of the rule that selected: the heads it is of, and how to do without it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from longattn.config import Select
+from longattn.selection.columns import Columns
+from longattn.selection.lds import long_distance_scores
+
+if TYPE_CHECKING:
+    from longattn.reports.report import Windows
+
+
+def cleared(select: Select) -> dict[str, str]:
+    """What `--set` takes to leave out settings that the sliders know nothing of."""
+    changes = {"rank_by": "lds", "overlap": "allow"}
+    for name, nothing in (("where", "[]"), ("categories", "{}"), ("per_document", "null")):
+        if getattr(select, name):
+            changes[name] = nothing
+    return changes
+
+
+def heads_told(
+    select: Select,
+    columns: Columns,
+    choice: Mapping[str, Any] | None,
+    categories: Mapping[str, Windows],
+) -> list[dict[str, Any]]:
+    """Where heads were chosen: by category which, why, and what of the kept all heads would keep."""
+    if select.heads == "all":
+        return []
+    chosen = (choice or {}).get("categories", {}) if select.heads == "auto" else {}
+    return [
+        {
+            "category": name,
+            "heads": columns.heads_of(name),
+            "why": chosen.get(name, {}).get("why", "as the settings say"),
+            "agreement": _kept_by_all(windows, select) if columns.heads_of(name) else None,
+        }
+        for name, windows in sorted(categories.items())
+    ]
+
+
+def _kept_by_all(windows: Windows, select: Select) -> float | None:
+    """Share of the kept windows that as many of the best by LDS of all heads would hold."""
+    ds, variance = (windows.table[f"all_{of}"].to_numpy() for of in ("ds", "variance"))
+    lds = long_distance_scores(ds, variance, select.alpha, select.standardize)
+    kept = int(windows.kept.sum())
+    best = np.argsort(-lds, kind="stable")[:kept]
+    return float(windows.kept[best].mean()) if kept else None

@@ -1,0 +1,267 @@
+"""The columns that a selection reads of each window, from labelled files and the score tables beside them.
+
+A labelled file holds the first scores; each further score lies in `scores/<name>/`, in a file for each
+labelled one, named as it is and with its rows (`data_id` is compared). Where not all heads are
+chosen, `ds` and `variance` become means over the chosen ones, whose scores are stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from longattn.selection.heads import mean_of_heads
+from longattn.settings.selection import Select
+from longattn.storage.files import filesystem, join
+from longattn.storage.output_folder import OutputFolder
+from longattn.storage.tables import (
+    EXTRA_SCORE_COLUMNS,
+    LABELLED,
+    file_metadata,
+    open_parquet,
+    readable,
+)
+from longattn.text import without_secrets
+
+NAMES = ("data_id", "category", "document_id", "token_start", "token_stop", "ds", "variance")
+OF_HEADS = ("ds_heads", "variance_heads")
+Heads = Mapping[str, tuple[int, ...] | None]
+"""The chosen heads by category; None, or a category that is not there: all."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What a selection reads beside `NAMES`.
+
+    Attributes:
+        rank_by: `lds`, or the column that ranks.
+        bounds: columns that windows are bounded by, `lds` and `rank_by` among them.
+        tables: column -> the score table that has it; other columns are of labelled files.
+        heads: of `ds` and `variance`, in every category or by category; None: all, as they are stored.
+    """
+
+    rank_by: str = "lds"
+    bounds: tuple[str, ...] = ()
+    tables: Mapping[str, str] = field(default_factory=dict)
+    heads: Heads | tuple[int, ...] | None = None
+
+    def heads_of(self, category: str) -> tuple[int, ...] | None:
+        """The chosen heads of a category; None: all."""
+        if self.heads is None or isinstance(self.heads, tuple):
+            return self.heads
+        return self.heads.get(category)
+
+    @property
+    def extra(self) -> dict[str, str]:
+        """Columns of the bounds -> their names in the database, where neither `lds` nor `rank` is one."""
+        others = [name for name in self.bounds if name not in ("lds", self.rank_by)]
+        return {name: f"bound_{i}" for i, name in enumerate(others)}
+
+    def in_sql(self, column: str) -> str:
+        """What a column is called in the view `ranked`."""
+        if column == "lds":
+            return "lds"
+        return "rank" if column == self.rank_by else self.extra[column]
+
+    @property
+    def labelled(self) -> list[str]:
+        """Columns to read of labelled files, beside `NAMES`."""
+        wanted = {*self.extra, self.rank_by} - {"lds", *self.tables, *NAMES}
+        return [*sorted(wanted), *(OF_HEADS if self.heads is not None else ())]
+
+    def of_rows(self, url: str, rows: pa.Table, metadata: dict[str, str] | None = None) -> pa.Table:
+        """Rows of a labelled file as the database takes them: `NAMES`, `rank`, the columns of bounds.
+
+        Args:
+            url: of the labelled file.
+            rows: all of its rows: `NAMES` and `labelled`.
+            metadata: gets the fingerprint of each score table, by its name.
+
+        Raises:
+            ValueError: naming the file, what is no finite number, a column that ranks without a
+                value, or a score table of other rows.
+        """
+        values = {name: rows[name] for name in {*self.extra, self.rank_by} & {*rows.column_names}}
+        values |= self._of_tables(url, rows, metadata if metadata is not None else {})
+        table = rows.select(NAMES)
+        table = table.set_column(1, "category", table["category"].cast(pa.string()))
+        for name, column in self._by_heads(url, rows).items():
+            table = table.set_column(table.column_names.index(name), name, pa.array(column))
+        for name in ("ds", "variance"):
+            if not np.isfinite(table[name].to_numpy()).all():
+                raise ValueError(f"{url}: {name} must be finite")
+        rank = pa.nulls(len(table), pa.float64())
+        if self.rank_by != "lds":
+            rank = values[self.rank_by]
+            if (
+                self.rank_by not in self.tables
+                and pc.any(pc.is_null(rank, nan_is_null=True)).as_py()
+            ):
+                raise ValueError(f"select.rank_by: some windows have no {self.rank_by}: {url}")
+            rank = _finite(url, self.rank_by, rank)
+        table = table.append_column("rank", rank)
+        for name, called in self.extra.items():
+            table = table.append_column(called, _finite(url, name, values[name]))
+        return table
+
+    def _by_heads(self, url: str, rows: pa.Table) -> dict[str, np.ndarray]:
+        """`ds` and `variance` of the chosen heads, where some are chosen."""
+        if self.heads is None or not len(rows):
+            return {}
+        found = {name: rows[name].to_numpy().copy() for name in ("ds", "variance")}
+        category = np.array(rows["category"].to_pylist(), object)
+        for name in np.unique(category).tolist():
+            heads = self.heads_of(name)
+            if heads is None:
+                continue
+            own = np.flatnonzero(category == name)
+            for column in found:
+                lists = rows[f"{column}_heads"].take(pa.array(own)).combine_chunks()
+                scores_nh = _matrix(url, f"{column}_heads", lists)
+                try:
+                    found[column][own] = mean_of_heads(scores_nh, heads)
+                except ValueError as error:
+                    raise ValueError(f"select.heads: {error}: {url}") from None
+        return found
+
+    def _of_tables(
+        self, url: str, rows: pa.Table, metadata: dict[str, str]
+    ) -> dict[str, pa.ChunkedArray]:
+        found: dict[str, pa.ChunkedArray] = {}
+        for name in sorted({*self.tables.values()}):
+            columns = sorted(column for column, of in self.tables.items() if of == name)
+            other = _table_url(url, name)
+            with open_parquet(other) as parquet:
+                for column in {*columns} - {*parquet.schema_arrow.names}:
+                    raise ValueError(f"select: {without_secrets(other)} has no column {column}")
+                metadata[name] = str(file_metadata(parquet).get("fingerprint", ""))
+                with readable(other):
+                    table = parquet.read(columns=["data_id", *columns], use_threads=False)
+            if table["data_id"].cast(pa.string()) != rows["data_id"].cast(pa.string()):
+                raise ValueError(
+                    f"{without_secrets(other)}: its rows are not those of the labelled file; remove "
+                    "it, and `longattn score` makes it anew"
+                )
+            found |= {column: table[column] for column in columns}
+        return found
+
+
+def columns_of(
+    folder: OutputFolder, select: Select, urls: Collection[str], heads: Heads | None
+) -> Columns:
+    """Find the columns that a selection reads.
+
+    Args:
+        folder: the output.
+        select: the settings.
+        urls: of the labelled files.
+        heads: chosen by `auto`, by category; else None.
+
+    Raises:
+        ValueError: a column that is nowhere, in two score tables, or in one that lacks files.
+    """
+    bounds = select.bound_columns()
+    asked = [name for name in dict.fromkeys([select.rank_by, *bounds]) if name != "lds"]
+    elsewhere = [
+        name
+        for name in asked
+        if name not in LABELLED.names and not EXTRA_SCORE_COLUMNS.fullmatch(name)
+    ]
+    tables = _tables_of(folder, elsewhere, urls) if elsewhere else {}
+    chosen = select.heads if isinstance(select.heads, tuple) else heads
+    return Columns(select.rank_by, bounds, tables, chosen)
+
+
+def _tables_of(folder: OutputFolder, names: Iterable[str], urls: Collection[str]) -> dict[str, str]:
+    """The score table of each column that labelled files lack."""
+    with open_parquet(next(iter(urls))) as parquet:
+        labelled = parquet.schema_arrow
+    missing = [name for name in names if name not in labelled.names]
+    if not missing:
+        return {}
+    schemas, files = {}, {}
+    for table in score_tables(folder):
+        files[table] = folder.score_files(table)
+        if files[table]:
+            with open_parquet(next(iter(files[table]))) as parquet:
+                schemas[table] = parquet.schema_arrow
+    found = {}
+    for name in missing:
+        having = [table for table, schema in schemas.items() if name in schema.names]
+        if not having:
+            numbers = [
+                of.name
+                for schema in (labelled, *schemas.values())
+                for of in schema
+                if _is_number(of.type)
+            ]
+            there = ", ".join(dict.fromkeys(["lds", *numbers]))
+            raise ValueError(
+                f"select: {without_secrets(folder.url)} has no column {name} in labelled/ or scores/; "
+                f"there are: {there}"
+            )
+        if len(having) > 1:
+            raise ValueError(
+                f"select: the column {name} is in scores/{' and scores/'.join(having)}"
+            )
+        found[name] = having[0]
+    for table in {*found.values()}:
+        lacking = {_table_url(url, table) for url in urls} - files[table].keys()
+        if lacking:
+            raise ValueError(
+                f"select: scores/{table} lacks {len(lacking)} of {len(urls)} files; `longattn score` "
+                "computes them"
+            )
+    return found
+
+
+def score_tables(folder: OutputFolder) -> list[str]:
+    """Names of the score tables of an output, sorted."""
+    fs, path = filesystem(join(folder.url, "scores"))
+    if not fs.exists(path):
+        return []
+    names = [
+        entry["name"].rstrip("/")
+        for entry in fs.ls(path, detail=True)
+        if entry["type"] == "directory"
+    ]
+    return sorted(name.rpartition("/")[2] for name in names)
+
+
+def _table_url(labelled: str, table: str) -> str:
+    """Of the file of a score table that is beside a labelled file."""
+    root, _, rest = labelled.rpartition("/labelled/")
+    return join(OutputFolder(root).score_table(table), rest)
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(
+        pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)
+    )
+
+
+def _finite(url: str, name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """A column as doubles; raises ValueError for what is no finite number. Nulls stay."""
+    if not _is_number(column.type):
+        raise ValueError(f"select: {url}: the column {name} is {column.type}, not numbers")
+    try:
+        column = column.cast(pa.float64())
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"select: {url}: the column {name} fits no double: {error}") from None
+    if not pc.all(pc.is_finite(column.drop_null()), min_count=0).as_py():
+        raise ValueError(f"{url}: {name} must be finite")
+    return column
+
+
+def _matrix(url: str, name: str, lists: pa.ListArray) -> np.ndarray:
+    """Scores by head, (windows, heads)."""
+    if lists.null_count or lists.values.null_count:
+        raise ValueError(f"select.heads: some windows have no {name}: {url}")
+    values = lists.flatten().to_numpy()
+    if len(values) % len(lists) or len(pc.unique(pc.list_value_length(lists))) > 1:
+        raise ValueError(f"select.heads: windows have different numbers of heads: {url}")
+    return np.asarray(values.reshape(len(lists), -1), np.float64)

@@ -1,0 +1,182 @@
+"""Settings of a selection: by what windows are ranked, which may be kept, and how many."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
+
+from longattn.settings.base import Settings, check_category, check_selection_name
+from longattn.settings.numbers import ByteSize, Count, Fraction, FractionOrZero
+from longattn.text import short
+
+MIN_SELECT_MEMORY = 64 * 10**6
+"""With less, the database that selects has no room for what it reads."""
+
+Quantiles = Annotated[
+    tuple[FractionOrZero, FractionOrZero],
+    WithJsonSchema(
+        {
+            "type": "array",
+            "items": {
+                "anyOf": [{"type": "number", "minimum": 0, "maximum": 1}, {"type": "string"}]
+            },
+            "minItems": 2,
+            "maxItems": 2,
+            "takes": "[low, high], two shares",
+        }
+    ),
+]
+Heads = Literal["all", "auto"] | Annotated[
+    tuple[Annotated[int, Field(ge=0)], ...],
+    BeforeValidator(lambda value: (value,) if isinstance(value, int) else value),
+    Field(min_length=1),
+]  # fmt: skip
+
+
+class Keep(Settings):
+    """How much of each category is kept: exactly one of the three. None is a total of all."""
+
+    fraction: Fraction | None = Field(None, description="share of each category's windows")
+    tokens: Count | None = Field(
+        None, description="a budget of tokens for each category, as in 1.5B (decimal)"
+    )
+    count: Count | None = Field(None, description="windows of each category, as in 100K (decimal)")
+
+    @model_validator(mode="after")
+    def _one(self) -> Keep:
+        if sum(v is not None for v in (self.fraction, self.tokens, self.count)) != 1:
+            raise ValueError("exactly one of fraction, tokens, count")
+        return self
+
+    def __str__(self) -> str:
+        """`0.5 of the windows of each category`, `1.5 B tokens of each category`."""
+        if self.fraction is not None:
+            return f"{self.fraction:.3g} of the windows of each category"
+        if self.tokens is not None:
+            return f"{short(self.tokens)} tokens of each category"
+        return f"{self.count:,} windows of each category"
+
+
+class Bound(Settings):
+    """A range of one column. A window outside of it, or without a value, is not kept."""
+
+    column: str = Field(
+        min_length=1,
+        description="lds, or a column of numbers in labelled files or in a score table",
+    )
+    min: float | None = Field(
+        None, allow_inf_nan=False, description="the lowest value that may be kept"
+    )
+    max: float | None = Field(
+        None, allow_inf_nan=False, description="the highest value that may be kept"
+    )
+    quantiles: Quantiles | None = Field(
+        None,
+        description="[0.2, 0.8] keeps what lies between these shares of the category's windows that "
+        "have a value, lowest first; of equal values the smaller data_id comes first",
+    )
+
+    @model_validator(mode="after")
+    def _some(self) -> Bound:
+        if self.min is None and self.max is None and self.quantiles is None:
+            raise ValueError("one or more of min, max, quantiles")
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"min {self.min} is over max {self.max}")
+        if self.quantiles and self.quantiles[0] >= self.quantiles[1]:
+            raise ValueError("quantiles: the first share is to be below the second")
+        return self
+
+    def __str__(self) -> str:
+        """`repetition at most 0.3`, `lds at least 0, quantiles 0.2 to 0.8`."""
+        parts = [
+            *([f"at least {self.min:g}"] if self.min is not None else []),
+            *([f"at most {self.max:g}"] if self.max is not None else []),
+            *(["quantiles {:g} to {:g}".format(*self.quantiles)] if self.quantiles else []),
+        ]
+        return f"{self.column} {', '.join(parts)}"
+
+
+class CategorySelect(Settings):
+    """What differs in one category."""
+
+    keep: Keep | None = Field(
+        None, description="how much of this category is kept; null: as of the others"
+    )
+    where: tuple[Bound, ...] | None = Field(
+        None, description="its own bounds in place of select.where; null: those, []: none"
+    )
+
+
+class Select(Settings):
+    name: Annotated[str | None, AfterValidator(check_selection_name)] = Field(
+        None,
+        description="of the selection: it goes to selected/<name>/<category>, beside others; null: to "
+        "selected/<category>",
+    )
+    alpha: float = Field(0.5, ge=0, allow_inf_nan=False, description="weight of DU in LDS (Eq. 8)")
+    standardize: Literal["zscore", "minmax"] = Field(
+        "zscore", description="how DS and DU are brought to one scale, within each category"
+    )
+    heads: Heads = Field(
+        "all",
+        description="heads that DS and variance of LDS are means of: all, as in the paper; [9], of "
+        "stored scores; auto: the one that tells documents from splices in each category, chosen once "
+        "when the run is scored, else all (longattn/selection/heads.py)",
+    )
+    rank_by: Annotated[str, Field(min_length=1)] = Field(
+        "lds",
+        description="the paper's LDS, or a column of numbers in labelled files (recurrence, "
+        "recurrence_pairs, ...) or in a score table; the higher the better",
+    )
+    where: tuple[Bound, ...] = Field(
+        (),
+        description="bounds that a kept window is within, as [{column: recurrence_pairs, max: 0.9}]; "
+        "quantiles, LDS and keep.fraction count all windows of a category, also those outside",
+    )
+    overlap: Literal["allow", "prefer_distinct"] = Field(
+        "allow",
+        description="prefer_distinct: windows that share tokens with kept ones count for less "
+        "(longattn/selection/overlap.py)",
+    )
+    per_document: Count | None = Field(
+        None,
+        description="windows of one document that are kept at most, best first; null: any number",
+    )
+    keep: Keep = Field(
+        Keep(fraction=0.5),
+        description="how much of each category is kept, best first; one of fraction, tokens, count. Each "
+        "category is ranked alone and has the whole budget for itself",
+    )
+    categories: dict[Annotated[str, AfterValidator(check_category)], CategorySelect] = Field(
+        {}, description="what differs in some categories, as {code: {keep: {count: 100K}}}"
+    )
+    memory: Annotated[ByteSize, Field(ge=MIN_SELECT_MEMORY)] = Field(
+        10**9,
+        description="bytes of memory for its tables; what outgrows them lies in the temporary "
+        "folder",
+    )
+
+    def keep_of(self, category: str) -> Keep:
+        own = self.categories.get(category)
+        return own.keep if own and own.keep else self.keep
+
+    def where_of(self, category: str) -> tuple[Bound, ...]:
+        own = self.categories.get(category)
+        return self.where if own is None or own.where is None else own.where
+
+    def bound_columns(self) -> tuple[str, ...]:
+        """Columns of all bounds, each once."""
+        bounds = [*self.where, *(b for own in self.categories.values() for b in own.where or ())]
+        return tuple(dict.fromkeys(bound.column for bound in bounds))
+
+    def record(self) -> dict[str, Any]:
+        """What decides the selection, as its record and files hold it.
+
+        A setting that is at its default and came later than the first version is left out, so that
+        files of earlier versions stay as they are.
+        """
+        values = self.model_dump(mode="json", exclude={"memory"}, exclude_none=True)
+        later: Mapping[str, Any] = {"heads": "all", "where": [], "categories": {}}
+        return {key: value for key, value in values.items() if later.get(key, ...) != value}

@@ -1,0 +1,260 @@
+"""Bounds, ranking by any column, categories of their own, caps of a document: as the reference has them."""
+
+import json
+import math
+from itertools import pairwise
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import longattn as la
+from longattn.config import Select
+from longattn.selection import reference, score_table, select_windows
+from longattn.storage.tables import LABELLED, write_table
+from tests.labelled import labelled_table, write_labelled, write_score_table
+from tests.selection.test_select_windows import row, score, selected, window
+
+HEADS = 3
+value = st.one_of(st.sampled_from([0.0, -0.0, 0.25, 0.5]), st.floats(-1, 1))
+quantiles = st.tuples(st.floats(0, 1), st.floats(0, 1)).map(sorted).filter(lambda q: q[0] < q[1])
+column = st.sampled_from(["lds", "ds", "recurrence_pairs", "gap", "gap_weighted"])
+
+
+def bound(name, kind, low, high, shares):
+    low, high = sorted((low, high))
+    ranges = {"min": {"min": low}, "max": {"max": high}, "both": {"min": low, "max": high}}
+    return {"column": name, **ranges.get(kind, {"quantiles": list(shares)})}
+
+
+bounds = st.lists(
+    st.builds(
+        bound, column, st.sampled_from(["min", "max", "both", "quantiles"]), value, value, quantiles
+    ),
+    max_size=2,
+)
+keep = st.one_of(
+    st.builds(lambda x: {"fraction": x}, st.floats(0.01, 1)),
+    st.builds(lambda x: {"count": x}, st.integers(1, 20)),
+    st.builds(lambda x: {"tokens": x}, st.integers(1, 150)),
+)
+rules = st.fixed_dictionaries(
+    {
+        "rank_by": column,
+        "where": bounds,
+        "keep": keep,
+        "heads": st.sampled_from(["all", [1], [2, 0]]),
+        "overlap": st.sampled_from(["allow", "prefer_distinct"]),
+        "per_document": st.sampled_from([None, 1, 2]),
+        "own": st.one_of(
+            st.none(),
+            st.fixed_dictionaries({"keep": keep}),
+            st.builds(lambda w: {"where": w}, bounds),
+        ),
+    }
+)
+
+
+def with_heads(values, number):
+    """A row with scores of each head, which are float32."""
+    of = np.random.default_rng(number).random((2, HEADS)).astype(np.float32).tolist()
+    return {**row(*values, number), "ds_heads": of[0], "variance_heads": of[1]}
+
+
+@settings(max_examples=40)
+@given(
+    rows=st.lists(
+        st.tuples(window, score, score, score, st.one_of(st.none(), value), value),
+        min_size=1, max_size=30,
+    ),
+    cut=st.integers(0, 30),
+    rules=rules,
+    few=st.sampled_from([0, 1000]),
+)  # fmt: skip
+def test_any_rule_selects_what_the_reference_selects(tmp_path_factory, rows, cut, rules, few):
+    tmp_path = tmp_path_factory.mktemp("where")
+    further = {"gap": [each[4] for each in rows], "gap_weighted": [each[5] for each in rows]}
+    rows = [with_heads(each[:4], number) for number, each in enumerate(rows)]
+    for number, (start, stop) in enumerate(pairwise(sorted({0, min(cut, len(rows)), len(rows)}))):
+        table = pa.Table.from_pylist(rows[start:stop], schema=LABELLED)
+        url = f"{tmp_path}/labelled/{number}.parquet"
+        write_table(url, table, {"fingerprint": "f"})
+        part = {name: pa.array(of[start:stop], pa.float64()) for name, of in further.items()}
+        write_score_table(url, "gap", part)
+    own, there = rules.pop("own"), {each["category"] for each in rows}
+    rules["categories"] = {"a": own} if own and "a" in there else {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(select_windows, "FEW", few)
+        patch.setattr(select_windows, "BUCKETS", 3)
+        patch.setattr(score_table, "INSERTED", 7)
+        told = la.select(str(tmp_path), **rules)
+    table = pa.Table.from_pylist(rows, schema=LABELLED)
+    want = reference.selected(table, Select(**rules), further)
+    found = [
+        each
+        for file in tmp_path.glob("selected/*/*.parquet")
+        for each in pq.ParquetFile(file).read(["data_id", "lds"]).to_pylist()
+    ]
+    assert {each["data_id"]: each["lds"] for each in found} == want and len(found) == len(want)
+    assert sum(of.kept for of in told.values()) == len(want)
+
+
+def folder(path, n=40, category="book"):
+    """A labelled file whose `recurrence` is 0, 1/n, ... and whose scores are drawn; returns its URL."""
+    rng = np.random.default_rng(0)
+    ids = [f"{category}-{i:03d}" for i in range(n)]
+    table = labelled_table(category, ids, rng.random(n), rng.random(n))
+    place = table.column_names.index("recurrence")
+    return write_labelled(path, category, table.set_column(place, "recurrence", [np.arange(n) / n]))
+
+
+def kept(path):
+    return [int(data_id[-3:]) for data_id in selected(path)["data_id"].to_pylist()]
+
+
+def test_bounds_by_value_and_by_quantiles_are_counted_by_themselves(tmp_path):
+    folder(tmp_path)
+    where = [
+        {"column": "recurrence", "min": 0.25},
+        {"column": "recurrence", "quantiles": ["20%", 0.8]},
+    ]
+    told = la.select(str(tmp_path), where=where, keep={"fraction": 1.0})["book"]
+    assert kept(tmp_path) == list(range(10, 32))
+    assert told.out == {"recurrence at least 0.25": 10, "recurrence quantiles 0.2 to 0.8": 16}
+    stored = json.loads((tmp_path / "_longattn/selection.json").read_text())
+    assert stored["categories"]["book"]["out"] == told.out
+    assert (told.windows, told.kept) == (40, 22)
+
+
+def test_equal_values_are_parted_by_id_where_a_quantile_ends(tmp_path):
+    n = 20
+    ids = [f"book-{i:03d}" for i in np.random.default_rng(1).permutation(n)]
+    write_labelled(tmp_path, "book", labelled_table("book", ids, np.full(n, 0.5), np.full(n, 0.1)))
+    la.select(
+        str(tmp_path), where=[{"column": "ds", "quantiles": [0.25, 0.5]}], keep={"fraction": 1.0}
+    )
+    assert kept(tmp_path) == [5, 6, 7, 8, 9]
+
+
+def test_the_share_that_is_kept_is_of_all_windows_of_a_category(tmp_path):
+    folder(tmp_path)
+    rule = {"where": [{"column": "recurrence", "max": 0.7}], "rank_by": "recurrence"}
+    assert la.select(str(tmp_path), keep={"fraction": 0.5}, **rule)["book"].kept == 20
+    assert kept(tmp_path) == list(range(9, 29))
+
+
+def test_a_category_may_have_its_own_bounds_and_budget(tmp_path):
+    for category in ("book", "code"):
+        folder(tmp_path, category=category)
+    told = la.select(
+        str(tmp_path),
+        where=[{"column": "recurrence", "max": 0.5}],
+        keep={"count": 3},
+        categories={"code": {"keep": {"tokens": 40}, "where": []}},
+    )
+    assert {name: (of.kept, of.out) for name, of in told.items()} == {
+        "book": (3, {"recurrence at most 0.5": 19}), "code": (5, {}),
+    }  # fmt: skip
+
+
+def test_bounds_that_leave_nothing_keep_nothing(tmp_path):
+    folder(tmp_path)
+    told = la.select(str(tmp_path), where=[{"column": "recurrence", "min": 2}])["book"]
+    assert (told.kept, told.windows, told.threshold) == (0, 40, None)
+    assert not list(tmp_path.glob("selected/**/*.parquet"))
+    told = la.select(
+        str(tmp_path), where=[{"column": "recurrence", "min": 2}], overlap="prefer_distinct"
+    )
+    assert told["book"].kept == 0
+
+
+def test_a_document_gives_at_most_so_many_windows(tmp_path):
+    table = labelled_table(
+        "book", [f"book-{i:03d}" for i in range(12)], np.arange(12) / 12, [0.1] * 12
+    )
+    place = table.column_names.index("document_id")
+    table = table.set_column(place, "document_id", [["long"] * 8 + ["b", "b", "c", "d"]])
+    write_labelled(tmp_path, "book", table)
+    told = la.select(str(tmp_path), per_document=2, keep={"fraction": 1.0})["book"]
+    assert kept(tmp_path) == [6, 7, 8, 9, 10, 11]
+    assert told.out == {"per_document": 6}
+
+
+def test_a_score_table_ranks_and_windows_without_a_score_are_not_kept(tmp_path):
+    url = folder(tmp_path)
+    gap = [None if i % 4 else i / 40 for i in range(40)]
+    write_score_table(url, "loss_gap", {"loss_gap": pa.array(gap), "loss_gap_weighted": gap})
+    told = la.select(str(tmp_path), rank_by="loss_gap", keep={"count": 4})["book"]
+    assert kept(tmp_path) == [24, 28, 32, 36]
+    assert told.out == {"loss_gap has no value": 30}
+    assert told.threshold == 0.6
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda url, table: table.slice(1), "its rows are not those of the labelled file"),
+        (lambda url, table: table.take(list(range(39, -1, -1))), "its rows are not those"),
+        (lambda url, table: table.set_column(1, "gap", [[math.nan] * 40]), "gap must be finite"),
+        (lambda url, table: table.set_column(1, "gap", [["x"] * 40]), "gap is string, not numbers"),
+        (
+            lambda url, table: table.rename_columns(["data_id", "other"]),
+            "has no column gap in labelled/ or scores/; there are: lds, window_index",
+        ),
+    ],
+)
+def test_a_score_table_that_does_not_fit_is_refused(tmp_path, change, said):
+    url = write_score_table(folder(tmp_path), "gap", {"gap": np.arange(40.0)})
+    write_table(url, change(url, pq.ParquetFile(url).read()), {"fingerprint": "s"})
+    with pytest.raises(ValueError, match=said) as refused:
+        la.select(str(tmp_path), rank_by="gap")
+    assert "\n" not in str(refused.value) and not (tmp_path / "selected").exists()
+
+
+def test_a_score_table_that_lacks_files_or_mixes_settings_is_refused(tmp_path):
+    first, second = folder(tmp_path), folder(tmp_path, category="code")
+    write_score_table(first, "gap", {"gap": np.arange(40.0)})
+    with pytest.raises(ValueError, match=r"scores/gap lacks 1 of 2 files"):
+        la.select(str(tmp_path), where=[{"column": "gap", "min": 0}])
+    write_score_table(second, "gap", {"gap": np.arange(40.0)}, {"fingerprint": "other"})
+    with pytest.raises(ValueError, match=r"scores/gap: files of different settings"):
+        la.select(str(tmp_path), rank_by="gap")
+    write_score_table(second, "gap", {"gap": np.arange(40.0)})
+    for url in (first, second):
+        write_score_table(url, "twin", {"gap": np.arange(40.0)})
+    with pytest.raises(ValueError, match="the column gap is in scores/gap and scores/twin"):
+        la.select(str(tmp_path), rank_by="gap")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        ({"where": [{"column": "ds"}]}, "where.0: one or more of min, max, quantiles"),
+        ({"where": [{"column": "ds", "min": 2, "max": 1}]}, "min 2.0 is over max 1.0"),
+        ({"where": [{"column": "ds", "quantiles": [0.5, 0.5]}]}, "the first share is to be below"),
+        ({"where": [{"column": "data_id", "min": 0}]}, "the column data_id is string, not numbers"),
+        ({"where": [{"column": "dss", "min": 0}]}, "has no column dss"),
+        ({"rank_by": "ds_heads"}, "ds_heads is list"),
+        ({"heads": []}, "heads"),
+        ({"heads": [5]}, r"select.heads: heads \[5\]: allowed: 0 to 0"),
+        ({"heads": "auto"}, "neither a config nor the output folder of a run"),
+        (
+            {"categories": {"cod": {"keep": {"count": 1}}}},
+            "no windows of category 'cod'; there are: book",
+        ),
+        (
+            {"categories": {"book": {"kep": 1}}},
+            "categories.book.kep: no such setting; did you mean",
+        ),
+        ({"name": "a/b"}, "a selection names a folder"),
+        ({"name": "book"}, "a category and a selection cannot share a folder"),
+    ],
+)
+def test_a_bad_rule_is_refused_in_one_line(tmp_path, overrides, said):
+    folder(tmp_path)
+    with pytest.raises(ValueError, match=said) as refused:
+        la.select(str(tmp_path), **overrides)
+    assert "\n" not in str(refused.value)
