@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from longattn.config import Config
     from longattn.errors import ConfigError, RunError
-    from longattn.notebook import evaluate, export, inspect, plan, report, select, verify
+    from longattn.notebook import evaluate, export, inspect, join, plan, report, select, verify
     from longattn.pipeline.job import run
+    from longattn.pipeline.score_tables import score_tables
     from longattn.pipeline.steps import (
         read_documents,
         read_labelled,
@@ -32,9 +33,10 @@ _ROOMS = {
         "read_documents", "read_labelled", "score_windows", "window_documents", "write_labelled",
     ),
     "pipeline.job": ("run",),
+    "pipeline.score_tables": ("score_tables",),
     "pipeline.summary": ("RunSummary",),
     "scoring.scorer": ("AttentionScorer", "Scores"),
-    "notebook": ("evaluate", "export", "inspect", "plan", "report", "select", "verify"),
+    "notebook": ("evaluate", "export", "inspect", "join", "plan", "report", "select", "verify"),
     "selection.lds": ("long_distance_scores",),
     "windows.cutting": ("sliding_windows",),
 }  # fmt: skip
@@ -42,9 +44,9 @@ _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 
 __all__ = [
     "AttentionScorer", "Config", "ConfigError", "RunError", "RunSummary", "Scores", "evaluate",
-    "export", "inspect", "long_distance_scores", "plan", "read_documents", "read_labelled", "report",
-    "run", "score_windows", "select", "sliding_windows", "verify", "window_documents",
-    "write_labelled",
+    "export", "inspect", "join", "long_distance_scores", "plan", "read_documents", "read_labelled",
+    "report", "run", "score_tables", "score_windows", "select", "sliding_windows", "verify",
+    "window_documents", "write_labelled",
 ]  # fmt: skip
 
 

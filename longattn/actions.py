@@ -12,6 +12,7 @@ from longattn.terminal import (
     quieten_ray,
     show_categories,
     show_evaluation,
+    show_scores,
     show_stages,
 )
 
@@ -66,6 +67,7 @@ def run(
     told = summary.to_dict()
     show_categories(told["categories"], config.select.rank_by)
     show_stages(told)
+    show_scores(told.get("scores", {}))
     _show_written(OutputFolder(config.output).shown())
 
 
@@ -121,3 +123,17 @@ def evaluate(
     show_evaluation(result, LABELS, FEW_DOCUMENTS)
     for url in write_evaluation(config.output, result):
         print(f"written: {without_secrets(url)}")
+
+
+def join(path: str, file: str, name: str) -> None:
+    from longattn.notebook import join as join_file
+    from longattn.text import count
+
+    told = join_file(path, file, name=name)
+    print(
+        f"score {name}: {', '.join(told.columns)} of {count(told.windows - told.missing)} of "
+        f"{count(told.windows)} windows; {count(told.unknown)} of {count(told.rows)} ids are not "
+        f"labelled here; {count(told.tables)} tables written"
+    )
+    if told.left_out:
+        print(f"left out, since they hold no numbers: {', '.join(told.left_out)}")

@@ -277,6 +277,22 @@ def evaluate(
 
 
 @app.command()
+def join(
+    output: OutputPath,
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="Parquet with data_id and numbers, local or s3://")
+    ],
+    name: Annotated[str, typer.Option(help="of the score: its column and its folder")],
+    log_file: LogFile = None,
+) -> None:
+    """Make numbers of your own a score of the labelled windows: OUTPUT/scores/NAME.
+
+    Example: longattn join out/quickstart mine.parquet --name mine
+    """
+    guarded(lambda: actions.join(output, file, name))
+
+
+@app.command()
 def export(config: ConfigPath, set_: Overrides = None, log_file: LogFile = None) -> None:
     """Write the selected windows for Megatron-LM: OUTPUT/megatron/CATEGORY-PART.bin and .idx.
 

@@ -1,5 +1,5 @@
 """Settings of a run: typed, keyword-only, read from YAML. Every default lives here, those of `select:`
-in `settings/selection.py`."""
+in `settings/selection.py`, of `scores:` in `settings/scores.py`."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from longattn.settings.numbers import (
 from longattn.settings.overrides import apply_overrides, read_yaml
 from longattn.settings.paths import absolute_model, absolute_path
 from longattn.settings.refusals import checked
+from longattn.settings.scores import Score, check_scores
 from longattn.settings.selection import Keep as Keep
 from longattn.settings.selection import Select as Select
 from longattn.text import without_secrets
@@ -142,6 +143,9 @@ class Config(Settings):
     window: Window = Field(Window(), description="what a document is cut into")
     scorer: Scorer = Field(Scorer(), description="the model that scores, and how")
     select: Select = Field(Select(), description="which windows are kept")
+    scores: tuple[Score, ...] = Field(
+        (), description="further scores of the labelled windows, computed in this order"
+    )
     workers: Workers = Field(Workers(), description="how much of a cluster is used")
     max_bad_fraction: FractionOrZero = Field(
         0.01,
@@ -173,6 +177,8 @@ class Config(Settings):
                     f"sources of category {source.category!r} have different sample settings; "
                     "a category has one"
                 )
+        carried = dict.fromkeys(name for source in self.sources for name in source.columns)
+        check_scores(self.scores, self.window.tokens, carried)
         named = {source.category for source in self.sources}
         for category in self.select.categories.keys() - named:
             raise ValueError(
@@ -215,7 +221,8 @@ class Config(Settings):
             if not overrides:
                 return value
             values: dict[str, Any] = value.model_dump(exclude_unset=True)
-            values["sources"] = [dict(source) for source in values["sources"]]
+            for name in ("sources", "scores"):
+                values[name] = [dict(section) for section in values.get(name, ())]
         elif isinstance(value, Mapping):
             values = deepcopy(dict(value))
         elif not isinstance(value, (str, Path)):

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 from longattn.config import Config, ConfigLike, Select, output_of
 from longattn.errors import ConfigError
 from longattn.settings.numbers import ByteSize, WindowLength, read_number
+from longattn.settings.paths import absolute_path
 
 log = logging.getLogger("longattn")
 
 if TYPE_CHECKING:
     from longattn.reports.inspection import Inspection
     from longattn.reports.plan import Plan
+    from longattn.selection.join import Joined
     from longattn.selection.select_windows import CategorySelection
 
 
@@ -100,6 +102,26 @@ def select(
     chosen = select_labelled(output, settings, file_bytes=size)
     retell(output, chosen, settings.name)
     return chosen
+
+
+def join(output: ConfigLike, file: str, *, name: str) -> Joined:
+    """Numbers of your own as a score table: `<output>/scores/<name>`, row for row as the windows.
+
+    Args:
+        output: the output folder of a run, or its config.
+        file: a Parquet file with `data_id` and columns of numbers, local or any fsspec URL.
+        name: of the score; a single column becomes `<name>`, of several each `<name>_<column>`.
+
+    Returns:
+        A `Joined`: how many windows have no number, how many ids are not labelled here.
+
+    Raises:
+        ValueError: one line; ids that are there twice, a column or name that cannot be, or other
+            numbers under the name.
+    """
+    from longattn.selection.join import join as join_file
+
+    return join_file(output_of(output), str(absolute_path(file)), name)
 
 
 def report(output: ConfigLike, *, check: bool = True) -> str:

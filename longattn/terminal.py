@@ -99,6 +99,17 @@ def show_evaluation(result: Mapping[str, Any], labels: Mapping[str, str], few: i
         _show_heads(name, category["heads"])
         if category["documents"] < few:
             print(f"intervals from {category['documents']} documents are too narrow")
+        worth = [pair for pair in category["pairs"] if pair["worth"]]
+        for pair in worth[:2]:
+            a, b = (labels.get(scorer, scorer) for scorer in pair["scores"])
+            print(
+                f"splices: {a} + {b} has AUC {pair['auc']:.2f}, the better of the two "
+                f"{pair['better']:.2f} (chosen on these windows)"
+            )
+        if not worth:
+            print("splices: no two scores together are better than the better of them")
+    for name, seconds in result["costs"].items():
+        print(f"score {name}: {duration(seconds)} a window here")
 
 
 def _show_heads(name: str, heads: Mapping[str, Any]) -> None:
@@ -128,6 +139,21 @@ def show_stages(summary: Mapping[str, Any]) -> None:
         f"scored {count(score['windows'])} windows at {short(score['tokens_per_second'])} tokens/s "
         f"a scorer, in {duration(summary['seconds'])}"
     )
+
+
+def show_scores(scores: Mapping[str, Mapping[str, Any]]) -> None:
+    """A line for each further score: its tables, and what computing them took.
+
+    Args:
+        scores: by name, as the summary of a run holds them.
+    """
+    for name, of in scores.items():
+        within = "" if of["scored"] == of["windows"] else f" of {count(of['windows'])}"
+        each = of["seconds"] / of["scored"] if of["scored"] else None
+        print(
+            f"score {name}: {count(of['tables'])} tables, {count(of['scored'])}{within} windows at "
+            f"{duration(each)} each"
+        )
 
 
 def _cell(value: Any) -> str:

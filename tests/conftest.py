@@ -101,6 +101,37 @@ def finished(corpus, tmp_path_factory, checkpoint):
     return settings, la.run(settings, executor="local")
 
 
+SHORT = 64  # tokens of the short context of a loss gap
+
+
+def further_scores(model):
+    """Settings of one score of each kind."""
+    return [
+        {"name": "text", "kind": "measures"},
+        {
+            "name": "gap", "kind": "loss_gap", "model": model, "short": SHORT,
+            "where": [
+                {"column": "compression_ratio", "quantiles": [0.2, 0.8]},
+                {"column": "ds", "min": 0.01},
+            ],
+        },
+        {"name": "deep", "kind": "attention", "model": model, "layers": [0], "batch": 3},
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def scored(corpus, tmp_path_factory, checkpoint):
+    """A run with `further_scores`, over several labelled files a category: copy it to change it."""
+    from longattn.pipeline import execution
+
+    settings = config(
+        corpus, tmp_path_factory.mktemp("scored"), checkpoint, scores=further_scores(checkpoint)
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(execution.BLOCK_BYTES, "cpu", 30_000)
+        return settings, la.run(settings, executor="local")
+
+
 def _first_document(name: str) -> str:
     with gzip.open(SAMPLES / f"{name}.jsonl.gz", "rt") as file:
         return json.loads(next(file))["content"]

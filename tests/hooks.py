@@ -95,3 +95,18 @@ def scorers_that_stand_still():
     DataContext.get_current().execution_no_progress_timeout_s = 15
     stopping.STALLED = 6.0
     score_actor.ScoreWindows.__call__ = lambda self, batch: time.sleep(3600)
+
+
+def slow_tables():
+    """Set up in every process of a run: each score table takes half a second more."""
+    import time
+
+    from longattn.pipeline.table_stage import ScoreTables
+
+    write = ScoreTables._write
+
+    def slowly(self, *arguments):
+        time.sleep(0.5)
+        write(self, *arguments)
+
+    ScoreTables._write = slowly

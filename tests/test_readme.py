@@ -32,7 +32,7 @@ def run(name, folder):
 def test_all_examples_are_tested():
     assert set(EXAMPLES) == {
         "own dataset and filter", "own rule", "scorer alone", "scores only", "hugging face",
-        "iceberg",
+        "iceberg", "further scores",
     }  # fmt: skip
 
 
@@ -55,6 +55,15 @@ def test_a_rule_of_ones_own_sees_the_labelled_windows(mine):
     labelled = pq.read_table(str(mine / "mine" / "labelled")).to_pylist()
     want = sorted(row["ds"] for row in labelled if row["recurrence"] > 0.1)[-100:]
     assert sorted(pq.read_table(str(mine / "far"))["ds"].to_pylist()) == want
+
+
+def test_further_scores_and_numbers_of_ones_own_stand_beside_the_windows(mine):
+    run("further scores", mine)
+    labelled = pq.read_table(str(mine / "mine" / "labelled"), columns=["data_id"])
+    for name in ("text", "stars"):
+        table = pq.read_table(str(mine / "mine" / "scores" / name))
+        assert set(table["data_id"].to_pylist()) == set(labelled["data_id"].to_pylist())
+    assert table["stars"].to_pylist() == [len(name) for name in table["data_id"].to_pylist()]
 
 
 def test_windows_of_ones_own_get_the_scores_of_the_scorer_alone(ray_cluster, tmp_path):

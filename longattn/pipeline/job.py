@@ -1,4 +1,4 @@
-"""A whole run: find what remains, execute it, select, and sum up.
+"""A whole run: find what remains, execute it, compute further scores, select, and sum up.
 
 `Job.run` is its body: read it first. An executor, Ray's or this process, does the work between.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
@@ -19,10 +18,17 @@ from longattn.corpus.apart import require_apart
 from longattn.corpus.first_look import check_sources, column_types, with_types
 from longattn.corpus.records import Split
 from longattn.corpus.sources import list_sources
-from longattn.errors import HeldError, RunError
+from longattn.errors import RunError
 from longattn.pipeline.execution import Executor, Outcome, Work
 from longattn.pipeline.failures import reason_of
 from longattn.pipeline.remarks import remarks
+from longattn.pipeline.shares import is_last, of_share
+from longattn.pipeline.score_tables import (
+    TableJob,
+    TableSummary,
+    WindowFacts,
+    tables_executor,
+)
 from longattn.pipeline.stopping import Stop, stop_on_sigterm
 from longattn.pipeline.summary import RunSummary, summarise
 from longattn.reports.retelling import selection_proof
@@ -36,7 +42,7 @@ from longattn.resume.fingerprint import (
 from longattn.resume.lock import Hold
 from longattn.resume.markers import digest_of, forget, read_markers
 from longattn.resume.remaining import Remaining, drop_repeats, find_remaining
-from longattn.resume.shards import Shard, held, note_shards, selecting, shards_held
+from longattn.resume.shards import Shard, held, note_shards, shards_held
 from longattn.scoring.settings import ScoreSettings
 from longattn.selection.select_windows import CategorySelection, select
 from longattn.storage.digests import json_checksum
@@ -124,6 +130,8 @@ class Job:
         self.precision: dict[str, Any] = {}
         self.samples = {source.category: source.sample for source in config.sources}
         require_apart(config.sources, config.output)
+        self.tables: dict[str, TableSummary] = {}
+        self._cluster = ExitStack()  # keeps Ray between the stages and the further scores
         self.listing = list_sources(config.sources)
         self.splits = self.listing.splits
         for line in self.listing.left_out_lines():
@@ -133,65 +141,27 @@ class Job:
         """Refuse what cannot work before anything is made. Raises ValueError."""
         self.settings.bos(self.checkpoint)
         load_tokenizer(self.settings.model).warn_if_slow()
+        self.table_job.check()
         if read_run_record(self.config.output) is None:  # of what is refused, no folder is left
             check_sources(self.splits)
             column_types(self.splits)
 
     def run(self, stop: Stop, hold: Hold, *, select_after: bool = True) -> RunSummary:
-        """Find what remains, execute it, select, and sum up."""
-        done = self.label(stop, hold)
-        if stop.asked.is_set():
-            raise stop.error
-        if self.shard is None:
+        """Find what remains, execute it, compute further scores, select, and sum up."""
+        with ExitStack() as stack:
+            with self._cluster:
+                done = self.label(stop, hold)
+                if stop.asked.is_set():
+                    raise stop.error
+                if self.shard:
+                    own = of_share(self, self.shard, done)
+                    if not is_last(self, self.shard, stop, stack):
+                        return own
+                    done = self.label(stop, hold)  # what all shares have labelled
+                self.tables = self.score(stop)
             return self._finish(done, stop, hold, select_after=select_after)
-        own, whole = self._of_shard(done), self.shard.count
-        self._take_up_dead(self.shard, stop)
-        self.shard = None
-        unfinished = {Shard.of(split.id, whole) for split in self._remaining().splits}
-        if unfinished:
-            shares = ", ".join(map(str, sorted(unfinished)[:SHOWN]))
-            log.info("shares that are not labelled yet: %s; the last run to end selects", shares)
-        elif select_after:
-            with ExitStack() as stack:
-                try:
-                    stack.enter_context(selecting(self.config.output))
-                except HeldError:  # the run of another share, which has ended at the same time
-                    log.info("another run selects")
-                    return own
-                return self._finish(self.label(stop, hold), stop, hold)
-        return own
 
-    def _of_shard(self, done: Done) -> RunSummary:
-        """Of a share: nothing is selected, and no record of the folder written."""
-        splits = [split for split in self.splits if self.shard and self.shard.has(split.id)]
-        windows = Counter[str]()
-        for name, marker in read_markers(self.config.output).items():
-            if self.shard and self.shard.has(name):
-                windows[marker.category] += marker.windows
-        after = replace(done.labelled, windows=dict(windows))
-        return summarise(
-            self.config, done.fingerprint, splits, (done.before, after), done.outcome, {}
-        )
-
-    def _take_up_dead(self, own: Shard, stop: Stop) -> None:
-        """Label the shares of runs that have died."""
-        for shard in shards_held(self.config.output):
-            if shard == own:
-                continue
-            with ExitStack() as stack:
-                try:
-                    hold = stack.enter_context(held(self.config.output, stop.end, shard))
-                except HeldError:  # its run lives
-                    continue
-                log.warning("the run of share %s has died: what it left is done here", shard)
-                self.shard = shard
-                self.label(stop, hold)
-            if stop.asked.is_set():
-                raise stop.error
-
-    def _finish(
-        self, done: Done, stop: Stop, hold: Hold, *, select_after: bool = True
-    ) -> RunSummary:
+    def _finish(self, done: Done, stop: Stop, hold: Hold, *, select_after: bool) -> RunSummary:
         """Select from what is labelled, and sum up."""
         if self.config.select.heads == "auto" and done.labelled.windows:
             self._choose_heads()
@@ -201,14 +171,18 @@ class Job:
         except DamagedFileError as error:
             log.warning("%s: every labelled file is read now", error)
             self.whole = True
-            done = self.label(stop, hold)
+            with self._cluster:
+                done = self.label(stop, hold)
+                self.tables |= self.score(stop)
             started = time.perf_counter()
             selection = self.select(done.labelled)
         summary = summarise(
             self.config, done.fingerprint, self.splits, (done.before, done.labelled),
             done.outcome, selection,
         ).timed(select=time.perf_counter() - started, total=time.perf_counter() - self.started)  # fmt: skip
-        facts = {"left_out": self.listing.left_out, "precision": self.precision}
+        facts: dict[str, Any] = {"left_out": self.listing.left_out, "precision": self.precision}
+        if self.tables:
+            facts["scores"] = self._work_so_far()
         summary = replace(summary, extra={**facts, **self._proofs(selected=bool(selection))})
         write_record(self.folder.record("summary"), summary.to_dict())
         told = remarks(self.config, {n: c.to_dict() for n, c in summary.categories.items()})
@@ -226,7 +200,7 @@ class Job:
             if shards_held(self.config.output) in ([], [self.shard]):
                 sweep(self.config.output)  # else another run writes there
             grown = grown_samples(self.config.output, self.samples)
-            left = self._remaining(grown)
+            left = self.remaining(grown)
         self._log_stale(left.stale)
         if left.windows:
             self._log_new_columns()
@@ -244,7 +218,7 @@ class Job:
                 work = Work(self.config, settings, typed, generation, self._asked(types))
                 outcome = stages.execute(work, stop)
             with warn_if_slow("reading the ledger"):
-                labelled = self._remaining()
+                labelled = self.remaining()
             if labelled.splits:
                 missing = outcome.registry.failed[:3] or [s.source for s in labelled.splits[:3]]
                 raise RunError(
@@ -264,6 +238,34 @@ class Job:
         if too_bad := labelled.seen.too_bad(self.config.max_bad_fraction):
             raise RunError(too_bad)
         return Done(fingerprint, left, labelled, outcome)
+
+    def score(self, stop: Stop) -> dict[str, TableSummary]:
+        """Compute the tables of further scores that are not there yet."""
+        config, executor = self.config, tables_executor(self.executor)
+        return self.table_job.run(
+            stop, lambda dtype: executor(config.output, config.workers, dtype)
+        )
+
+    def _work_so_far(self) -> dict[str, dict[str, Any]]:
+        """Of each score its tables, and the work of this run and those before."""
+        before = (read_record(self.folder.record("summary")) or {}).get("scores", {})
+        return {
+            name: {
+                key: value if key == "tables" else value + before.get(name, {}).get(key, 0)
+                for key, value in of.to_dict().items()
+            }
+            for name, of in self.tables.items()
+        }
+
+    @cached_property
+    def table_job(self) -> TableJob:
+        config = self.config
+        tokenizer = load_tokenizer(config.scorer.model).fingerprint
+        carried = {name for source in config.sources for name in source.columns}
+        facts = WindowFacts(
+            config.window.tokens, config.min_distance, tokenizer, tuple(sorted(carried))
+        )
+        return TableJob(config.output, config.scores, facts, whole=self.whole)
 
     def select(self, labelled: Remaining) -> dict[str, CategorySelection]:
         """Select from all that is labelled, where there is something."""
@@ -294,6 +296,10 @@ class Job:
             return in_process
         from longattn.pipeline.on_ray import on_ray
 
+        if self.config.scores:
+            from longattn.cluster import connected
+
+            self._cluster.enter_context(connected())
         return on_ray
 
     def _choose_dtype(self, device: str) -> None:
@@ -318,7 +324,7 @@ class Job:
             note_shards(self.config.output, self.shard)
         return fingerprint
 
-    def _remaining(self, again: Iterable[str] = ()) -> Remaining:
+    def remaining(self, again: Iterable[str] = ()) -> Remaining:
         """What remains, after damaged files and rows that are there twice have been put right."""
         output, largest = self.config.output, self.config.max_record_bytes
         whole, self.whole = self.whole, False

@@ -21,6 +21,7 @@ import orjson
 from numpy.typing import NDArray
 
 from longattn.config import Config
+from longattn.reports.evaluated_scores import EvaluatedScores, pairs
 from longattn.reports.foils import Ids, Windows, foils, generator, long_documents, native_windows
 from longattn.reports.head_choice import head_choice
 from longattn.reports.page import render
@@ -159,7 +160,9 @@ def evaluate(
         deviation of each score), `auc` (scorer
         -> foil -> auc, low, high), `spearman` (scorer -> scorer -> correlation over native
         windows), `heads` (`auc`: foil -> of each head; `choice`: see `HeadChoice`), `stability`
-        (variant -> `spearman` and `kept`, the share of the better half that stays there).
+        (variant -> `spearman` and `kept`, the share of the better half that stays there),
+        `pairs` (of scores, see `evaluated_scores.pairs`); and `costs`, seconds a window of each
+        further score of the config.
 
     Raises:
         ValueError: under 2 windows, a `min_distance` too long for a loss gap, or as
@@ -172,6 +175,7 @@ def evaluate(
         raise ValueError("a loss gap wants a min_distance of half the window or less")
     documents = long_documents(config, seed=seed, held_out=held_out)
     measure = _Measure.of(config, windows, causal_model, seed)
+    categories = {name: measure.category(name, found) for name, found in documents.items()}
     return {
         "settings": {
             "model": config.scorer.model,
@@ -185,7 +189,8 @@ def evaluate(
             "sources": [without_secrets(source.path) for source in config.sources],
         },
         "uniform_ds": uniform_ds(config.window.tokens, config.min_distance),
-        "categories": {name: measure.category(name, found) for name, found in documents.items()},
+        "costs": measure.further.costs(),
+        "categories": categories,
     }
 
 
@@ -229,6 +234,7 @@ class _Measure:
     others: Mapping[str, Score]
     tokenizer: DocumentTokenizer
     causal: CausalModel | None
+    further: EvaluatedScores
 
     @classmethod
     def of(cls, config: Config, n: int, causal_model: str | None, seed: int) -> _Measure:
@@ -251,7 +257,7 @@ class _Measure:
         return cls(
             config, n, config.window.tokens, k, config.select.alpha, seed, scorer,
             lambda ids_nl: attention(scorer, ids_nl, k, bos), variants(config, scorer, bos),
-            tokenizer, causal,
+            tokenizer, causal, EvaluatedScores(config, tokenizer, scorer.device.type),
         )  # fmt: skip
 
     def category(self, name: str, documents: list[Ids]) -> dict[str, Any]:
@@ -302,6 +308,7 @@ class _Measure:
                 "choice": orjson.loads(orjson.dumps(asdict(choice))),
             },
             "stability": stability,
+            "pairs": pairs(scores, [kind for kind in kinds if kind.startswith("splice")], ranked),
         }  # fmt: skip
 
     def _of_heads(self, ids_nl: Ids) -> tuple[Floats, Floats]:
@@ -330,7 +337,7 @@ class _Measure:
         if self.causal:
             gap, ds = zip(*(self.causal.scores(ids_l, k) for ids_l in ids_nl), strict=True)
             told |= {"loss gap": np.array(gap), "DS, every layer": np.array(ds)}
-        return told
+        return told | self.further.columns(ids_nl)
 
 
 def _aucs(

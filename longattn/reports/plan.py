@@ -29,6 +29,7 @@ from longattn.corpus.parts import sample_part
 from longattn.corpus.reading import read_split
 from longattn.corpus.records import BadRecord, Reason, Split
 from longattn.corpus.sources import list_splits
+from longattn.reports.plan_scores import ScoreCost, score_costs
 from longattn.resume.fingerprint import read_run_record
 from longattn.resume.remaining import find_remaining
 from longattn.scoring.settings import ScoreSettings
@@ -95,6 +96,8 @@ class Plan:
     """At most; null: as many as it takes."""
     done: str
     """What of it an earlier run has done; empty where there was none."""
+    scores: list[ScoreCost] = field(default_factory=list)
+    """Of the further scores of the config."""
     checks: dict[str, str] = field(default_factory=dict)
     """What the ranking column tells on each category, where that was measured."""
     heads: dict[str, str] = field(default_factory=dict)
@@ -149,15 +152,18 @@ def plan(
     files: dict[str, list[Split]] = {}
     for (category, *_), parts in _by_file(splits).items():
         files.setdefault(category, []).append(parts)
-    categories, ids = {}, np.zeros(0, np.int32)
+    categories = {}
+    rows: list[dict[str, Any]] = []
     for name, whole in sorted(files.items()):
         sample = _Sample(config, name, whole, read_bytes // len(files))
         categories[name] = sample.estimate(config.select.keep_of(name))
-        ids = sample.some_ids(ids)
+        rows += sample.rows[:1]
     if windows_per_second is None:
-        rate, device = _measured(config, ids)
+        rate, device = _measured(config, rows[0]["input_ids"] if rows else np.zeros(0, np.int32))
     else:
         rate, device = windows_per_second, "stated"
+    windows = sum(category.windows for category in categories.values())
+    scores = score_costs(config, rows[0] if rows and device != "stated" else None, device, windows)
     smallest, largest = config.workers.score
     scorers: tuple[int, ...] = (1,)
     if device != "cpu":
@@ -170,7 +176,7 @@ def plan(
         done = f"{finished} of {len(splits)} splits are labelled already; the numbers are of all"
     result = Plan(
         without_secrets(config.output), categories, _provenance(config, overrides), rate, device,
-        scorers, config.workers.window[1], done, heads=_heads(config),
+        scorers, config.workers.window[1], done, scores, heads=_heads(config),
     )  # fmt: skip
     if check:
         from longattn.reports.blindness import check_ranking
@@ -247,10 +253,6 @@ class _Sample:
             self.documents.append((len(text), self.counts.windows - before))
         except ValueError:
             self.counts.bad[Reason.NOT_TOKENIZED] += 1
-
-    def some_ids(self, otherwise: np.ndarray) -> np.ndarray:
-        """Ids of one window, to measure a scorer with."""
-        return self.rows[0]["input_ids"] if self.rows else otherwise
 
     def estimate(self, keep: Keep) -> CategoryPlan:
         counts, scale = self.counts, self.bytes / self.read if self.read else 0.0
@@ -417,6 +419,8 @@ def print_plan(result: Plan, console: Console) -> None:
     for scorers in sorted(set(result.scorers)):
         plural = "" if scorers == 1 else "s"
         console.print(f"  on {scorers} {kind}{plural}: {duration(result.wall_seconds(scorers))}")
+    for cost in result.scores:
+        console.print(cost.line(), markup=False, highlight=False)
     if result.done:
         console.print(result.done)
     for lines in (result.heads, result.checks):

@@ -25,8 +25,10 @@ from longattn.reports.page import packed, render
 from longattn.reports.page_seal import with_seal
 from longattn.reports.repetition import Repetition
 from longattn.reports.rule import cleared, heads_told
+from longattn.reports.score_columns import costs, further_figures, histogram
 from longattn.reports.verdict import last_selection
 from longattn.resume.fingerprint import require_run_record
+from longattn.resume.score_tables import table_records
 from longattn.selection.columns import Columns, columns_of
 from longattn.selection.kept_heads import heads_of
 from longattn.selection.lds import long_distance_scores
@@ -42,7 +44,6 @@ from longattn.text import without_secrets
 MAX_ROWS = 4_000_000
 PAGE_POINTS = 20_000  # windows whose scores go into the page, over all categories
 HEAD_ROWS = 20_000  # windows behind the heat map of heads, over all categories
-BINS = 48
 EXCERPT = 700  # characters of either end of a window
 QUARANTINE_ROWS = 200_000
 RECURRENCE = ("recurrence", "recurrence_rarity", "recurrence_pairs")
@@ -121,6 +122,16 @@ def report_page(output: str) -> str:
     null = uniform_ds(record.parts.window, record.parts.min_distance)
     total = sum(c["windows"] for c in chosen.values())
     figures = [_figures(name, categories[name], chosen) for name in sorted(categories)]
+    further = {
+        name: further_figures(
+            folder,
+            of.table,
+            {"LDS": of.lds, "DS": of.ds},
+            of.kept,
+            _sample(len(of.ds), PAGE_POINTS),
+        )
+        for name, of in sorted(categories.items())
+    }
     plain = Select(
         **{key: select[key] for key in ("name", "alpha", "standardize", "keep") if key in select}
     )
@@ -136,6 +147,7 @@ def report_page(output: str) -> str:
         "output": shlex.quote(without_secrets(output)),
         "funnel": funnel,
         "null": null,
+        "further": [of["histograms"] for of in further.values()],
         "heads": {n: _heads(urls, HEAD_ROWS // len(files)) for n, urls in sorted(files.items())},
         "rates": (read_record(folder.record("rates")) or {}).get("samples", []),
     }
@@ -168,6 +180,8 @@ def report_page(output: str) -> str:
         column_of_rank=settings_of.rank_by,
         ranked_by=_name_of_rank(select),
         repetition={name: _repetition(windows) for name, windows in categories.items()},
+        further=further,
+        costs=costs(table_records(output), summary.get("scores", {})),
         command=f"longattn inspect {shlex.quote(without_secrets(output))}",
         totals=_totals(told, chosen),
         overlap=[{"category": name, **_overlap(categories[name])} for name in sorted(categories)],
@@ -297,9 +311,9 @@ def _figures(name: str, windows: Windows, chosen: Mapping[str, Any]) -> dict[str
         "scale": {"ds": _scale(windows.ds), "variance": _scale(windows.variance)},
         "threshold": chosen.get(name, {}).get("threshold"),
         "histograms": {
-            "ds": _histogram(windows.ds, windows.kept),
-            "variance": _histogram(windows.variance, windows.kept),
-            "ranked": _histogram(windows.ranked, windows.kept),
+            "ds": histogram(windows.ds, windows.kept),
+            "variance": histogram(windows.variance, windows.kept),
+            "ranked": histogram(windows.ranked, windows.kept),
         },
         "sampled": {
             "ds": packed(few.ds.astype(np.float32)),
@@ -327,20 +341,6 @@ def _sample(n: int, size: int) -> NDArray[np.int64]:
     if n <= size:
         return np.arange(n)
     return np.sort(np.random.default_rng(0).choice(n, size, replace=False))
-
-
-def _histogram(values: NDArray[np.float64], kept: NDArray[np.bool_]) -> dict[str, Any]:
-    there = np.isfinite(values)  # without a value there is nothing to rank by
-    values, kept = values[there], kept[there]
-    low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 0.0)
-    if low == high:
-        low, high = low - abs(low) * 0.01 - 1e-12, high + abs(high) * 0.01 + 1e-12
-    edges = np.linspace(low, high, min(BINS, max(8, int(math.sqrt(len(values)) * 2))) + 1)
-    return {
-        "edges": edges.tolist(),
-        "kept": np.histogram(values[kept], edges)[0].tolist(),
-        "dropped": np.histogram(values[~kept], edges)[0].tolist(),
-    }
 
 
 def _name_of_rank(select: Mapping[str, Any]) -> str:

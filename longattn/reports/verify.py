@@ -4,7 +4,8 @@ By other eyes than the writer's where there are some: fastparquet reads the ids,
 scores that pyarrow wrote, the tokenizers library decodes the ids. What the files say goes into a
 database (`longattn.selection.database`), where sets are compared, so memory stays bounded. What is
 checked of rows stands in `verify_rows.py`, of records in `verify_records.py`, of the selection in
-`verify_selection.py`; `verify_scores.py` scores some windows again.
+`verify_selection.py`, of score tables in `verify_tables.py`; `verify_scores.py` scores some windows
+again.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from longattn.reports.verify_records import RecordChecks
 from longattn.reports.verify_rows import RowChecks, WindowTables
 from longattn.reports.verify_scores import score_findings
 from longattn.reports.verify_selection import selection_findings, summary_findings
+from longattn.reports.verify_tables import score_table_findings
 from longattn.resume.fingerprint import RunRecord, read_run_record
 from longattn.resume.shards import is_sharded
 from longattn.selection.database import database
@@ -31,8 +33,9 @@ def verify(output: str, *, scores: int = 0) -> Iterator[str]:
     records their checksums. Of labelled windows: id, document, category, range and length; content
     is what the ids decode to and tokenizes to; recurrence; each there once. Of the rest: markers,
     summary, samples and quarantine against the rows; the selection, its figures and every column of
-    its rows against what scores and settings select; one fingerprint; the report against what it
-    tells of. Memory: `memory` of the default `Select`, and a row group.
+    its rows against what scores and settings select; one fingerprint; score tables against the
+    labelled files and their records; the report against what it tells of. Memory: `memory` of the
+    default `Select`, and a row group.
 
     Args:
         output: the output folder of a run.
@@ -87,6 +90,7 @@ def _findings(output: str, record: RunRecord, scores: int) -> Iterator[str]:
                 yield f"{where}: selected files, and no {file} that tells how they came about"
         yield from _guarded(partial(summary_findings, folder, records), folder.record("summary"))
         yield from _guarded(records.report, folder.report)
+        yield from _guarded(lambda: score_table_findings(folder, scores), folder.url)
         if scores:
             yield from _guarded(lambda: score_findings(tables, record, scores), folder.labelled)
 

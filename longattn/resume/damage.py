@@ -14,7 +14,7 @@ SHOWN = 10  # files that are named in the log; of more, how many
 
 
 def set_aside(output: str, damaged: Mapping[str, str]) -> None:
-    """Move damaged labelled files and markers to `damaged/`, and say so.
+    """Move damaged labelled files, score tables and markers to `damaged/`, and say so.
 
     Args:
         damaged: by URL, what is wrong with each.
@@ -23,6 +23,8 @@ def set_aside(output: str, damaged: Mapping[str, str]) -> None:
     for url in damaged:
         place, name = url.rpartition("/")[::2]
         below = "splits" if url.startswith(folder.markers) else place.rpartition("/")[2]
+        if url.startswith(join(folder.url, "scores/")):
+            below = place.removeprefix(f"{folder.url}/")
         move(url, join(folder.damaged, below, name))
     for url, why in list(damaged.items())[:SHOWN]:
         what = "its splits are read" if url.endswith(".json") else "its windows are scored"

@@ -10,7 +10,7 @@ One pass over the window and one over its chunks: at S = L/8 about 2.2 times the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -117,21 +117,6 @@ class LossGapScorer:
         chunk_bl = padded.unfold(0, 2 * short, short)[: len(starts)]
         hidden_bsc = self.model.hidden(chunk_bl)[:, short - 1 : -1]
         return self.model.losses(hidden_bsc.flatten(0, 1), chunk_bl[:, short:].flatten())
-
-
-def own_encoder(model: str, tokenizer: str) -> Callable[[str], Ids] | None:
-    """What turns a window's text into the model's own ids; None where the window's ids are those.
-
-    Args:
-        model: a local folder or a hub id.
-        tokenizer: fingerprint of the tokenizer that cut the windows.
-    """
-    from longattn.windows.tokenizer import load_tokenizer
-
-    own = load_tokenizer(model)
-    if own.fingerprint == tokenizer:
-        return None
-    return lambda text: own.encode(text.encode()).ids
 
 
 def _groups(length: int, short: int) -> list[range]:

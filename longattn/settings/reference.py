@@ -47,7 +47,7 @@ def first_config(model: type[BaseModel], values: Mapping[str, Any]) -> str:
     for field in setting_fields(model):
         parts = field.path.split(".")
         name, depth = parts[-1], len(parts) - 1
-        if depth > 1 and parts[1] != "0":
+        if depth > 1 and (parts[1] != "0" or parts[0] != "sources"):
             continue  # a section in a section is one line, and explained above it
         value = values.get(name) if depth == 0 else None
         if parts[0] == "sources" and depth:
@@ -180,7 +180,7 @@ def _explained(field: SettingField, indent: str) -> list[str]:
     if field.section is None and field.path in OFTEN_SET and _has_default(field):
         text += f" (default {_default(field)})"
     lines = textwrap.wrap(text, WIDTH - len(indent) - 2)
-    if field.section is not None and "." in field.path:
+    if field.section is not None and ("." in field.path or field.info.default == ()):
         for name, info in field.section.model_fields.items():
             told = f"{name}: {' '.join((info.description or '').split())}"
             lines += textwrap.wrap(told, WIDTH - len(indent) - 4, initial_indent="  ")
@@ -192,7 +192,7 @@ def _line(field: SettingField, name: str, depth: int, value: Any) -> str:
     if field.path.startswith("sources.0."):
         depth = 1 if dash else 2
     head = f"{'  ' * depth}{'' if field.path in OFTEN_SET else '# '}{dash}{name}:"
-    if field.section is not None and "." not in field.path:
+    if field.section is not None and "." not in field.path and field.info.default != ():
         return head
     return f"{head} {_default(field) if value is None else _flow(value)}"
 

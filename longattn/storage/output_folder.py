@@ -11,6 +11,7 @@ report.html, evaluation.html     pages for people
 inspections/<data_id>.html       a page a window that was inspected
 _longattn/run.json               whose scores the folder holds, and the settings
 _longattn/samples.json           which share of its windows each category was cut to
+_longattn/scores/<name>.json      what decides the numbers of a score table, and the bounds of its windows
 _longattn/columns.json           types of the user's columns that the windows carry
 _longattn/splits/*.json          markers: what each split gave, once it was read to its end
 _longattn/hold.json              the run that is at work here
@@ -55,6 +56,18 @@ class OutputFolder:
     def score_files(self, name: str) -> dict[str, int]:
         """Files of a further score by URL, sorted, with their sizes in bytes."""
         return list_files(self.score_table(name), ".parquet")
+
+    def score_file(self, name: str, labelled: str) -> str:
+        """Where a labelled file's rows have their values of a further score."""
+        return join(self.score_table(name), *labelled.rsplit("/", 2)[1:])
+
+    def score_record(self, name: str) -> str:
+        return self.record(f"scores/{name}")
+
+    def score_names(self) -> list[str]:
+        """Further scores that the folder has a record of."""
+        records = list_files(join(self.url, "_longattn", "scores"), ".json")
+        return [url.rpartition("/")[2].removesuffix(".json") for url in records]
 
     @property
     def quarantine(self) -> str:

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from longattn.scoring.language_model import LanguageModel, require_room
-from longattn.scoring.loss_gap import LossGapScorer, own_encoder
+from longattn.scoring.loss_gap import LossGapScorer
 from tests.checkpoints import VOCABULARY, save
 
 FAMILIES = {
@@ -160,14 +160,3 @@ def test_a_model_that_is_not_what_its_eager_attention_says_is_refused(
     )
     with pytest.raises(ValueError, match="hidden states differ by"):
         LanguageModel.from_pretrained(str(tmp_path), tokens=64)
-
-
-def test_a_model_of_another_tokenizer_is_given_its_own_ids() -> None:
-    from longattn.windows.tokenizer import load_tokenizer
-
-    own = load_tokenizer("builtin")
-    assert own_encoder("builtin", own.fingerprint) is None
-    encode = own_encoder("builtin", "another")
-    assert encode is not None
-    text = "def a_function(of_a_text: str) -> None:\n"
-    np.testing.assert_array_equal(encode(text), own.encode(text.encode()).ids)

@@ -78,6 +78,10 @@ categories.forEach((category, i) => {
   });
 });
 
+page.further.forEach((columns, i) => {
+  Object.values(columns).forEach((parts, j) => histogram(`further-${i}-${j}`, parts, lineAt(null)));
+});
+
 // A bar a category, parted by what became of its records or windows; the numbers stand beside it.
 function parted(id, colors, partsOf) {
   const rows = page.funnel.flatMap((row) => Object.entries(partsOf(row)).map(([part, n]) => ({ category: row.category, part, n: n ?? 0 })));
