@@ -18,6 +18,7 @@ from longattn.corpus.first_look import check_sources, column_types, with_types
 from longattn.corpus.records import Split
 from longattn.corpus.sources import list_sources
 from longattn.errors import RunError
+from longattn.models import require_reachable
 from longattn.pipeline.execution import Executor, Outcome, Work
 from longattn.pipeline.failures import reason_of
 from longattn.pipeline.remarks import remarks
@@ -119,6 +120,7 @@ class Job:
 
     def check(self) -> None:
         """Refuse what cannot work before anything is made. Raises ValueError."""
+        require_reachable(self.settings.model)
         self.settings.bos(self.checkpoint)
         load_tokenizer(self.settings.model).warn_if_slow()
         if read_run_record(self.config.output) is None:  # of what is refused, no folder is left
@@ -208,7 +210,9 @@ class Job:
         from longattn.scoring.checkpoint import open_checkpoint  # 7 s: a bad path is told before
 
         files = len({split.path for split in self.splits})
-        log.debug("%d files; opening the scorer %s", files, self.config.scorer.model)
+        log.debug(
+            "%d files; opening the scorer %s", files, without_secrets(self.config.scorer.model)
+        )
         return open_checkpoint(self.config.scorer.model)
 
     def _executor(self) -> Executor:
