@@ -1,6 +1,5 @@
 """What a run on Ray says when the cluster, not its work, is why it failed."""
 
-import pytest
 from ray.core.generated.common_pb2 import ActorDiedErrorContext
 from ray.exceptions import ActorDiedError
 
@@ -17,22 +16,18 @@ class Lost:
         raise self.error
 
 
-@pytest.fixture
-def never_started():
-    """What Ray says of an actor that never ran, as where the driver's token is not asked for."""
-    return ActorDiedError(ActorDiedErrorContext(
-        error_message="", owner_id=b"", owner_ip_address="", node_ip_address="", name="", pid=0,
-        ray_namespace="", class_name="_Hosted", actor_id=b"", never_started=True,
-    ))  # fmt: skip
+def died(**facts):
+    """Ray's own error of an actor that is gone."""
+    return ActorDiedError(ActorDiedErrorContext(actor_id=b"\1" * 16, class_name="_Hosted", **facts))
 
 
-def test_a_driver_and_a_ray_of_other_authentication_are_told_in_one_line(never_started):
-    said = _failure(Lost(never_started), RuntimeError("of the data plane"))
+def test_a_driver_and_a_ray_of_other_authentication_are_told_in_one_line():
+    said = _failure(Lost(died(never_started=True)), RuntimeError("of the data plane"))
     assert "RAY_AUTH_MODE must be the same here and where Ray was started" in said
     assert "\n" not in said
 
 
 def test_a_lost_monitor_is_told_in_one_line():
-    said = _failure(Lost(ActorDiedError("its node died\nand more")), RuntimeError("other"))
+    said = _failure(Lost(died(error_message="its node died\nand more")), RuntimeError("other"))
     assert said.startswith("an actor on the driver's node was lost; run again to go on")
     assert "its node died" in said and "\n" not in said
