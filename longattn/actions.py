@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+from contextlib import nullcontext
+from typing import TYPE_CHECKING
 
 from longattn.command import Executor
 from longattn.settings.numbers import ByteSize, read_number
@@ -14,7 +16,11 @@ from longattn.terminal import (
     show_evaluation,
     show_scores,
     show_stages,
+    without_argument_errors,
 )
+
+if TYPE_CHECKING:
+    from longattn.config import Config
 
 log = logging.getLogger("longattn")
 
@@ -59,11 +65,13 @@ def run(
     from longattn.pipeline.job import run as run_job
     from longattn.storage.output_folder import OutputFolder
 
-    if executor == Executor.RAY:
+    on_ray = executor == Executor.RAY
+    if on_ray:
         quieten_ray()
-    summary = run_job(
-        config, executor=executor.value, select_after=select_after, check=check, shard=shard
-    )
+    with without_argument_errors() if on_ray else nullcontext():
+        summary = run_job(
+            config, executor=executor.value, select_after=select_after, check=check, shard=shard
+        )
     told = summary.to_dict()
     show_categories(told["categories"], config.select.rank_by)
     show_stages(told)
@@ -78,14 +86,13 @@ def _show_written(places: list[str]) -> None:
 
 
 def select(path: str, overrides: list[str] | None) -> None:
-    from longattn.config import Config
     from longattn.pipeline.remarks import remarks
     from longattn.reports.retelling import retell
     from longattn.resume.shards import held
     from longattn.selection.select_windows import select as select_labelled
     from longattn.storage.output_folder import OutputFolder
 
-    config = Config.of(path, overrides or [])
+    config = _selecting(path, overrides or [])
     with held(config.output):
         if config.select.heads == "auto":
             from longattn.reports.head_choice import choose_heads
@@ -101,6 +108,24 @@ def select(path: str, overrides: list[str] | None) -> None:
         log.warning("%s", remark)
     show_categories(categories, config.select.rank_by)
     _show_written(written)
+
+
+def _selecting(path: str, overrides: list[str]) -> Config:
+    """The settings to select by: those of a config or a run, else the defaults.
+
+    What `la.write_labelled` wrote has no settings; its sources are then the windows themselves.
+    """
+    from longattn.config import Config, is_config_file, output_of
+    from longattn.resume.origin import read_origin
+    from longattn.storage.output_folder import OutputFolder
+
+    if not is_config_file(path):
+        output = output_of(path)
+        origin = read_origin(output)
+        if origin is not None and not origin.is_run:
+            source = {"category": "labelled", "path": OutputFolder(output).labelled}
+            return Config.of({"sources": [source], "output": output}, overrides)
+    return Config.of(path, overrides)
 
 
 def evaluate(

@@ -197,7 +197,10 @@ def inspect(
     ] = None,
     text: Annotated[str | None, typer.Option(help="a text file, in place of a window")] = None,
     model: Annotated[
-        str, typer.Option(help="with --text: builtin, a local folder, or a hub id")
+        str,
+        typer.Option(
+            help="with --text, or of windows without a run: builtin, folder, hub id or URL"
+        ),
     ] = "builtin",
     window: Annotated[
         str, typer.Option(metavar="TOKENS", help="with --text: at most, as in 8K")
@@ -241,7 +244,7 @@ def inspect(
             url = html or f"{chosen.title.rstrip('/').rpartition('/')[2]}.html"
         else:
             folder = output_of(output or "")
-            chosen = labelled_window(folder, data_id or "")
+            chosen = labelled_window(folder, data_id or "", model)
             url = html or OutputFolder(folder).inspection(chosen.title)
         found = inspect_window(chosen, head=head)
         print_inspection(found, console(160))
@@ -316,7 +319,9 @@ def export(config: ConfigPath, set_: Overrides = None, log_file: LogFile = None)
 def bench(
     model: Annotated[
         str | None,
-        typer.Option(help="8b, 70b (random tables of that shape), builtin, a folder or a hub id"),
+        typer.Option(
+            help="8b, 70b (random tables of that shape), builtin, a folder, a hub id or a URL"
+        ),
     ] = None,
     length: Annotated[
         list[str] | None,

@@ -20,6 +20,7 @@ from longattn.storage.files import filesystem, is_local
 from longattn.storage.output_folder import OutputFolder
 
 log = logging.getLogger("longattn")
+LONGEST_TMPDIR = 36  # bytes; Ray adds /ray/session_<time>_<pid>/sockets/plasma_store and the like
 
 
 @contextmanager
@@ -49,7 +50,7 @@ def connected() -> Iterator[None]:
                 before(signal.SIGTERM, None)
             raise
         except OSError as error:
-            raise _without_home(error) from error
+            raise _setting(error) from error
         finally:
             if main and callable(before):
                 signal.signal(signal.SIGTERM, before)
@@ -77,8 +78,15 @@ def _on_loopback() -> Iterator[None]:
             os.environ[name] = before
 
 
-def _without_home(error: OSError) -> OSError | ConfigError:
-    """The error; where Ray cannot keep its token below HOME, what to set."""
+def _setting(error: OSError) -> OSError | ConfigError:
+    """The error; where Ray's folder or the one of its token is the reason, what to set."""
+    if "AF_UNIX path length" in str(error):
+        name = "RAY_TMPDIR" if "RAY_TMPDIR" in os.environ else "TMPDIR"
+        folder = os.environ.get(name, "/tmp")
+        return ConfigError(
+            f"{name} {folder}: too long by its {len(os.fsencode(folder))} bytes: Ray makes sockets below "
+            f"it, whose paths may have 107: set RAY_TMPDIR to a folder of at most {LONGEST_TMPDIR} bytes"
+        )
     home = str(Path.home())
     if not str(error.filename or "").startswith(f"{home}/.ray"):
         return error

@@ -78,7 +78,11 @@ class Window(Settings):
 
 class Scorer(Settings):
     model: Annotated[str, BeforeValidator(absolute_model)] = Field(
-        "builtin", min_length=1, description="builtin, a local folder, or a hub id owner/name"
+        "builtin",
+        min_length=1,
+        description="builtin, a local folder, a hub id owner/name, or a folder on s3:// or any fsspec "
+        "URL, of which each machine keeps the tensors that scores need below LONGATTN_CACHE "
+        "(~/.cache/longattn)",
     )
     min_distance: TokenLengths | None = Field(
         None,
@@ -258,6 +262,8 @@ class Config(Settings):
         """The settings as YAML, with user names and passwords in URLs masked."""
         values = self.model_dump(mode="json", exclude_none=True)
         values["output"] = without_secrets(values["output"])
+        if "scorer" in values:
+            values["scorer"]["model"] = without_secrets(values["scorer"]["model"])
         for source in values["sources"]:
             source["path"] = without_secrets(source["path"])
         return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)

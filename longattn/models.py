@@ -1,34 +1,53 @@
-"""Where a scoring model's files are: the package's own, a local folder, or the hub's cache."""
+"""Where a scoring model's files are: in the package, a local folder, the hub's cache, or on a store.
+
+Of a model on a store, `s3://bucket/folder` or any other fsspec URL, what is needed is fetched into a
+local cache (`longattn/storage/remote_model.py`).
+"""
+
+from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from longattn.text import first_line
+from longattn.storage.files import require_answer
+from longattn.storage.remote_model import (
+    SMALL_FILES,
+    fetch_small_files,
+    fetch_tensors,
+    tensor_files,
+)
+from longattn.text import first_line, without_secrets
 
+__all__ = [
+    "BUILTIN", "fetch_tensors", "is_hub_id", "is_url", "model_folder", "require_reachable",
+    "tensor_files", "whole_model",
+]  # fmt: skip
 BUILTIN = Path(__file__).parent / "builtin"
-SMALL_FILES = (
-    "config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors.index.json",
-)  # fmt: skip
 
 
 def model_folder(model: str, files: Sequence[str] = SMALL_FILES) -> Path:
-    """The folder of a model, the named files of a hub repository fetched into its cache.
+    """A local folder with the small files of a model.
 
     Args:
-        model: "builtin", a local folder, or the id owner/name of a repository on the hub.
+        model: "builtin", a local folder, the id owner/name of a repository on the hub, or the URL of
+            a folder on a store.
+        files: of a hub repository, what is fetched into its cache.
 
     Raises:
-        ValueError: in one line; no such folder, or not to be had from the hub.
+        ValueError: in one line; no such folder, or not to be had from the hub or the store.
+        OSError: the store failed.
     """
     if model == "builtin":
         return BUILTIN
+    if is_url(model):
+        return fetch_small_files(model)
     if model and Path(model).is_dir():
         return Path(model)
     if not is_hub_id(model):
         raise ValueError(
             f"model {model!r}: no such folder; allowed: 'builtin', a local folder, a hub id "
-            "owner/name"
+            "owner/name, a URL such as s3://bucket/folder"
         )
     from huggingface_hub import snapshot_download
 
@@ -39,6 +58,32 @@ def model_folder(model: str, files: Sequence[str] = SMALL_FILES) -> Path:
         raise ValueError(
             f"model {model!r}: no such folder, and not to be had from the hub: {first}"
         ) from error
+
+
+def whole_model(model: str) -> str:
+    """What transformers' `from_pretrained` takes for a model of which all layers are run.
+
+    Raises ValueError, in one line, for one that is nowhere, or on a store.
+    """
+    if is_hub_id(model):
+        return model
+    if is_url(model):
+        raise ValueError(
+            f"model {without_secrets(model)}: a whole model is not read from a store; copy it to a "
+            "local folder"
+        )
+    return str(model_folder(model))
+
+
+def require_reachable(model: str) -> None:
+    """Raises OSError, in one line and soon, where the S3 store of a model does not answer."""
+    if is_url(model):
+        require_answer(model)
+
+
+def is_url(model: str) -> bool:
+    """Whether a model is on a store."""
+    return "://" in model
 
 
 def is_hub_id(model: str) -> bool:

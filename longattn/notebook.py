@@ -128,12 +128,12 @@ def report(output: ConfigLike, *, check: bool = True) -> str:
     """The path of `report.html`, written anew: a page for any browser that shows what was selected.
 
     Args:
-        output: the output folder of a run, or its config.
+        output: the output folder of a run or of `write_labelled`, or its config.
         check: whether to score a few windows of the corpus, where it can be read, and say if what
             ranks tells documents from splices; else what an earlier report measured is said.
 
     Raises:
-        ValueError: one line; no run has written there, or nothing was labelled.
+        ValueError: one line; nothing was labelled there, or selected.
     """
     from longattn.reports.report import write_report
 
@@ -174,10 +174,11 @@ def inspect(
     """Where the far attention of one window goes, and the passages that read each other.
 
     Args:
-        output: the output folder of a run, or its config.
+        output: the output folder of a run or of `write_labelled`, or its config.
         data_id: a window of `labelled`.
         text: path of a text file, in place of a window.
-        model: with `text`: "builtin", a local folder, or a hub id.
+        model: of a text, or of windows that no run scored and that do not say what did: "builtin", a
+            local folder, a hub id or a URL.
         window: with `text`: tokens at most.
         head: one head, not their mean.
 
@@ -192,7 +193,7 @@ def inspect(
     if text is not None and output is None and data_id is None:
         chosen = text_window(text, model, read_number(WindowLength, "window", window))
     elif text is None and output is not None and data_id is not None:
-        chosen = labelled_window(output_of(output), data_id)
+        chosen = labelled_window(output_of(output), data_id, model)
     else:
         raise ConfigError("inspect: output and data_id, or text, is required")
     return inspect_window(chosen, head=head)
@@ -235,11 +236,11 @@ def verify(output: ConfigLike, *, scores: int = 0) -> list[str]:
     """What is wrong with an output, read back whole: a line a finding, none where all holds.
 
     Args:
-        output: the output folder of a run, or its config.
+        output: the output folder of a run or of `write_labelled`, or its config.
         scores: how many windows, drawn at random, to score again.
 
     Raises:
-        ValueError: one line; no run has written there.
+        ValueError: one line; neither has written there.
     """
     from longattn.reports.verify import verify as findings
 

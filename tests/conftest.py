@@ -16,7 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import longattn as la
 from longattn.samples import SAMPLES
-from tests.s3 import moto_server
+from tests.s3 import environment, moto_server
 
 settings.register_profile("untimed", deadline=None)  # other work on the machine fails no test
 settings.load_profile("untimed")
@@ -54,8 +54,9 @@ def ray_cluster(s3):
 
     folder = tempfile.mkdtemp(prefix="la-")  # short: Ray puts Unix sockets below it
     os.environ["RAY_AUTH_MODE"] = "disabled"
-    ray.init(num_cpus=2, include_dashboard=False, _temp_dir=folder, logging_level="WARNING",
-             object_store_memory=300 * 2**20)  # fmt: skip
+    with environment(LONGATTN_CACHE=f"{folder}/models"):  # of the workers, which get it from Ray
+        ray.init(num_cpus=2, include_dashboard=False, _temp_dir=folder, logging_level="WARNING",
+                 object_store_memory=300 * 2**20)  # fmt: skip
     yield
     ray.shutdown()
     shutil.rmtree(folder, ignore_errors=True)

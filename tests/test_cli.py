@@ -74,6 +74,15 @@ def test_a_run_succeeds_and_says_what_it_wrote(ran, ray_folder):
     assert said[0] == "starting Ray here, where none runs yet"
 
 
+def test_a_good_run_on_ray_prints_no_error_line(ran):
+    """Of Ray's core neither, whose lines look like `[2026-01-02 03:04:05,678 E 12 12] core.cc:9: ...`."""
+    result = ran[2]
+    assert result.returncode == 0
+    lines = (result.stdout + result.stderr).splitlines()
+    assert [line for line in lines if re.match(r"(\(.*\) )?\[.* [EF] \d+ ", line)] == []
+    assert len(lines) < 60
+
+
 def test_select_alone_keeps_other_windows_without_ray(ran, longattn, ray_folder):
     path, output, _ = ran
     before = sessions(ray_folder)

@@ -1,12 +1,60 @@
 """A Ray cluster that cannot be started says what to set."""
 
 import errno
+import logging
 
 import pytest
 import ray
+from ray._private import services, utils
 
 from longattn import cluster
 from longattn.errors import ConfigError
+
+
+@pytest.fixture
+def no_cluster(monkeypatch):
+    """As where no Ray is connected to; the arguments that `ray.init` gets. The tests' own Ray goes on."""
+    given = []
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda **named: given.append(named))
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    return given
+
+
+def test_a_ray_that_runs_here_is_named_before_it_is_joined(no_cluster, monkeypatch, caplog):
+    monkeypatch.setattr(services, "find_bootstrap_address", lambda _: "10.0.0.7:6379")
+    with caplog.at_level(logging.INFO, "longattn"), cluster.connected():
+        assert len(no_cluster) == 1
+    assert caplog.messages == ["connecting to Ray at 10.0.0.7:6379"]
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+    with caplog.at_level(logging.INFO, "longattn"), cluster.connected():
+        pass
+    assert caplog.messages[1:] == ["connecting to Ray at head:6379"]
+
+
+def test_where_no_ray_runs_one_is_started(no_cluster, monkeypatch, caplog):
+    monkeypatch.setattr(services, "find_bootstrap_address", lambda _: None)
+    with caplog.at_level(logging.INFO, "longattn"), cluster.connected():
+        pass
+    assert caplog.messages == ["starting Ray here, where none runs yet"]
+
+
+@pytest.mark.parametrize("name", ["TMPDIR", "RAY_TMPDIR"])
+def test_a_temporary_folder_too_long_for_sockets_is_a_setting(no_cluster, monkeypatch, name):
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    folder = "/tmp/" + "long/" * 30
+    monkeypatch.setenv(name, folder)
+
+    def refused(**_):
+        utils.validate_socket_filepath(f"{folder}/ray/session/sockets/raylet")  # Ray's own words
+
+    monkeypatch.setattr(ray, "init", refused)
+    with pytest.raises(ConfigError) as caught, cluster.connected():
+        pass
+    said = str(caught.value)
+    assert said.startswith(f"{name} {folder}: ") and "set RAY_TMPDIR to a folder" in said
+    assert "\n" not in said
 
 
 def test_a_home_that_cannot_be_written_is_a_setting(monkeypatch):

@@ -20,7 +20,7 @@ from fsspec import AbstractFileSystem
 from fsspec.utils import glob_translate
 
 from longattn.corpus.parts import cut_files
-from longattn.corpus.records import Compression, Format, Split, identity, local_identity
+from longattn.corpus.records import Compression, Format, Split, local_identity
 from longattn.errors import ConfigError
 from longattn.storage.files import (
     UrlOf,
@@ -31,6 +31,7 @@ from longattn.storage.files import (
     storage_errors,
     warn_if_slow,
 )
+from longattn.storage.identity import identity
 from longattn.storage.tables import SELECTED, is_own
 from longattn.text import without_secrets
 

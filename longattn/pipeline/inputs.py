@@ -12,7 +12,7 @@ from ray.data import Dataset
 
 from longattn.config import Config, Source, is_config_file
 from longattn.errors import ConfigError
-from longattn.models import model_folder
+from longattn.models import model_folder, require_reachable
 from longattn.settings.paths import absolute_model
 
 
@@ -84,5 +84,6 @@ def as_sources(sources: Any) -> list[Source]:
 def as_model(model: Any) -> str:
     """A model's name as any process finds it; raises ValueError, one line, where it is nowhere."""
     name = str(absolute_model(model))
+    require_reachable(name)
     model_folder(name)
     return name

@@ -19,16 +19,17 @@ from longattn.corpus.first_look import check_sources, column_types, with_types
 from longattn.corpus.records import Split
 from longattn.corpus.sources import list_sources
 from longattn.errors import RunError
+from longattn.models import require_reachable
 from longattn.pipeline.execution import Executor, Outcome, Work
 from longattn.pipeline.failures import reason_of
 from longattn.pipeline.remarks import remarks
-from longattn.pipeline.shares import is_last, of_share
 from longattn.pipeline.score_tables import (
     TableJob,
     TableSummary,
     WindowFacts,
     tables_executor,
 )
+from longattn.pipeline.shares import is_last, of_share
 from longattn.pipeline.stopping import Stop, stop_on_sigterm
 from longattn.pipeline.summary import RunSummary, summarise
 from longattn.reports.retelling import selection_proof
@@ -139,6 +140,7 @@ class Job:
 
     def check(self) -> None:
         """Refuse what cannot work before anything is made. Raises ValueError."""
+        require_reachable(self.settings.model)
         self.settings.bos(self.checkpoint)
         load_tokenizer(self.settings.model).warn_if_slow()
         self.table_job.check()
@@ -200,7 +202,7 @@ class Job:
             if shards_held(self.config.output) in ([], [self.shard]):
                 sweep(self.config.output)  # else another run writes there
             grown = grown_samples(self.config.output, self.samples)
-            left = self.remaining(grown)
+            left = self._remaining(grown)
         self._log_stale(left.stale)
         if left.windows:
             self._log_new_columns()
@@ -218,7 +220,7 @@ class Job:
                 work = Work(self.config, settings, typed, generation, self._asked(types))
                 outcome = stages.execute(work, stop)
             with warn_if_slow("reading the ledger"):
-                labelled = self.remaining()
+                labelled = self._remaining()
             if labelled.splits:
                 missing = outcome.registry.failed[:3] or [s.source for s in labelled.splits[:3]]
                 raise RunError(
@@ -278,7 +280,9 @@ class Job:
         from longattn.scoring.checkpoint import open_checkpoint  # 7 s: a bad path is told before
 
         files = len({split.path for split in self.splits})
-        log.debug("%d files; opening the scorer %s", files, self.config.scorer.model)
+        log.debug(
+            "%d files; opening the scorer %s", files, without_secrets(self.config.scorer.model)
+        )
         return open_checkpoint(self.config.scorer.model)
 
     def _choose_heads(self) -> None:
@@ -324,7 +328,7 @@ class Job:
             note_shards(self.config.output, self.shard)
         return fingerprint
 
-    def remaining(self, again: Iterable[str] = ()) -> Remaining:
+    def _remaining(self, again: Iterable[str] = ()) -> Remaining:
         """What remains, after damaged files and rows that are there twice have been put right."""
         output, largest = self.config.output, self.config.max_record_bytes
         whole, self.whole = self.whole, False

@@ -17,8 +17,11 @@ import pyarrow as pa
 from longattn.config import SCORER_BATCH
 from longattn.pipeline.failures import FailureReport, failures_reported, no_failure_report
 from longattn.pipeline.labelled_sink import list_array, token_ids
+from longattn.resume.origin import scored_by
 from longattn.scoring.settings import ScoreSettings
+from longattn.text import without_secrets
 
+SAYS_WHAT_SCORED = ("fingerprint", "scored_by")
 ScoreReport = Callable[["Counter[str]", int, float, float, float], None]
 """Windows by category, tokens a window, seconds of work, in it of the statistics, seconds waited."""
 
@@ -33,6 +36,8 @@ class ScoreStage:
     """Of torch on a CPU; 0: torch's own number."""
     batch: int | None = None
     """Windows scored at a time; None: as many as the device takes well."""
+    run: bool = True
+    """Of a run, which says in `run.json` what scores; else each row says so."""
 
 
 class ScoreWindows:
@@ -45,20 +50,20 @@ class ScoreWindows:
         failed: FailureReport = no_failure_report,
     ) -> None:
         self.failed = failed
-        with failures_reported(failed, "scores", lambda: stage.settings.model):
+        with failures_reported(failed, "scores", lambda: without_secrets(stage.settings.model)):
             from longattn.scoring.window_scorer import WindowScorer  # imports transformers: 4 s
 
             self.scorer = WindowScorer(
                 stage.settings, stage.device, stage.threads if stage.device == "cpu" else 0
             )
+        self.run, self.model = stage.run, stage.settings.model
         self.batch, self.report = stage.batch or SCORER_BATCH[stage.device], report
         self.left = time.perf_counter()  # when the last batch ended
 
     def __call__(self, block: pa.Table) -> pa.Table:
         if not len(block):
             return block
-        if "fingerprint" in block.column_names:
-            block = block.drop_columns(["fingerprint"])
+        block = block.drop_columns([n for n in SAYS_WHAT_SCORED if n in block.column_names])
         with failures_reported(self.failed, "scores"):
             scored = [
                 self._scored(block.slice(start, self.batch))
@@ -83,6 +88,8 @@ class ScoreWindows:
             "variance_heads": list_array(variance_bh.astype(np.float32)),
             "fingerprint": pa.array([parts.fingerprint] * len(batch)),
         }
+        if not self.run:
+            columns["scored_by"] = pa.array([scored_by(self.model, parts)] * len(batch))
         for column, k in list(enumerate(parts.min_distances))[1:]:
             columns[f"ds_k{k}"] = pa.array(ds_bhk[..., column].copy().mean(axis=1))
             columns[f"variance_k{k}"] = pa.array(variance_bhk[..., column].copy().mean(axis=1))

@@ -20,7 +20,6 @@ from longattn.pipeline.table_monitor import TableProgress
 from longattn.pipeline.table_stage import TableStage
 from longattn.resume.damage import set_aside
 from longattn.resume.fingerprint import RunRecord, read_run_record
-from longattn.resume.lock import held
 from longattn.resume.score_tables import (
     TableRecord,
     TablesThere,
@@ -31,6 +30,7 @@ from longattn.resume.score_tables import (
     with_limits,
     write_table_record,
 )
+from longattn.resume.shards import held
 from longattn.scoring.further_scores import DTYPES, TableParts, table_parts
 from longattn.settings.scores import Score, check_scores
 from longattn.storage.files import warn_if_slow

@@ -12,6 +12,7 @@ from longattn.errors import HeldError
 from longattn.pipeline.stopping import Stop
 from longattn.pipeline.summary import RunSummary, summarise
 from longattn.resume.markers import read_markers
+from longattn.resume.remaining import find_remaining
 from longattn.resume.shards import Shard, held, selecting, shards_held
 
 if TYPE_CHECKING:
@@ -54,7 +55,9 @@ def is_last(job: Job, own: Shard, stop: Stop, stack: ExitStack) -> bool:
         if stop.asked.is_set():
             raise stop.error
     job.shard = None
-    unfinished = {Shard.of(split.id, own.count) for split in job.remaining().splits}
+    # Not `job.remaining`, which puts right what others may be writing.
+    left = find_remaining(output, job.splits).splits
+    unfinished = {Shard.of(split.id, own.count) for split in left}
     if unfinished:
         shares = ", ".join(map(str, sorted(unfinished)[:SHOWN]))
         log.info("shares that are not labelled yet: %s; the last run to end selects", shares)

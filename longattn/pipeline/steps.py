@@ -118,8 +118,10 @@ def score_windows(
 ) -> Dataset:
     """Windows (a column `input_ids`, all of one length) -> the same rows with their scores.
 
-    Adds `ds`, `variance` (mean over heads) and `ds_heads`, `variance_heads`. `windows` may be what
-    `window_documents` takes, too. Raises ValueError, one line, for an argument that cannot be meant.
+    Adds `ds`, `variance` (mean over heads), `ds_heads`, `variance_heads`, and what scored them:
+    `fingerprint`, `scored_by`. `windows` may be what `window_documents` takes, too.
+
+    Raises ValueError, one line, for an argument that cannot be meant.
     """
     pool = {"score": workers, "gpus_per_scorer": gpus_per_scorer}
     scorer = Scorer.check(
@@ -134,12 +136,15 @@ def score_windows(
     )
     windows = as_dataset(windows, "windows", "input_ids")
     pools = plan_pools(Workers.check(pool, "score_windows: workers"), dtype)
-    stage = ScoreStage(settings, pools.device, pools.threads, scorer.batch)
+    stage = ScoreStage(settings, pools.device, pools.threads, scorer.batch, run=False)
     return with_scores(windows, stage, pools)
 
 
 def write_labelled(scored: Dataset, path: ConfigLike) -> None:
-    """Write scored windows below `<path>/labelled/<category>/`; each file appears whole."""
+    """Write scored windows below `<path>/labelled/<category>/`; each file appears whole.
+
+    `select`, `report`, `inspect` and `verify` take the folder; what only a run knows, they say.
+    """
     write_with(scored, LabelledSink(output_of(path)))
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import AttentionInterface, AutoModelForCausalLM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from longattn.models import is_hub_id, model_folder
+from longattn.models import whole_model
 from longattn.scoring.statistics import attention_sums, statistics_from_sums
 from longattn.text import first_line
 from longattn.windows.tokenizer import load_tokenizer
@@ -42,11 +42,11 @@ class CausalModel:
     """
 
     def __init__(self, model: str, tokenizer: str) -> None:
+        source = whole_model(model)
         if load_tokenizer(model).fingerprint != tokenizer:
             raise ValueError(f"causal model {model!r}: its tokenizer is not that of the scorer")
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
-        source = model if is_hub_id(model) else str(model_folder(model))
         try:
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 source, dtype=dtype, use_safetensors=True, attn_implementation=_NAME

@@ -21,6 +21,7 @@ import orjson
 from numpy.typing import NDArray
 
 from longattn.config import Config
+from longattn.models import require_reachable
 from longattn.reports.evaluated_scores import EvaluatedScores, pairs
 from longattn.reports.foils import Ids, Windows, foils, generator, long_documents, native_windows
 from longattn.reports.head_choice import head_choice
@@ -173,12 +174,13 @@ def evaluate(
         raise ValueError(f"windows {windows}: allowed: 2 or more")
     if causal_model and 2 * config.min_distance > config.window.tokens:
         raise ValueError("a loss gap wants a min_distance of half the window or less")
+    require_reachable(config.scorer.model)
     documents = long_documents(config, seed=seed, held_out=held_out)
     measure = _Measure.of(config, windows, causal_model, seed)
     categories = {name: measure.category(name, found) for name, found in documents.items()}
     return {
         "settings": {
-            "model": config.scorer.model,
+            "model": without_secrets(config.scorer.model),
             "causal_model": causal_model,
             "window": config.window.tokens,
             "min_distance": config.min_distance,

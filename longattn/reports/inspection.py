@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from longattn.models import require_reachable
 from longattn.reports.page import packed, render
 from longattn.reports.passages import (
     OVER_UNIFORM,
@@ -28,18 +29,21 @@ from longattn.reports.passages import (
     standing_out,
 )
 from longattn.reports.verdict import Verdict, verdict_of
-from longattn.resume.fingerprint import require_run_record
+from longattn.resume.origin import require_origin
 from longattn.scoring.checkpoint import open_checkpoint
 from longattn.scoring.scorer import AttentionScorer
 from longattn.scoring.window_scorer import with_bos
 from longattn.storage.files import read_bytes
 from longattn.storage.output_folder import OutputFolder
 from longattn.storage.tables import open_parquet, own_files
+from longattn.text import without_secrets
 from longattn.windows.tokenizer import load_tokenizer
 
 PASSAGES = 128  # of a window, at most; 256 tokens each at 32K
 SHORTEST = 32  # tokens of a passage: less is no text to read
+UNSHOWN = ("ds_heads", "weights")
 RECURRENCE = ("recurrence", "recurrence_rarity", "recurrence_pairs")
+GUESSED = 0.02  # of a DS, that products in 16 bits may be off
 SCALE = 24  # steps of a doubling, in what the page gets of a map
 
 Floats = NDArray[np.float64]
@@ -111,14 +115,19 @@ class Inspection:
 # --- what to inspect -----------------------------------------------------------------------------
 
 
-def labelled_window(output: str, data_id: str) -> Window:
-    """A window of a run's folder.
+def labelled_window(output: str, data_id: str, model: str = "builtin") -> Window:
+    """A window of an output folder.
 
-    Raises ValueError where no run has written there, or no such window.
+    Args:
+        output: the folder.
+        data_id: of the window.
+        model: taken where the folder does not say what scored it, with the defaults of a run.
+
+    Raises ValueError where no labelled windows are there, or no such window.
     """
-    record = require_run_record(output)
-    parts = record.parts
-    category = data_id.rsplit("-", 2)[0]
+    origin = require_origin(output)
+    parts = origin.parts
+    category = data_id.rsplit("-", 2)[0] if origin.is_run else None
     row = _row(own_files(OutputFolder(output).labelled_files(category)), data_id)
     if row is None:
         raise ValueError(
@@ -126,11 +135,17 @@ def labelled_window(output: str, data_id: str) -> Window:
             "column data_id of labelled/ and the report have them"
         )
     ids = np.array(row.pop("input_ids"), np.int32)
+    if origin.unknown:
+        row["what is known"] = f"{origin.unknown}"
+    verdict = verdict_of(output, data_id, row)
+    if parts is None or origin.model is None:
+        bos = load_tokenizer(model).bos_token_id
+        row["guessed"] = f"{without_secrets(model)}, k a quarter of the window"
+        return Window(data_id, ids, model, max(1, len(ids) // 4), bos, None, row, verdict)
     row["weights"] = parts.weights
     return Window(
-        data_id, ids, record.model, parts.min_distance, parts.bos, parts.rope_theta, row,
-        verdict_of(output, data_id, row),
-    )  # fmt: skip
+        data_id, ids, origin.model, parts.min_distance, parts.bos, parts.rope_theta, row, verdict
+    )
 
 
 def text_window(path: str, model: str, window: int) -> Window:
@@ -141,6 +156,7 @@ def text_window(path: str, model: str, window: int) -> Window:
     data = read_bytes(path)
     if data is None:
         raise ValueError(f"{path}: no such file")
+    require_reachable(model)
     tokenizer = load_tokenizer(model)
     try:
         tokens = tokenizer.encode(data).ids
@@ -195,13 +211,15 @@ def inspect_window(
         ValueError: the checkpoint cannot be scored, is not the one of the folder, or has no such
             head.
     """
+    require_reachable(window.model)
     if "ds_heads" in window.facts:
         _require_same_weights(window)
     scorer = AttentionScorer.from_pretrained(
         window.model, device=device, rope_theta=window.rope_theta
     )
     if head is not None and not 0 <= head < scorer.heads:
-        raise ValueError(f"--head {head}: {window.model} has heads 0 to {scorer.heads - 1}")
+        shown = without_secrets(window.model)
+        raise ValueError(f"--head {head}: {shown} has heads 0 to {scorer.heads - 1}")
     ids = with_bos(window.ids.astype(np.int64)[None], window.bos)[0]
     ids_l = torch.from_numpy(ids).to(scorer.device)
     positions_l = torch.arange(len(ids), device=scorer.device)
@@ -235,16 +253,27 @@ def inspect_window(
                 place.usual,
             )
         )
-    return Inspection(
-        window, edges, all_hqk, far_hqk, uniform_qk, far_uniform_qk, pairs, head
-    )  # fmt: skip
+    found = Inspection(window, edges, all_hqk, far_hqk, uniform_qk, far_uniform_qk, pairs, head)
+    _require_stored_score(found)
+    return found
+
+
+def _require_stored_score(found: Inspection) -> None:
+    """A window whose scorer was guessed has the DS that is stored, or it is refused."""
+    facts = found.window.facts
+    ds = float(found.ds_h.mean())
+    if "guessed" in facts and not abs(ds - facts["ds"]) <= GUESSED * abs(facts["ds"]):
+        raise ValueError(
+            f"{found.window.title}: what scored it is not stored, and {facts['guessed']} gives DS "
+            f"{ds:.4f}, not {facts['ds']:.4f}: give the model that scored it"
+        )
 
 
 def _require_same_weights(window: Window) -> None:
     stored = window.facts.get("weights")
     if stored and open_checkpoint(window.model).fingerprint() != stored:
         raise ValueError(
-            f"model {window.model!r}: not the weights that this folder was scored with"
+            f"model {without_secrets(window.model)!r}: not the weights that this folder was scored with"
         )
 
 
@@ -311,7 +340,7 @@ def inspection_page(found: Inspection) -> str:
         },
         title=f"Window {found.window.title}",
         found=found,
-        facts={k: v for k, v in found.window.facts.items() if k not in ("ds_heads", "weights")},
+        facts={k: v for k, v in found.window.facts.items() if k not in UNSHOWN},
         ds=float(found.ds_h.mean()),
         null=float(found.far_uniform_qk.sum() / length),
         verdict=found.window.verdict,
@@ -337,6 +366,8 @@ def print_inspection(found: Inspection, console: Console) -> None:
     """The same for a terminal."""
     who = "mean over heads" if found.head is None else f"head {found.head}"
     null = found.far_uniform_qk.sum() / found.edges[-1]
+    if "what is known" in found.window.facts:
+        console.print(f"Its folder was {found.window.facts['what is known']}.")
     if found.window.verdict:
         console.print(found.window.verdict.sentence())
     console.print(

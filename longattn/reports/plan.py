@@ -29,6 +29,7 @@ from longattn.corpus.parts import sample_part
 from longattn.corpus.reading import read_split
 from longattn.corpus.records import BadRecord, Reason, Split
 from longattn.corpus.sources import list_splits
+from longattn.models import require_reachable
 from longattn.reports.plan_scores import ScoreCost, score_costs
 from longattn.resume.fingerprint import read_run_record
 from longattn.resume.remaining import find_remaining
@@ -149,6 +150,11 @@ def plan(
     splits = list_splits(config.sources)
     check_sources(splits)
     column_types(splits)
+    require_reachable(config.scorer.model)
+    if config.scorer.model != "builtin":
+        from longattn.scoring.checkpoint import open_checkpoint  # 4 s
+
+        ScoreSettings.of(config).bos(open_checkpoint(config.scorer.model))
     files: dict[str, list[Split]] = {}
     for (category, *_), parts in _by_file(splits).items():
         files.setdefault(category, []).append(parts)
@@ -352,7 +358,7 @@ def _provenance(config: Config, overrides: Sequence[str]) -> list[tuple[str, Any
     """Every setting in force but the sources, with where it comes from."""
     given = [override.partition("=")[0] for override in overrides]
     return [
-        (path, without_secrets(value) if path == "output" else value, origin)
+        (path, without_secrets(value) if path in ("output", "scorer.model") else value, origin)
         for path, value, origin in settings_in_force(config, given)
         if not path.startswith("sources.") and not (path.startswith("select.") and value is None)
     ]

@@ -27,7 +27,7 @@ from longattn.reports.repetition import Repetition
 from longattn.reports.rule import cleared, heads_told
 from longattn.reports.score_columns import costs, further_figures, histogram
 from longattn.reports.verdict import last_selection
-from longattn.resume.fingerprint import require_run_record
+from longattn.resume.origin import Origin, require_origin
 from longattn.resume.score_tables import table_records
 from longattn.selection.columns import Columns, columns_of
 from longattn.selection.kept_heads import heads_of
@@ -83,7 +83,7 @@ class Windows:
 def write_report(output: str) -> str:
     """Write `<output>/report.html`; returns its URL.
 
-    Raises ValueError where no run has written here, or nothing was labelled.
+    Raises ValueError where nothing was labelled, or selected.
     """
     folder = OutputFolder(output)
     page = report_page(output)
@@ -97,7 +97,8 @@ def write_report(output: str) -> str:
 
 def report_page(output: str) -> str:
     """The page of `write_report` as text."""
-    record, folder = require_run_record(output), OutputFolder(output)
+    origin, folder = require_origin(output), OutputFolder(output)
+    parts = origin.parts
     summary = read_record(folder.record("summary")) or {}
     name = last_selection(folder)
     selection = read_record(folder.selection_record(name))
@@ -119,7 +120,8 @@ def report_page(output: str) -> str:
     names = sorted({*categories, *told})
     chosen = selection["categories"]
     funnel = [_funnel(name, told.get(name, {}), chosen.get(name, {})) for name in names]
-    null = uniform_ds(record.parts.window, record.parts.min_distance)
+    window = parts.window if parts else _length(categories.values())
+    null = uniform_ds(parts.window, parts.min_distance) if parts else None
     total = sum(c["windows"] for c in chosen.values())
     figures = [_figures(name, categories[name], chosen) for name in sorted(categories)]
     further = {
@@ -143,7 +145,7 @@ def report_page(output: str) -> str:
         "ranked_by": _name_of_rank(select),
         "cleared": cleared(settings_of),
         "has_threshold": select.get("overlap") != "prefer_distinct",
-        "window": record.parts.window,
+        "window": window,
         "output": shlex.quote(without_secrets(output)),
         "funnel": funnel,
         "null": null,
@@ -151,16 +153,17 @@ def report_page(output: str) -> str:
         "heads": {n: _heads(urls, HEAD_ROWS // len(files)) for n, urls in sorted(files.items())},
         "rates": (read_record(folder.record("rates")) or {}).get("samples", []),
     }
-    settings = yaml.safe_load(record.config.to_yaml()) if record.config else {}
+    settings = yaml.safe_load(origin.config.to_yaml()) if origin.config else {}
     return render(
         "report.html",
         script="report.js",
         data=data,
         title=f"Selection of {summary.get('output', output)}",
         summary=summary,
-        parts=record.parts.to_dict(),
-        min_distance=record.parts.min_distance,
-        fingerprint=record.fingerprint,
+        unknown=origin.unknown,
+        parts=_told_parts(origin),
+        min_distance=parts.min_distance if parts else None,
+        fingerprint=origin.fingerprint,
         settings=_flat({key: value for key, value in settings.items() if key != "sources"}),
         sources=settings.get("sources", []),
         select=select,
@@ -191,6 +194,13 @@ def report_page(output: str) -> str:
         total=total,
         points=sum(min(c["windows"], _share(chosen)) for c in figures),
     )
+
+
+def _told_parts(origin: Origin) -> dict[str, Any]:
+    """What decides the scores, as far as it is known; the model where no settings name it."""
+    if origin.parts is None:
+        return {}
+    return ({} if origin.is_run else {"model": origin.model}) | origin.parts.to_dict()
 
 
 # --- reading -------------------------------------------------------------------------------------
@@ -227,6 +237,14 @@ def _windows(
     by_lds = select.get("rank_by", "lds") == "lds"
     ranked = lds if by_lds else table["rank"].fill_null(math.nan).to_numpy()
     return Windows(table, ds, variance, lds, ranked, kept.to_numpy())
+
+
+def _length(categories: Iterable[Windows]) -> int:
+    """Tokens of a window."""
+    lengths = [
+        pa.compute.subtract(c.table["token_stop"], c.table["token_start"]) for c in categories
+    ]
+    return max((pa.compute.max(of).as_py() or 0 for of in lengths), default=0)
 
 
 def _narrow(url: str, columns: Columns) -> pa.Table:
@@ -358,7 +376,7 @@ def _funnel(name: str, told: Mapping[str, Any], chosen: Mapping[str, Any]) -> di
     return {
         "category": name,
         "records": told.get("records"),
-        "bad": sum(told.get("quarantine", {}).values()),
+        "bad": sum(told.get("quarantine", {}).values()) if told else None,
         "documents": told.get("documents"),
         "too_short": told.get("too_short"),
         "duplicates": told.get("duplicates"),

@@ -10,6 +10,7 @@ again.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -19,11 +20,13 @@ from longattn.reports.verify_rows import RowChecks, WindowTables
 from longattn.reports.verify_scores import score_findings
 from longattn.reports.verify_selection import selection_findings, summary_findings
 from longattn.reports.verify_tables import score_table_findings
-from longattn.resume.fingerprint import RunRecord, read_run_record
+from longattn.resume.origin import Origin, read_origin
 from longattn.resume.shards import is_sharded
 from longattn.selection.database import database
 from longattn.storage.output_folder import OutputFolder
 from longattn.text import without_secrets
+
+log = logging.getLogger("longattn")
 
 
 def verify(output: str, *, scores: int = 0) -> Iterator[str]:
@@ -41,26 +44,32 @@ def verify(output: str, *, scores: int = 0) -> Iterator[str]:
         output: the output folder of a run.
         scores: how many windows, drawn at random, to score again.
 
+    Of what `write_labelled` wrote without a run, as far as it says of itself; the log tells what is
+    not known.
+
     Raises:
-        ValueError: no run has written there.
+        ValueError: neither has written there.
     """
     try:
-        record = read_run_record(output)
+        origin = read_origin(output)
     except ValueError as error:
         yield _one_line(str(error))
         return
-    if record is None:
+    if origin is None:
         raise ValueError(f"{without_secrets(output)}: no run has written here")
-    for finding in _findings(output, record, scores):
+    if origin.unknown:
+        log.warning("%s was %s: none of that is checked", without_secrets(output), origin.unknown)
+    for finding in _findings(output, origin, scores):
         yield _one_line(finding)
 
 
-def _findings(output: str, record: RunRecord, scores: int) -> Iterator[str]:
+def _findings(output: str, origin: Origin, scores: int) -> Iterator[str]:
     folder = OutputFolder(output)
-    records = RecordChecks(folder, record)
+    records = RecordChecks(folder, origin)
     yield from _guarded(records.read, output)
-    rows = RowChecks(record, records.samples or {}, records.inexact)
-    yield from _guarded(rows.open_tokenizer, record.model)
+    rows = RowChecks(origin, records.samples or {}, records.inexact)
+    if origin.model is not None:
+        yield from _guarded(rows.open_tokenizer, origin.model)
     selected = folder.all_selected_files()
     files = {
         "labelled": [*folder.labelled_files()],
@@ -92,7 +101,7 @@ def _findings(output: str, record: RunRecord, scores: int) -> Iterator[str]:
         yield from _guarded(records.report, folder.report)
         yield from _guarded(lambda: score_table_findings(folder, scores), folder.url)
         if scores:
-            yield from _guarded(lambda: score_findings(tables, record, scores), folder.labelled)
+            yield from _guarded(lambda: score_findings(tables, origin, scores), folder.labelled)
 
 
 def _guarded(check: Callable[[], Iterator[str]], where: str) -> Iterator[str]:

@@ -11,8 +11,8 @@ from longattn.corpus.counts import Counts
 from longattn.corpus.records import Reason
 from longattn.reports.page_seal import read_seal
 from longattn.reports.verify_rows import WindowTables, footer_findings
-from longattn.resume.fingerprint import RunRecord
 from longattn.resume.markers import IdSet, Marker, digest_of, read_markers
+from longattn.resume.origin import Origin
 from longattn.resume.remaining import labelled_files
 from longattn.storage.digests import CHECKSUM, json_checksum, row_digest
 from longattn.storage.files import list_files, read_bytes, read_json
@@ -30,8 +30,8 @@ SEVERAL = {Reason.UNREADABLE, Reason.TRUNCATED_ARCHIVE}  # one row stands for ma
 class RecordChecks:
     """The records of an output, read once, and what is checked of them."""
 
-    def __init__(self, folder: OutputFolder, record: RunRecord) -> None:
-        self.folder, self.record = folder, record
+    def __init__(self, folder: OutputFolder, origin: Origin) -> None:
+        self.folder, self.origin = folder, origin
         self.markers: dict[str, Marker] = {}
         self.samples: dict[str, Any] | None = None
         self.summary: dict[str, Any] | None = None
@@ -58,7 +58,7 @@ class RecordChecks:
         for url in [
             *(
                 self.folder.record(n)
-                for n in ("run", "samples", "summary", "rates", "heads", "check")
+                for n in ("run", "samples", "shards", "summary", "rates", "heads", "check")
             ),
             *selections,
         ]:
@@ -75,13 +75,13 @@ class RecordChecks:
                 setattr(self, name, value)
             if url in selections and value is not None:
                 yield from self._selection(url, selections[url], value)
-            if value is None and name in ("samples", "summary"):
+            if value is None and name in ("samples", "summary") and self.origin.is_run:
                 lacks = "its run is not finished" if name == "summary" else "a run writes one"
                 yield f"{self.folder.url}: no {name}: {lacks}"
             for category, share in (value or {}).items() if name == "samples" else ():
                 if share.get("fraction") == 1 and share.get("seed") != 0:
                     yield f"{url}: category {category}: a seed, though it is not sampled"
-            if name == "run" and value and value.get("fingerprint") != self.record.fingerprint:
+            if name == "run" and value and value.get("fingerprint") != self.origin.fingerprint:
                 yield f"{url}: its fingerprint is not that of its parts"
         yield from self._settings()
 
@@ -99,8 +99,8 @@ class RecordChecks:
 
     def _settings(self) -> Iterator[str]:
         """Whether the settings of run.json are those that its parts tell of."""
-        config, parts = self.record.config, self.record.parts
-        if config is None:
+        config, parts = self.origin.config, self.origin.parts
+        if config is None or parts is None:
             return
         for what, told, part in (
             ("window.tokens", config.window.tokens, parts.window),
@@ -174,8 +174,8 @@ class RecordChecks:
             yield f"{url}: it is of another samples.json"
         if self.summary["splits"]["all"] != len(listed):
             yield f"{url}: {self.summary['splits']['all']} splits, there are {len(listed)} markers"
-        if self.summary["fingerprint"] != self.record.fingerprint:
-            yield f"{url}: fingerprint {self.summary['fingerprint']}, not {self.record.fingerprint}"
+        if self.summary["fingerprint"] != self.origin.fingerprint:
+            yield f"{url}: fingerprint {self.summary['fingerprint']}, not {self.origin.fingerprint}"
 
     def quarantine(self) -> Iterator[str]:
         """Quarantine files against their digests and the markers."""
@@ -225,7 +225,7 @@ class RecordChecks:
         url = self.folder.report
         page = read_bytes(url)
         if page is None:
-            if self.selections:
+            if self.selections and self.origin.is_run:
                 yield f"{url}: not there; `longattn report` writes it"
             return
         try:

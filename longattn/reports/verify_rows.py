@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 from longattn.config import Sample
 from longattn.models import model_folder
 from longattn.reports.verify_content import content_findings, ids_of_text_differ
-from longattn.resume.fingerprint import RunRecord
+from longattn.resume.origin import Origin
 from longattn.resume.remaining import row_spans
 from longattn.selection.score_table import batches
 from longattn.storage.digests import RowDigest, row_hashes
@@ -128,8 +128,8 @@ class WindowTables:
 class RowChecks:
     """What the rows of files are compared with."""
 
-    def __init__(self, record: RunRecord, samples: Mapping[str, Any], inexact: set[str]) -> None:
-        self.record, self.samples, self.inexact = record, samples, inexact
+    def __init__(self, origin: Origin, samples: Mapping[str, Any], inexact: set[str]) -> None:
+        self.origin, self.samples, self.inexact = origin, samples, inexact
         self.compared = LABELLED
         """What a selected row and its labelled one have both: with the user's own columns."""
         self.decoder: Tokenizer | None = None
@@ -137,16 +137,17 @@ class RowChecks:
 
     def open_tokenizer(self) -> Iterator[str]:
         """Findings on the checkpoint's tokenizer."""
-        model = self.record.model
+        model, parts = self.origin.model or "", self.origin.parts
         try:
             self.decoder = Tokenizer.from_file(str(model_folder(model) / "tokenizer.json"))
             encoder = load_tokenizer(model)
         except Exception as error:  # noqa: BLE001 - the library raises plain Exception
             yield f"{model}: no tokenizer, so content was not compared: {error}"
             return
-        if encoder.fingerprint != self.record.parts.tokenizer:
-            yield f"{model}: its tokenizer is not the one of run.json"
-        elif encoder.slow_because is None:
+        if parts and encoder.fingerprint != parts.tokenizer:
+            self.decoder = None
+            yield f"{model}: its tokenizer is not the one that made the windows"
+        elif encoder.slow_because is None and self.origin.is_run:
             self.encoder = encoder
 
     def find_columns(self, urls: Iterable[str]) -> Iterator[str]:
@@ -194,10 +195,10 @@ class RowChecks:
                 yield f"columns columns {own.names}, not {names}, or other types"
                 return
             yield from footer_findings(parquet, metadata)
-            if metadata.get("fingerprint") != self.record.fingerprint:
+            if (metadata.get("fingerprint") or None) != self.origin.fingerprint:
                 yield (
                     f"fingerprint fingerprint {metadata.get('fingerprint')}, "
-                    f"not {self.record.fingerprint}"
+                    f"not {self.origin.fingerprint}"
                 )
             digest, hashes = RowDigest(), []
             narrow: list[pa.Table] = []
@@ -218,22 +219,26 @@ class RowChecks:
         named = [rows[name] for name in (["data_id", "lds"] if kind == "selected" else ["data_id"])]
         if content_name(*named) != url.rpartition("/")[2]:
             yield "name its name is not that of its windows"
-        if kind == "labelled":
+        if kind == "labelled" and self.origin.is_run:
             yield from self._spans(rows, metadata)
         yield from _by_other_eyes(url, rows.drop_columns(["source"]))
         all_hashes = np.concatenate(hashes) if hashes else np.empty((0, 2), np.uint64)
         tables.insert(kind, url, rows, all_hashes)
 
     def _row(self, row: dict[str, Any], category: str) -> Iterator[str]:
-        data_id, ids, parts = row["data_id"], row["input_ids"], self.record.parts
+        data_id, ids, parts = row["data_id"], row["input_ids"], self.origin.parts
         if row["category"] != category:
             yield f"category {data_id}: category {row['category']!r} in the folder of {category!r}"
-        if data_id != f"{category}-{row['document_id']}-{row['window_index']}":
+        named = f"{category}-{row['document_id']}-{row['window_index']}"
+        if self.origin.is_run and data_id != named:
             yield f"id {data_id}: not the id of its category, document and window"
-        if not len(ids) == row["token_stop"] - row["token_start"] == parts.window:
+        length = parts.window if parts else len(ids)
+        placed = row["token_start"] is not None and row["token_stop"] is not None
+        tokens = row["token_stop"] - row["token_start"] if placed or self.origin.is_run else length
+        if not len(ids) == tokens == length:
             yield (
                 f"length {data_id}: {len(ids)} ids for tokens {row['token_start']} to "
-                f"{row['token_stop']}, windows have {parts.window}"
+                f"{row['token_stop']}, windows have {length}"
             )
         if not np.isfinite([row["ds"], row["variance"]]).all():
             yield f"score {data_id}: ds {row['ds']}, variance {row['variance']}"
@@ -246,13 +251,14 @@ class RowChecks:
             yield f"sample {data_id}: not in the sample of its category"
         try:
             array = np.array(ids, np.int32)
-            shares = far_recurrence(array, parts.min_distance)._asdict()
-            yield from (
-                f"recurrence {data_id}: {name} {row[name]}, its ids give {value}"
-                for name, value in shares.items()
-                if row[name] != value
-            )
-            if self.decoder is not None:
+            if self.origin.is_run and parts:  # else the steps may have had other distances
+                shares = far_recurrence(array, parts.min_distance)._asdict()
+                yield from (
+                    f"recurrence {data_id}: {name} {row[name]}, its ids give {value}"
+                    for name, value in shares.items()
+                    if row[name] != value
+                )
+            if self.decoder is not None and (self.origin.is_run or row["content"] is not None):
                 yield from content_findings(row, self.decoder)
             encoder = None if category in self.inexact else self.encoder
             if encoder and ids_of_text_differ(array, row["content"], encoder):
@@ -307,6 +313,8 @@ def _by_other_eyes(url: str, rows: pa.Table) -> Iterator[str]:
     fs, path = filesystem(url)
     again = ParquetFile(path, fs=fs).to_pandas(columns=rows.column_names)
     for name in rows.column_names:
-        one, two = again[name].to_numpy(), rows[name].to_pandas().to_numpy()
-        if not np.array_equal(one, two, equal_nan=one.dtype.kind == "f"):
+        one, two = again[name], rows[name].to_pandas()
+        there = one.notna().to_numpy()  # each reader has a null of its own
+        values = (column.to_numpy()[there] for column in (one, two))
+        if not (np.array_equal(there, two.notna().to_numpy()) and np.array_equal(*values)):
             yield f"reader column {name} reads otherwise with fastparquet"

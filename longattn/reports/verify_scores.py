@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from longattn.reports.verify_rows import WindowTables
-from longattn.resume.fingerprint import RunRecord
+from longattn.resume.origin import Origin
 from longattn.scoring.settings import ScoreSettings
 from longattn.storage.tables import open_parquet
 
@@ -20,18 +20,19 @@ TOLERANCE = {"float32": 1e-5}
 OTHER_TOLERANCE = 2e-2  # of products in 16 bits
 
 
-def score_findings(tables: WindowTables, record: RunRecord, scores: int) -> Iterator[str]:
+def score_findings(tables: WindowTables, origin: Origin, scores: int) -> Iterator[str]:
     """Windows whose scores are other ones now; logs how many are equal bit for bit."""
-    if record.config is None:
-        yield "run.json: it holds no settings, so no window was scored again"
+    parts = origin.parts
+    settings = _settings(origin)
+    if settings is None or parts is None:
+        yield "the settings are not stored, so no window was scored again"
         return
     from longattn.scoring.window_scorer import WindowScorer  # imports transformers: 4 s
 
-    settings = replace(ScoreSettings.of(record.config), dtype=record.parts.dtype)
     scorer = WindowScorer(settings)
-    now = scorer.parts(record.parts.window)
-    if now != record.parts:
-        before, after = record.parts.to_dict(), now.to_dict()
+    now = scorer.parts(parts.window)
+    if now != parts:
+        before, after = parts.to_dict(), now.to_dict()
         other = [key for key in sorted({*before, *after}) if before.get(key) != after.get(key)]
         yield f"{settings.model}: no longer what scored the windows: {', '.join(other)} differ"
         return
@@ -60,6 +61,21 @@ def score_findings(tables: WindowTables, record: RunRecord, scores: int) -> Iter
         "%d windows scored again in %s on %s: %d equal bit for bit, the furthest %.1e away; "
         "%.0e and more is a finding",
         len(drawn), now.dtype, scorer.scorer.device, equal, furthest, tolerance,
+    )  # fmt: skip
+
+
+def _settings(origin: Origin) -> ScoreSettings | None:
+    """What to score with; without a config, what the parts that were stored say."""
+    parts = origin.parts
+    if parts is None or origin.model is None:
+        return None
+    if origin.config is not None:
+        return replace(ScoreSettings.of(origin.config), dtype=parts.dtype)
+    if origin.is_run:
+        return None
+    return ScoreSettings(
+        origin.model, parts.min_distances, parts.rope_theta, parts.bos is not None, parts.dtype,
+        parts.query_stride,
     )  # fmt: skip
 
 

@@ -7,19 +7,22 @@ output projections. A model that cannot be scored truthfully is refused here, fr
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
+from longattn.models import fetch_tensors, is_hub_id, is_url, model_folder, tensor_files
+from longattn.text import first_line, without_secrets
+
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 EMBEDDING = "embed_tokens.weight"
 _INDEX = "model.safetensors.index.json"
-_SMALL_FILES = ["config.json", "tokenizer.json", "tokenizer_config.json", _INDEX]
 _SLICE_ROWS = 4096
 # The config fields that can change q, k, their rotation or their scaling, over all families.
 _DECIDING_FIELDS = (
@@ -49,6 +52,7 @@ class Checkpoint:
     """What scoring needs of a model.
 
     Attributes:
+        name: the model, for people.
         path: the folder.
         config: the transformers config.
         tokenizer_file: `tokenizer.json` of the folder; scoring ids does not need it to be there.
@@ -56,6 +60,7 @@ class Checkpoint:
             the safetensors file that holds it and its name there.
     """
 
+    name: str
     path: Path
     config: "PretrainedConfig"
     tokenizer_file: Path
@@ -96,7 +101,7 @@ class Checkpoint:
 
     def _file(self, name: str) -> Path:
         if name not in self.files:
-            raise ValueError(f"{self.path}: the checkpoint has no tensor {name}")
+            raise ValueError(f"{self.name}: the checkpoint has no tensor {name}")
         return self.files[name][0]
 
 
@@ -104,54 +109,72 @@ def open_checkpoint(model: str) -> Checkpoint:
     """Open a scoring model without reading its weights.
 
     Args:
-        model: "builtin" (the scorer that ships with the package), a local folder, or the id of a
+        model: "builtin" (the scorer that ships with the package), a local folder, the id of a
             repository on the Hugging Face hub, of which only the config, the tokenizer, the index
-            and the files that hold needed tensors are fetched.
+            and the files that hold needed tensors are fetched, or the URL of a folder on a store, of
+            which only the needed tensors are fetched.
 
     Raises:
         ValueError: in one line; no such model, no safetensors, a tensor missing, a family whose
             first layer cannot be scored truthfully, or a tokenizer with ids beyond the embedding.
+        OSError: the store failed.
     """
-    hub = False
-    if model == "builtin":
-        folder = Path(__file__).parent.parent / "builtin"
-    elif model and Path(model).is_dir():
-        folder = Path(model)
-    elif re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", model):
-        hub, folder = True, _download(model, _SMALL_FILES)
-    else:
-        raise ValueError(
-            f"model {model!r}: no such folder; allowed: 'builtin', a local folder, a hub id "
-            "owner/name"
+    folder = model_folder(model)
+    with _errors_name(model, folder):
+        config = _read_config(folder)
+        reason = _cannot_score(config)
+        if reason:
+            shown = without_secrets(model)
+            raise ValueError(f"model {shown!r} ({config.model_type}) is refused: {reason}")
+        if (folder / _INDEX).is_file():
+            stored = _read_index(folder / _INDEX)
+        elif is_url(model):
+            stored = tensor_files(model)
+        else:
+            if is_hub_id(model):
+                model_folder(model, ["model.safetensors"])
+            stored = _read_names(folder)
+        names = _needed_tensors(stored, folder)
+        checkpoint = Checkpoint(
+            name=without_secrets(model) if is_url(model) else str(folder),
+            path=folder,
+            config=config,
+            tokenizer_file=folder / "tokenizer.json",
+            files=_local_files(model, folder, stored, names),
         )
-    config = _read_config(folder)
-    reason = _cannot_score(config)
-    if reason:
-        raise ValueError(f"model {model!r} ({config.model_type}) is refused: {reason}")
+        _check_tokenizer(checkpoint)
+    return checkpoint
 
-    if (folder / _INDEX).is_file():
-        stored = _read_index(folder / _INDEX)
-    else:
-        if hub:
-            _download(model, ["model.safetensors"])
-        stored = _read_names(folder)
-    names = _needed_tensors(stored, folder)
-    if hub:
-        _download(model, sorted({stored[name] for name in names.values()}))
-    for file in sorted({stored[name] for name in names.values()}):
-        missing = {n for n in names.values() if stored[n] == file} - _tensor_names(folder / file)
+
+@contextmanager
+def _errors_name(model: str, folder: Path) -> Iterator[None]:
+    """Refusals of what is on a store name its URL, not the local copy."""
+    try:
+        yield
+    except ValueError as error:
+        if not is_url(model):
+            raise
+        told = str(error).replace(str(folder), without_secrets(model).rstrip("/"))
+        raise ValueError(told) from error
+
+
+def _local_files(
+    model: str, folder: Path, stored: Mapping[str, str], names: Mapping[str, str]
+) -> dict[str, tuple[Path, str]]:
+    """Name of a needed tensor in a bare decoder -> the local file that holds it and its name there."""
+    if is_url(model):
+        file = fetch_tensors(model, {there: stored[there] for there in names.values()})
+        return {name: (file, there) for name, there in names.items()}
+    needed = sorted({stored[name] for name in names.values()})
+    if is_hub_id(model):
+        model_folder(model, needed)
+    for name in needed:
+        missing = {n for n in names.values() if stored[n] == name} - _tensor_names(folder / name)
         if missing:
             raise ValueError(
-                f"{folder / file}: the index promises {min(missing)}, which is not there"
+                f"{folder / name}: the index promises {min(missing)}, which is not there"
             )
-    checkpoint = Checkpoint(
-        path=folder,
-        config=config,
-        tokenizer_file=folder / "tokenizer.json",
-        files={name: (folder / stored[there], there) for name, there in names.items()},
-    )
-    _check_tokenizer(checkpoint)
-    return checkpoint
+    return {name: (folder / stored[there], there) for name, there in names.items()}
 
 
 def _check_tokenizer(checkpoint: Checkpoint) -> None:
@@ -185,19 +208,6 @@ def _last_id(tokenizer_file: Path) -> tuple[int, str]:
         raise ValueError(f"{tokenizer_file}: not a tokenizer of the tokenizers library") from error
 
 
-def _download(repository: str, patterns: list[str]) -> Path:
-    """Fetch the named files of a hub repository into the local cache; returns the folder."""
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(repository, allow_patterns=patterns))
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"model {repository!r}: no such folder, and not to be had from the hub: "
-            f"{_first_line(error)}"
-        ) from error
-
-
 def _read_config(folder: Path) -> "PretrainedConfig":
     if not (folder / "config.json").is_file():
         raise ValueError(f"{folder}: no config.json, so no checkpoint")
@@ -208,7 +218,7 @@ def _read_config(folder: Path) -> "PretrainedConfig":
         return config
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"{folder / 'config.json'}: transformers cannot read it: {_first_line(error)}"
+            f"{folder / 'config.json'}: transformers cannot read it: {first_line(error)}"
         ) from error
 
 
@@ -267,9 +277,7 @@ def _tensor_names(file: Path) -> set[str]:
         with safe_open(file, framework="pt") as tensors:
             return set(tensors.keys())
     except (OSError, SafetensorError) as error:
-        raise ValueError(
-            f"{file}: not a readable safetensors file: {_first_line(error)}"
-        ) from error
+        raise ValueError(f"{file}: not a readable safetensors file: {first_line(error)}") from error
 
 
 def _needed_tensors(stored: Mapping[str, str], folder: Path) -> dict[str, str]:
@@ -287,7 +295,3 @@ def _needed_tensors(stored: Mapping[str, str], folder: Path) -> dict[str, str]:
         if name not in names and "layers.0.self_attn.qkv_proj.weight" not in names:
             raise ValueError(f"{folder}: the checkpoint has no tensor {prefix}{name}")
     return {EMBEDDING: embeddings[0], **names}
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)

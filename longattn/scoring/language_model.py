@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
-from longattn.models import is_hub_id, model_folder
+from longattn.models import whole_model
 from longattn.scoring.linear_attention import ATTENTION, BLOCK_ENTRIES, fused_backends
 from longattn.text import first_line
 
@@ -77,7 +77,7 @@ class LanguageModel:
         name = dtype or allowed[0]
         if name not in allowed:
             raise ValueError(f"dtype {name!r} on {place.type}: allowed: {', '.join(allowed)}")
-        source = model if is_hub_id(model) else str(model_folder(model))
+        source = whole_model(model)
         try:
             config = AutoConfig.from_pretrained(source, trust_remote_code=False)
             _require_known_attention(model, config)

@@ -137,7 +137,7 @@ def require_accurate(errors: Errors, checkpoint: Checkpoint) -> None:
 def _refusal(checkpoint: Checkpoint, tried: Iterable[Errors]) -> str:
     told = "; ".join(map(str, tried))
     return (
-        f"{checkpoint.path} is refused on a GPU: of real text, {told}; allowed: DS {DS_BOUND:.0e}, "
+        f"{checkpoint.name} is refused on a GPU: of real text, {told}; allowed: DS {DS_BOUND:.0e}, "
         f"variance {VARIANCE_BOUND:.0e}; a CPU computes in float32"
     )
 
@@ -235,9 +235,9 @@ def compare_with_transformers(
         truth = statistics.probability_statistics(p_hll, k)
         q_hld, k_gld = exact.rotated(rows_bl[b], positions_l)
         definition = statistics.dense_statistics(q_hld, k_gld, k, exact.scaling)
-        _require_close(definition, truth, _TOLERANCE, f"the first layer of {checkpoint.path}")
+        _require_close(definition, truth, _TOLERANCE, f"the first layer of {checkpoint.name}")
         ours = statistics.statistics_from_sums(s1_bhk[b, :, 0].cpu(), s2_bhk[b, :, 0].cpu(), length)
-        _require_close(ours, truth, _DTYPE_TOLERANCE[name], f"{checkpoint.path} in {name}")
+        _require_close(ours, truth, _DTYPE_TOLERANCE[name], f"{checkpoint.name} in {name}")
 
 
 def _require_close(

@@ -123,7 +123,7 @@ class AttentionScorer:
             if dtype is None:
                 precision.require_accurate(scorer.errors, checkpoint)
             level = logging.INFO if scorer.errors.within() else logging.WARNING
-            log.log(level, "%s in %s (of float32, real text)", checkpoint.path, scorer.errors)
+            log.log(level, "%s in %s (of float32, real text)", checkpoint.name, scorer.errors)
         scorer.model = path_or_id
         return scorer
 

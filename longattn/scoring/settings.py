@@ -9,6 +9,7 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 from longattn.config import Config
+from longattn.text import without_secrets
 from longattn.windows.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:  # not imported by workers that do not score: transformers takes them 4 s
@@ -114,6 +115,7 @@ class ScoreSettings:
             bos = checkpoint.config.bos_token_id
             if bos is None:
                 raise ValueError(
-                    f"scorer.add_bos: {self.model} has no BOS token; null or false is allowed"
+                    f"scorer.add_bos: {without_secrets(self.model)} has no BOS token; null or "
+                    "false is allowed"
                 )
         return bos

@@ -138,7 +138,7 @@ def build_tables(
         largest = 2 * part.q_vhd.abs().max(), 2 * part.k_vgd.abs().max() + 4 * centre_gd.abs().max()
         if not all(x.to(held).isfinite() for x in largest):
             raise ValueError(
-                f"{checkpoint.path}: queries or keys of tokens {start} to {stop - 1} are not "
+                f"{checkpoint.name}: queries or keys of tokens {start} to {stop - 1} are not "
                 f"finite in {held}, or not once rotated"
             )
     return replace(parts[0], q_vhd=q_vhd, k_vgd=k_vgd)
@@ -204,7 +204,7 @@ def first_layer(
         vocabulary_shape = tuple(model.embed_tokens.weight.shape)
     except AttributeError as error:
         raise ValueError(
-            f"{checkpoint.path}: {type(model).__name__} is not built like a rotary decoder: {error}"
+            f"{checkpoint.name}: {type(model).__name__} is not built like a rotary decoder: {error}"
         ) from error
     _check_shape(checkpoint, EMBEDDING, vocabulary_shape)
     if hasattr(attention, "v_proj"):
@@ -364,5 +364,5 @@ def _check_shape(checkpoint: Checkpoint, name: str, expected: tuple[int, ...]) -
     shape = checkpoint.shape(name)
     if shape != expected:
         raise ValueError(
-            f"{checkpoint.path}: tensor {name} has shape {shape}; the config says {expected}"
+            f"{checkpoint.name}: tensor {name} has shape {shape}; the config says {expected}"
         )

@@ -20,7 +20,6 @@ from pyarrow import types
 from longattn.config import Select
 from longattn.errors import ConfigError
 from longattn.resume.fingerprint import read_run_record
-from longattn.resume.lock import held
 from longattn.resume.score_tables import (
     TableRecord,
     read_table_record,
@@ -29,6 +28,7 @@ from longattn.resume.score_tables import (
     tables_there,
     write_table_record,
 )
+from longattn.resume.shards import held
 from longattn.scoring.further_scores import TableParts
 from longattn.selection.database import database
 from longattn.selection.score_table import batches

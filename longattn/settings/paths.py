@@ -25,6 +25,6 @@ def absolute_model(model: Any) -> Any:
         return absolute_path(model)
     if not isinstance(model, str) or not model or model == "builtin":
         return model
-    if model.startswith(("~", "./", "../")) or Path(model).is_dir():
+    if model.startswith(("~", "./", "../", "file://")) or Path(model).is_dir():
         return absolute_path(model)
     return model

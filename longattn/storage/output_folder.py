@@ -100,7 +100,7 @@ class OutputFolder:
         return join(self.url, "inspections", f"{data_id}.html")
 
     def record(self, name: str) -> str:
-        """One of `run`, `samples`, `columns`, `hold`, `shards`, `rates`, `heads`, `check`, `summary`, `selection`."""
+        """A record by its name, as the list above has them."""
         return join(self.url, "_longattn", f"{name}.json")
 
     def labelled_files(self, category: str | None = None) -> dict[str, int]:

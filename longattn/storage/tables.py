@@ -64,7 +64,8 @@ QUARANTINE = pa.schema(
     ]
 )
 
-_OWN = re.compile("|".join([*SELECTED.names, EXTRA_SCORE_COLUMNS.pattern, "split", "fingerprint"]))
+_BETWEEN_STAGES = ("split", "fingerprint", "scored_by")
+_OWN = re.compile("|".join([*SELECTED.names, EXTRA_SCORE_COLUMNS.pattern, *_BETWEEN_STAGES]))
 
 
 def is_own(name: str) -> bool:

@@ -23,7 +23,8 @@ import numpy as np
 import orjson
 import tokenizers
 
-from longattn.models import model_folder
+from longattn.models import is_url, model_folder
+from longattn.text import without_secrets
 from longattn.windows.byte_level_bpe import (
     TokenBytes,
     for_fastokens,
@@ -369,7 +370,8 @@ def load_tokenizer(model: str) -> DocumentTokenizer:
     """The tokenizer of a scoring model; raises ValueError where it has no tokenizer.json."""
     file = model_folder(model) / "tokenizer.json"
     if not file.is_file():
-        raise ValueError(f"model {model!r}: {file.parent} has no tokenizer.json")
+        where = "it" if is_url(model) else file.parent
+        raise ValueError(f"model {without_secrets(model)!r}: {where} has no tokenizer.json")
     status = file.stat()
     return _load_file(file, status.st_mtime_ns, status.st_size)
 

@@ -22,10 +22,11 @@ import s3fs
 from fsspec.implementations.memory import MemoryFileSystem
 
 from longattn.corpus.reading import read_split
-from longattn.corpus.records import check_unchanged, identity, pack_task, unpack_task
+from longattn.corpus.records import check_unchanged, pack_task, unpack_task
 from longattn.corpus.sources import list_splits
 from longattn.errors import ConfigError
 from longattn.storage.files import UrlOf, filesystem, list_files, storage_errors
+from longattn.storage.identity import identity
 from tests.corpus.files import ROWS, TEXTS, Source, jsonl, parquet, put, read, splits_of, texts
 from tests.s3 import moto_server
 

@@ -31,6 +31,9 @@ def test_composition_with_a_filter_of_ones_own(finished, corpus, tmp_path, check
     again = la.read_labelled(str(tmp_path / "mine"), columns=["data_id", "ds"])
     assert sorted(r["data_id"] for r in again.take_all()) == mine["data_id"].to_pylist()
     assert la.select(str(tmp_path / "mine"), keep={"count": 3})["book"].kept == 3
+    assert la.report(str(tmp_path / "mine")) == f"{tmp_path}/mine/report.html"
+    assert la.verify(str(tmp_path / "mine"), scores=2) == []
+    assert la.inspect(str(tmp_path / "mine"), mine["data_id"][0].as_py()).window.model == checkpoint
 
 
 def test_windows_as_lists_and_fixed_size_lists_get_the_same_scores(finished, tmp_path, checkpoint):

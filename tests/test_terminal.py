@@ -1,0 +1,49 @@
+"""What Ray's core writes to the terminal by itself: all but one line comes through."""
+
+import io
+import subprocess
+import sys
+
+from longattn.terminal import without_argument_errors
+
+CODE = r"""
+import logging, os, sys
+from longattn.terminal import without_argument_errors
+logging.basicConfig(format="%(message)s", stream=sys.stderr)
+line = b"[2026-01-02 03:04:05,678 E 12 12] core_worker.cc:2214: Actor with class name: 'X' has constructor "
+line += b"arguments in the object store and max_restarts > 0. If the arguments in the object store go out"
+os.write(2, b"before\n")
+try:
+    with without_argument_errors():
+        os.write(2, b"[2026-01-02 03:04:05,678 E 12 12] core_worker.cc:9: something else\n")
+        os.write(2, line + b" of scope\n")
+        print("by Python", file=sys.stderr)
+        logging.warning("logged")
+        os.write(2, b"last, without an end")
+        raise ValueError("of the block")
+except ValueError as error:
+    os.write(2, b"\nafter " + str(error).encode() + b"\n")
+logging.warning("logged after")
+"""
+
+
+def test_all_but_the_lines_on_constructor_arguments_comes_through():
+    result = subprocess.run(
+        [sys.executable, "-c", CODE], capture_output=True, text=True, timeout=60
+    )
+    assert result.returncode == 0, result.stderr
+    lines = result.stderr.splitlines()
+    assert sorted(lines) == sorted([
+        "before", "[2026-01-02 03:04:05,678 E 12 12] core_worker.cc:9: something else", "by Python",
+        "logged", "last, without an end", "after of the block", "logged after",
+    ])  # fmt: skip
+    assert lines[0] == "before" and lines[-2:] == ["after of the block", "logged after"]
+
+
+def test_a_stream_that_is_not_the_terminals_stays(monkeypatch):
+    mine = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", mine)
+    with without_argument_errors():
+        assert sys.stderr is mine
+        print("kept", file=sys.stderr)
+    assert mine.getvalue() == "kept\n"
