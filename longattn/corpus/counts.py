@@ -33,7 +33,13 @@ class Counts:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Counts:
-        return cls(**{**values, "bad": Counter(values["bad"])})
+        """Raises KeyError, TypeError or ValueError for what `to_dict` does not give."""
+        counts = cls(**{**values, "bad": Counter(values["bad"])})
+        numbers = {**vars(counts), **counts.bad}
+        for name in numbers.keys() - {"bad", "first_bad"}:
+            if not isinstance(numbers[name], (int, float)) or not numbers[name] >= 0:
+                raise ValueError(f"{name} {numbers[name]!r:.40}: no count")
+        return counts
 
     def to_dict(self) -> dict[str, Any]:
         values = {**vars(self), "bad": dict(self.bad)}

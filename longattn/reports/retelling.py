@@ -11,6 +11,7 @@ from longattn.selection.select_windows import CategorySelection
 from longattn.storage.digests import json_checksum
 from longattn.storage.output_folder import OutputFolder
 from longattn.storage.records import read_record, write_record
+from longattn.text import without_secrets
 
 _OF_SELECTION = {field.name for field in fields(CategorySelection)} - {"windows"}
 
@@ -21,6 +22,8 @@ def retell(output: str, selection: Mapping[str, CategorySelection]) -> list[str]
     The summary stays as it is where no run has finished; the report is written where a run has
     written, as `run` writes it.
 
+    Raises ValueError where the summary is damaged.
+
     Returns:
         The URLs of what was written, beside the selected files and `selection.json`.
     """
@@ -28,7 +31,11 @@ def retell(output: str, selection: Mapping[str, CategorySelection]) -> list[str]
     written = []
     summary = read_record(folder.record("summary"))
     if summary is not None:
-        for name, category in summary["categories"].items():
+        categories = summary.get("categories")
+        known = isinstance(categories, dict)
+        if not known or not all(isinstance(one, dict) for one in categories.values()):
+            raise ValueError(f"{without_secrets(folder.record('summary'))}: damaged: no categories")
+        for name, category in categories.items():
             for key in _OF_SELECTION & category.keys():
                 del category[key]
             if name in selection:
