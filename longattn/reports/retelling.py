@@ -32,8 +32,9 @@ def retell(output: str, selection: Mapping[str, CategorySelection]) -> list[str]
     summary = read_record(folder.record("summary"))
     if summary is not None:
         categories = summary.get("categories")
-        known = isinstance(categories, dict)
-        if not known or not all(isinstance(one, dict) for one in categories.values()):
+        if not isinstance(categories, dict) or not all(
+            isinstance(one, dict) for one in categories.values()
+        ):
             raise ValueError(f"{without_secrets(folder.record('summary'))}: damaged: no categories")
         for name, category in categories.items():
             for key in _OF_SELECTION & category.keys():
