@@ -13,10 +13,13 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 
-from longattn.errors import ConfigError, Interrupted, exit_status
+from longattn.errors import ConfigError, Interrupted, RunError, exit_status
 from longattn.text import lines_without_secrets, without_secrets
 
 log = logging.getLogger("longattn")
+
+LIBRARIES = ("botocore", "aiobotocore", "aiohttp", "duckdb", "_duckdb")
+"""Whose errors are none of Python's own: clients of stores, and the database."""
 
 ConfigPath = Annotated[
     str, typer.Argument(metavar="CONFIG", help="YAML file, local or s3://, or the OUTPUT of a run")
@@ -87,11 +90,15 @@ def guarded(work: Callable[[], None]) -> None:
         work()
     except (ValueError, RuntimeError, OSError) as error:
         _fail(error, exit_status(error))
+    except MemoryError as error:  # of Python or of Arrow
+        _fail(RunError(f"out of memory: {error}".removesuffix(": ")), 1)
+    except ImportError as error:  # where memory is short: a library that cannot be mapped
+        _fail(error, 1)
     except Exception as error:
         _log_stack(error)
-        if type(error).__module__.partition(".")[0] not in ("botocore", "aiobotocore", "aiohttp"):
+        if type(error).__module__.partition(".")[0] not in LIBRARIES:
             raise
-        _fail(error, 1)  # of a client of stores, which have errors of their own
+        _fail(error, 1)
 
 
 def _log_to_stderr() -> None:

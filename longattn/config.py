@@ -292,16 +292,23 @@ def is_config_file(value: str | Path) -> bool:
 
 def _stored_settings(output: str) -> dict[str, Any]:
     """The settings with which a run wrote into a folder, and the folder itself as output."""
-    from longattn.storage.files import read_json
     from longattn.storage.output_folder import OutputFolder
+    from longattn.storage.records import read_record
 
     shown = without_secrets(output)
-    record = read_json(OutputFolder(output).record("run"))
+    record = read_record(OutputFolder(output).record("run"))
     if record is None:
         raise ConfigError(f"{shown}: neither a config nor the output folder of a run")
-    text = record.get("config") or ""
+    text = str(record.get("config") or "")
     if not text:
         raise ConfigError(f"{shown}: what wrote it had no config; give one")
     if "://***@" in text:
         raise ConfigError(f"{shown}: its stored config lacks a password; give the config itself")
-    return {**yaml.safe_load(text), "output": output}
+    try:
+        settings = read_yaml(text)
+    except yaml.YAMLError as error:
+        why = " ".join(str(error).split())
+        raise ConfigError(f"{shown}: its stored config is not YAML: {why}") from None
+    if not isinstance(settings, dict):
+        raise ConfigError(f"{shown}: its stored config is no mapping")
+    return {**settings, "output": output}

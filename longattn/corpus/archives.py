@@ -25,7 +25,10 @@ FEED: dict[Compression, int] = {
     "zstd": 2 << 10,
 }
 PIECE = 1 << 20
-XZ_MEMORY = 1 << 30  # xz -9 wants 64 MiB
+WINDOW = (
+    128 << 20
+)  # bytes that any archive may look back; `zstd --ultra -22` and `xz -9` want no more
+OVER_WINDOW = ("requires too much memory", "usage limit exceeded")  # as zstd and xz tell of more
 ERRORS = (zlib.error, zstandard.ZstdError, lzma.LZMAError, OSError, EOFError)  # bz2: OSError
 PADDED = ("gzip", "xz")  # members of these may be followed by zeros
 MAGIC: tuple[tuple[bytes, Compression], ...] = (
@@ -75,12 +78,18 @@ def _released(pieces: list[bytes | Broken]) -> Pieces:
         yield pieces.pop()
 
 
-def decompressed(pieces: Iterator[Any], compression: Compression, size: int) -> Pieces:
+def decompressed(
+    pieces: Iterator[Any], compression: Compression, size: int, cap: int = 0
+) -> Pieces:
     """What an archive of one or more members and so many bytes holds; Broken ends a broken one.
+
+    zstd and xz may have to look back, and hold, as many bytes as the file says: one that asks for
+    more than WINDOW, and than the cap on a record, is broken.
 
     What a broken zstd frame gave in its last 2 KiB, and a broken bz2 or xz stream in its last 16, is
     lost, unless it starts there.
     """
+    window = max(WINDOW, cap)
     decoder: Any = None  # of the member at hand
     empty = True
     for piece in _fed(pieces, FEED[compression]):
@@ -93,7 +102,7 @@ def decompressed(pieces: Iterator[Any], compression: Compression, size: int) -> 
                     rest = bytes(rest).lstrip(b"\0")
                     if not rest:
                         break
-                decoder = _decoder(compression)
+                decoder = _decoder(compression, window)
                 empty = False
             before = decoder.copy() if compression == "gzip" else None
             gave = False
@@ -103,9 +112,9 @@ def decompressed(pieces: Iterator[Any], compression: Compression, size: int) -> 
                     yield out
             except ERRORS as error:
                 if not gave:
-                    again = _decoder(compression) if fresh else before
+                    again = _decoder(compression, window) if fresh else before
                     yield from _salvaged(again, rest, compression)
-                yield Broken(str(error), size + len(rest))
+                yield Broken(_reason(error, window), size + len(rest))
                 return
             rest = b""
             if decoder.eof:
@@ -121,16 +130,22 @@ def _fed(pieces: Iterator[bytes], size: int) -> Iterator[memoryview]:
             yield view[start : start + size]
 
 
-def _decoder(compression: Compression) -> Any:
+def _reason(error: BaseException, window: int) -> str:
+    if any(words in str(error) for words in OVER_WINDOW):
+        return f"it looks back more than {window} bytes, which max_record_bytes allows: raise that"
+    return str(error)
+
+
+def _decoder(compression: Compression, window: int) -> Any:
     match compression:
         case "gzip":
             return zlib.decompressobj(wbits=31)
         case "bz2":
             return bz2.BZ2Decompressor()
         case "xz":
-            return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=XZ_MEMORY)
+            return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=window + (1 << 20))
         case "zstd":
-            return zstandard.ZstdDecompressor(max_window_size=2**31).decompressobj()
+            return zstandard.ZstdDecompressor(max_window_size=min(window, 2**31)).decompressobj()
 
 
 def _given(decoder: Any, piece: bytes | memoryview, compression: Compression) -> Iterator[bytes]:

@@ -18,8 +18,10 @@ from longattn.corpus.arrow_columns import (
     TrackedFile,
     Unreadable,
     batch_records,
+    check_values,
     checked_schema,
     content_errors,
+    require_plausible,
     text_problem,
 )
 from longattn.corpus.records import BadRecord, Reason, Record, Split, bad_record, open_listed
@@ -60,8 +62,9 @@ class _Arrow:
                     batch = reader.get_batch(at) if self.is_file else next(reader, None)
                     if batch is None:
                         return
+                    require_plausible(len(batch), self.split)
                     for column in batch.columns:
-                        _check(column)
+                        check_values(column)
             except Unreadable as error:
                 yield Unreadable(f"record batch {at}: {error}")
                 if not self.is_file:
@@ -69,30 +72,6 @@ class _Arrow:
             else:
                 yield batch
             at += 1
-
-
-def _check(values: pa.Array) -> None:
-    """Raises ValueError for offsets that lead out of their buffer. UTF-8 is looked at value by value."""
-    kind = values.type
-    if pa.types.is_struct(kind):
-        values.validate()
-        for i in range(kind.num_fields):
-            _check(values.field(i))
-        return
-    if pa.types.is_dictionary(kind):
-        values = pa.DictionaryArray.from_arrays(
-            values.indices, _as_bytes(values.dictionary), safe=False
-        )
-    _as_bytes(values).validate(full=True)
-
-
-def _as_bytes(values: pa.Array) -> pa.Array:
-    """Strings as bytes, of which only the offsets are checked."""
-    if pa.types.is_string(values.type):
-        return values.view(pa.binary())
-    if pa.types.is_large_string(values.type):
-        return values.view(pa.large_binary())
-    return values
 
 
 @contextmanager

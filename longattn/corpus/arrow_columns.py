@@ -24,6 +24,8 @@ from longattn.corpus.records import (
 
 STRINGS = ("string", "large_string", "string_view", "binary", "large_binary", "binary_view")
 
+MANY_ROWS, ROWS_PER_BYTE = 1 << 20, 64  # of which nothing is asked; of more, for each stored byte
+
 
 class Unreadable(Exception):  # noqa: N818
     """A file, or a part of it, whose content is broken."""
@@ -143,6 +145,45 @@ class Paths(NamedTuple):
         return [path for path in [self.text, *self.extra.values()] if path]
 
 
+# ------------------------------------------------------------------------------------------- checks
+
+
+def require_plausible(rows: int, split: Split) -> None:
+    """Raises Unreadable for a number of rows that no file of such a size holds for real.
+
+    Of nothing but nulls, or of one value, a file of 755 bytes can have a hundred million.
+    """
+    if not 0 <= rows <= max(MANY_ROWS, ROWS_PER_BYTE * split.file_size):
+        raise Unreadable(f"{rows} rows in a file of {split.file_size} bytes")
+
+
+def check_values(values: pa.Array) -> None:
+    """Raises ValueError for offsets and indices that lead out of their buffer.
+
+    UTF-8 is looked at value by value.
+    """
+    kind = values.type
+    if pa.types.is_struct(kind):
+        values.validate()
+        for i in range(kind.num_fields):
+            check_values(values.field(i))
+        return
+    if pa.types.is_dictionary(kind):
+        values = pa.DictionaryArray.from_arrays(
+            values.indices, _as_bytes(values.dictionary), safe=False
+        )
+    _as_bytes(values).validate(full=True)
+
+
+def _as_bytes(values: pa.Array) -> pa.Array:
+    """Strings as bytes, of which only the offsets are checked."""
+    if pa.types.is_string(values.type):
+        return values.view(pa.binary())
+    if pa.types.is_large_string(values.type):
+        return values.view(pa.large_binary())
+    return values
+
+
 # ------------------------------------------------------------------------------------------ records
 
 
@@ -153,7 +194,7 @@ def batch_records(
     values = _leaf(batch, paths.text)
     extra = {name: _leaf(batch, path) for name, path in paths.extra.items()}
     kinds = dict(split.columns)
-    for i, value in enumerate(values):
+    for i, value in enumerate(_scalars(values)):
         further = {name: fitted(column[i], kinds[name]) for name, column in extra.items()}
         yield _record(value, first + i, cap, further)
 
@@ -162,7 +203,18 @@ def _leaf(batch: pa.RecordBatch, path: list[str]) -> pa.Array:
     values = batch.column(batch.schema.names.index(path[0]))
     for name in path[1:]:
         values = pc.struct_field(values, [values.type.get_field_index(name)])
-    return values.dictionary_decode() if pa.types.is_dictionary(values.type) else values
+    return values
+
+
+def _scalars(values: pa.Array) -> Iterator[pa.Scalar]:
+    """The values; those of a dictionary one by one, since many rows may share a large one."""
+    if not pa.types.is_dictionary(values.type):
+        yield from values
+        return
+    shared = values.dictionary
+    null = pa.scalar(None, shared.type)
+    for index in values.indices.to_pylist():
+        yield null if index is None else shared[index]
 
 
 def _record(value: Any, position: int, cap: int, extra: Mapping[str, Any]) -> Record | BadRecord:

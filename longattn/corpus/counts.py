@@ -33,7 +33,13 @@ class Counts:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Counts:
-        return cls(**{**values, "bad": Counter(values["bad"])})
+        """Raises KeyError, TypeError or ValueError for what `to_dict` does not give."""
+        counts = cls(**{**values, "bad": Counter(values["bad"])})
+        numbers = {**vars(counts), **counts.bad}
+        for name in numbers.keys() - {"bad", "first_bad"}:
+            if not isinstance(numbers[name], (int, float)) or not numbers[name] >= 0:
+                raise ValueError(f"{name} {numbers[name]!r:.40}: no count")
+        return counts
 
     def to_dict(self) -> dict[str, Any]:
         values = {**vars(self), "bad": dict(self.bad)}
@@ -53,10 +59,16 @@ class Counts:
         self.unread = int(0 < self.records == self.bad.total())
 
     def add(self, other: Counts) -> None:
-        for of in fields(self):
-            if of.name == "first_bad":
-                continue
-            setattr(self, of.name, getattr(self, of.name) + getattr(other, of.name))
+        for name in SUMMED:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+    def subtract(self, other: Counts) -> None:
+        """Take back what `add` of it added."""
+        for name in SUMMED:
+            setattr(self, name, getattr(self, name) - getattr(other, name))
+
+
+SUMMED = [field.name for field in fields(Counts) if field.name != "first_bad"]
 
 
 @dataclass
@@ -77,6 +89,12 @@ class ReadTotals:
         self.records += counts.records
         self.lost_bytes += counts.lost_bytes
         self.bad.update(counts.bad)
+
+    def subtract(self, counts: Counts) -> None:
+        """Take back what `add` of them, without a path, added."""
+        self.records -= counts.records
+        self.lost_bytes -= counts.lost_bytes
+        self.bad = self.bad - counts.bad
 
     def unread_lines(self, most: int = 10) -> list[str]:
         """A line for each file of which nothing could be read; of more, how many."""

@@ -86,7 +86,7 @@ def _whole(file: Any, split: Split, cap: int) -> Iterator[Record | BadRecord]:
     seen = content_of(head)
     packed = seen.compression or (None if _is_plain(head, seen) else split.compression)
     if packed and not seen.format:
-        head, pieces = peeked(decompressed(pieces, packed, split.file_size), HEAD)
+        head, pieces = peeked(decompressed(pieces, packed, split.file_size, cap), HEAD)
         seen = content_of(head)
         if seen.format or seen.compression:
             seen = Content(other=f"{seen.format or seen.compression} within {packed}")

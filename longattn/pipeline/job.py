@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from longattn.config import Config, ConfigLike
 from longattn.corpus.apart import require_apart
+from longattn.corpus.columns import arrow_type
 from longattn.corpus.first_look import check_sources, column_types, with_types
 from longattn.corpus.records import Split
 from longattn.corpus.sources import list_sources
-from longattn.errors import RunError
+from longattn.errors import FolderError, RunError
 from longattn.models import require_reachable
 from longattn.pipeline.execution import Executor, Outcome, Work
 from longattn.pipeline.failures import reason_of
@@ -352,7 +353,7 @@ class Job:
     def _column_types(self, splits: list[Split]) -> dict[str, str]:
         """The types of the user's columns: what earlier runs into the folder had stays."""
         url = self.folder.record("columns")
-        known = read_record(url) or {}
+        known = self._known_types()
         types = column_types(splits, known)
         if types != known:
             write_record(url, types)
@@ -363,8 +364,21 @@ class Job:
         asked = {name for source in self.config.sources for name in source.columns}
         return {name: types[name] for name in sorted(asked & types.keys())}
 
+    def _known_types(self) -> dict[str, str]:
+        """What `columns.json` says; raises FolderError where it names no types."""
+        url = self.folder.record("columns")
+        known = read_record(url) or {}
+        for name, kind in known.items():
+            try:
+                arrow_type(kind)
+            except (ValueError, TypeError):
+                raise FolderError(
+                    f"{without_secrets(url)}: damaged: {kind!r:.80} is no type of {name!r:.80}"
+                ) from None
+        return known
+
     def _log_new_columns(self) -> None:
-        known = read_record(self.folder.record("columns")) or {}
+        known = self._known_types()
         asked = {name for source in self.config.sources for name in source.columns}
         for name in sorted(asked - known.keys()):
             log.warning(

@@ -10,10 +10,10 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from longattn.corpus.counts import Counts, ReadTotals
@@ -26,7 +26,7 @@ from longattn.resume.claims import Caller
 if TYPE_CHECKING:  # workers that only report import no stage
     from longattn.pipeline.labelled_sink import WriteReport
     from longattn.pipeline.score_actor import ScoreReport
-    from longattn.pipeline.window_actor import WindowReport
+    from longattn.pipeline.window_actor import SplitReport, WindowReport
 
 log = logging.getLogger("longattn")
 LOG_SECONDS = 30.0
@@ -109,34 +109,46 @@ class RunMonitor:
         self, max_bad_fraction: float, before: ReadTotals | None = None, *, export: bool = False
     ) -> None:
         self.max_bad_fraction = max_bad_fraction
-        self.before = before or ReadTotals()  # in splits that are done
+        self.seen = deepcopy(before or ReadTotals())  # in splits that are done, and in these
+        self.total = Counts()  # of these: kept up, for summing 100,000 at each report takes an hour
         self.metrics = Exporter() if export else None
         self.read_before: dict[str, Counts] = {}  # by split that is read again, how far it had come
         self.splits: dict[str, Counts] = {}
-        self.stored: dict[str, int] = {}  # bytes of the splits that were read to their ends
+        self.ended: dict[str, int] = {}  # bytes of the splits that were read to their ends
+        self.stored = 0  # of all of them
         self.stopped = ""
         self.failures: list[Failure] = []
         self.scored = StageWork()
 
     def add_windows(self, split: Split, counts: Counts, ended: bool, waiting: float) -> str:
         """Returns why the run must stop, or an empty string. A retried split replaces its counts."""
-        before = self.splits.get(split.id, Counts())
-        if counts.records < before.records:
-            self.read_before.setdefault(split.id, before)
-        self._raise(split, counts, self.read_before.get(split.id, before), waiting)
-        self.splits[split.id] = deepcopy(counts)
-        self.stored[split.id] = split.size if ended else 0
-        seen = deepcopy(self.before)
-        for of_split in self.splits.values():
-            seen.add(of_split)
-        self.stopped = seen.too_bad(self.max_bad_fraction)
+        name, nothing = split.id, Counts()
+        last = self.splits.get(name, nothing)
+        if counts.records < last.records:
+            self.read_before.setdefault(name, last)
+        before = self.read_before.get(name, last)
+        if name in self.read_before and counts.records > before.records:
+            del self.read_before[name]
+        self._raise(split.category, counts, before, waiting)
+        self.splits[name] = replace(counts, bad=Counter(counts.bad))
+        stored = split.size if ended else 0
+        self.stored += stored - self.ended.get(name, 0)
+        self.ended[name] = stored
+        for sums in (self.total, self.seen):
+            sums.add(counts)
+            sums.subtract(last)
+        self.stopped = self.seen.too_bad(self.max_bad_fraction)
         return self.stopped
 
-    def _raise(self, split: Split, counts: Counts, before: Counts, waiting: float) -> None:
-        if split.id in self.read_before and counts.records > before.records:
-            del self.read_before[split.id]
+    def add_several(self, reports: Sequence[SplitReport]) -> str:
+        """Several of `add_windows` in one call."""
+        for report in reports:
+            self.add_windows(*report)
+        return self.stopped
+
+    def _raise(self, category: str, counts: Counts, before: Counts, waiting: float) -> None:
         self._export(
-            "window", split.category,
+            "window", category,
             documents=counts.documents - before.documents,
             windows=counts.windows - before.windows,
             tokens=counts.tokens - before.tokens,
@@ -169,15 +181,10 @@ class RunMonitor:
             self.metrics.add(stage, category, **amounts)
 
     def progress(self) -> Progress:
-        splits = self.splits.values()
         return Progress(
-            documents=sum(c.documents for c in splits),
-            stored=sum(self.stored.values()),
-            cut=StageWork(
-                sum(c.windows for c in splits),
-                sum(c.tokens for c in splits),
-                sum(c.seconds for c in splits),
-            ),
+            documents=self.total.documents,
+            stored=self.stored,
+            cut=StageWork(self.total.windows, self.total.tokens, self.total.seconds),
             scored=self.scored,
             stopped=self.stopped,
             failures=tuple(self.failures),
@@ -198,8 +205,8 @@ class Monitor:
         """For the window stage; the call raises RunError when too many records are bad."""
         run = self._run
 
-        def report(split: Split, counts: Counts, ended: bool, waiting: float) -> None:
-            stopped = run.ask("add_windows", split, counts, ended, waiting)()
+        def report(of_splits: Sequence[SplitReport]) -> None:
+            stopped = run.ask("add_several", of_splits)()
             if stopped:
                 raise RunError(stopped)
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 import pyarrow as pa
@@ -23,6 +24,7 @@ from longattn.corpus.records import BadRecord, Reason, Record, Split, unpack_tas
 from longattn.pipeline.failures import FailureReport, failures_reported, no_failure_report
 from longattn.resume.claims import (
     DEATHS,
+    Begin,
     DeadlyDocument,
     DocumentRegistry,
     SplitReader,
@@ -38,8 +40,14 @@ from longattn.windows.tokenizer import load_tokenizer
 
 QUARANTINE_ROWS = 10_000  # bad records held before a quarantine file is written
 
-WindowReport = Callable[[Split, Counts, bool, float], None]
+# Calls to the registry and the monitor cost a millisecond on a cluster, and a small file not half of
+# one: of small splits, so many are begun, and reported, in one call.
+TOGETHER, TOGETHER_BYTES = 100, 1 << 20
+REPORT_SECONDS = 0.5
+
+SplitReport = tuple[Split, Counts, bool, float]
 """A split, its counts so far, whether it is read to its end, seconds waited since the last report."""
+WindowReport = Callable[[Sequence[SplitReport]], None]
 
 
 class SplitError(Exception):
@@ -93,6 +101,8 @@ class SplitWindows:
         self.cutter = WindowCutter(tokenizer, stage.window, stage.min_distance, stage.samples)
         self.stage, self.registry = stage, registry
         self._report = report  # raises when too many records of the run are bad
+        self.untold: list[SplitReport] = []
+        self.told = time.perf_counter()
         self.waiting, self.left = 0.0, time.perf_counter()  # seconds to report; when work ended
         if was_restarted():
             registry.restarted()
@@ -116,6 +126,7 @@ class SplitWindows:
             size += 4 * len(row["input_ids"]) + len(row["content"])
             if size >= self.stage.block_bytes:
                 self.reader.passed()  # who is killed while waiting did not die of it
+                self._report_untold()
                 table, rows, splits, size = (
                     window_table(rows, splits, self.stage.columns),
                     [],
@@ -123,6 +134,7 @@ class SplitWindows:
                     0,
                 )
                 yield table
+        self._report_untold()
         if rows:
             yield window_table(rows, splits, self.stage.columns)
         if markers:
@@ -131,8 +143,7 @@ class SplitWindows:
     def _rows(self, task: str, markers: list[Marker]) -> Iterator[tuple[dict[str, Any], str]]:
         """New windows of the splits of a task, each with its split; markers of those at their end."""
         attempt = uuid.uuid4().hex
-        for split in unpack_task(task):
-            begin = self.registry.begin(split.id, attempt)
+        for split, begin in self._begun(unpack_task(task), attempt):
             if begin == "stop":
                 return
             if begin == "deadly":
@@ -157,6 +168,16 @@ class SplitWindows:
                     progress.reader.waits_for, self.stage.max_record_bytes,
                 )
             )  # fmt: skip
+
+    def _begun(self, splits: Sequence[Split], attempt: str) -> Iterator[tuple[Split, Begin]]:
+        """Each split with what may be done with it, asked when it, or one just before it, is due."""
+        at = 0
+        while at < len(splits):
+            sizes = accumulate(split.size for split in splits[at : at + TOGETHER])
+            some = splits[at : at + max(1, sum(size <= TOGETHER_BYTES for size in sizes))]
+            verdicts = self.registry.begin_all([split.id for split in some], attempt)
+            yield from zip(some, verdicts, strict=False)
+            at += len(verdicts)
 
     def _windows(self, split: Split, progress: SplitProgress) -> Iterator[dict[str, Any]]:
         """Windows of a split that are not labelled yet."""
@@ -199,7 +220,15 @@ class SplitWindows:
 
     def _tell(self, split: Split, counts: Counts, *, ended: bool) -> None:
         waiting, self.waiting = self.waiting, 0.0
-        self._report(split, counts, ended, waiting)
+        self.untold.append((split, counts, ended, waiting))
+        late = time.perf_counter() > self.told + REPORT_SECONDS
+        if not ended or late or len(self.untold) == TOGETHER:
+            self._report_untold()
+
+    def _report_untold(self) -> None:
+        untold, self.untold, self.told = self.untold, [], time.perf_counter()
+        if untold:
+            self._report(untold)
 
     def _records(self, split: Split) -> Iterator[Record | BadRecord]:
         """Raises SplitError where the file is not the one that was listed, or cannot be had."""

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import yaml
+from jinja2 import TemplateError
 from numpy.typing import NDArray
 
 from longattn.config import Select
@@ -83,10 +84,17 @@ class Windows:
 def write_report(output: str) -> str:
     """Write `<output>/report.html`; returns its URL.
 
-    Raises ValueError where nothing was labelled, or selected.
+    Raises ValueError where no run has written here, nothing was labelled, or its records are not what
+    a run writes.
     """
     folder = OutputFolder(output)
-    page = report_page(output)
+    try:
+        page = report_page(output)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, TemplateError) as error:
+        raise ValueError(
+            f"{without_secrets(output)}: its records make no report ({type(error).__name__}: {error}); "
+            "`longattn verify` tells what of them is damaged"
+        ) from error
     names = [*("run", "selection", "summary", "rates", "heads", "check")]
     names += [f"selections/{name}" for name in folder.selections() if name]
     of = {name: read_record(folder.record(name)) for name in names}

@@ -12,6 +12,7 @@ from longattn.selection.select_windows import CategorySelection
 from longattn.storage.digests import json_checksum
 from longattn.storage.output_folder import OutputFolder
 from longattn.storage.records import read_record, write_record
+from longattn.text import without_secrets
 
 _OF_SELECTION = {field.name for field in fields(CategorySelection)} - {"windows"}
 
@@ -30,6 +31,8 @@ def retell(
     The summary stays as it is where no run has finished; the report is written where a run has
     written, as `run` writes it.
 
+    Raises ValueError where the summary is damaged.
+
     Returns:
         The URLs of what was written, beside the selected files and their record.
     """
@@ -37,7 +40,12 @@ def retell(
     written = []
     summary = read_record(folder.record("summary"))
     if summary is not None:
-        for of, category in summary["categories"].items():
+        categories = summary.get("categories")
+        if not isinstance(categories, dict) or not all(
+            isinstance(one, dict) for one in categories.values()
+        ):
+            raise ValueError(f"{without_secrets(folder.record('summary'))}: damaged: no categories")
+        for of, category in categories.items():
             for key in _OF_SELECTION & category.keys():
                 del category[key]
             if of in selection:

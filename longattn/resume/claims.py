@@ -109,6 +109,18 @@ class Registry:
             return "stop"
         return "deadly" if self.deaths[split] >= DEATHS else "read"
 
+    def begin_all(self, splits: Sequence[str], attempt: str) -> list[Begin]:
+        """`begin` of several splits in one call: of all if none was tried before, else of the first.
+
+        A process that dies among several is so no death of one of them; the next try begins each by
+        itself.
+        """
+        if any(self.at.get(split, (attempt,))[0] != attempt for split in splits):
+            return [self.begin(splits[0], attempt)]
+        verdicts = [self.begin(split, attempt) for split in splits]
+        self.reading[attempt] = splits[0] if len(splits) == 1 else ""
+        return verdicts
+
     def claim(self, split: str, attempt: str, document: str) -> Answer:
         if self.stopping:
             return Answer("stop")
@@ -176,6 +188,12 @@ class DocumentRegistry:
         asked = [part.ask("begin", split, attempt) for part in self._parts]
         verdicts: list[Begin] = [answer() for answer in asked]
         return "stop" if "stop" in verdicts else verdicts[0]
+
+    def begin_all(self, splits: Sequence[str], attempt: str) -> list[Begin]:
+        """What may be done with the first of some splits, be it one or all of them."""
+        asked = [part.ask("begin_all", splits, attempt) for part in self._parts]
+        answers: list[list[Begin]] = [answer() for answer in asked]
+        return ["stop" if "stop" in told else told[0] for told in zip(*answers, strict=False)]
 
     def reader(self, split: str, attempt: str) -> SplitReader:
         return SplitReader(self, split, attempt)

@@ -14,6 +14,7 @@ import yaml
 from longattn.config import Config, Sample
 from longattn.errors import ConfigError, FolderError
 from longattn.scoring.settings import ScoreParts
+from longattn.settings.overrides import read_yaml
 from longattn.storage.files import list_files, read_json, remove
 from longattn.storage.output_folder import FORMAT, OutputFolder
 from longattn.storage.records import read_record, write_record
@@ -60,7 +61,7 @@ def read_run_record(output: str) -> RunRecord | None:
             f"of longattn, this one reads and writes {FORMAT}; choose another output"
         )
     try:
-        settings = yaml.safe_load(stored["config"] or "null")
+        settings = read_yaml(stored["config"] or "null")
         parts = ScoreParts.from_dict(stored["parts"])
     except (KeyError, TypeError, AttributeError, IndexError, yaml.YAMLError) as error:
         why = " ".join(str(error).split())
@@ -107,7 +108,7 @@ def grown_samples(output: str, samples: Mapping[str, Sample | None]) -> set[str]
     With the same seed the windows of a smaller share are all in a larger one. Raises FolderError on
     any other change, which would mix two samples.
     """
-    stored = read_record(OutputFolder(output).record("samples")) or {}
+    stored = _read_samples(output)
     grown = set()
     for category, sample in samples.items():
         old, new = stored.get(category, _share(sample)), _share(sample)
@@ -124,10 +125,25 @@ def grown_samples(output: str, samples: Mapping[str, Sample | None]) -> set[str]
     return grown
 
 
+def _read_samples(output: str) -> dict[str, Any]:
+    """`samples.json`; raises FolderError where it is not what a run writes."""
+    url = OutputFolder(output).record("samples")
+    stored = read_record(url) or {}
+    for category, share in stored.items():
+        try:
+            Sample.check(share, category)
+        except ConfigError as error:
+            raise FolderError(f"{without_secrets(url)}: damaged: {error}") from None
+    return stored
+
+
 def note_samples(output: str, samples: Mapping[str, Sample | None], grown: set[str]) -> None:
-    """Record which samples the folder holds; void the markers of `grown` categories first."""
+    """Record which samples the folder holds; void the markers of `grown` categories first.
+
+    Raises FolderError where `samples.json` is damaged.
+    """
     folder = OutputFolder(output)
-    stored = read_record(folder.record("samples")) or {}
+    stored = _read_samples(output)
     now = {**stored, **{category: _share(sample) for category, sample in samples.items()}}
     if now == stored:
         return

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import socket
 import threading
 import time
@@ -24,7 +25,7 @@ from typing import Any
 
 from longattn.errors import HeldError
 from longattn.storage.files import filesystem, is_local, read_bytes, remove, write_json
-from longattn.text import without_secrets
+from longattn.text import printable, without_secrets
 
 log = logging.getLogger("longattn")
 
@@ -133,7 +134,7 @@ class Hold:
             if not told:
                 log.info(
                     "waiting up to %.0f s to see whether the run of host %s lives, which holds %s",
-                    EXPIRES, there.get("host"), self._output,
+                    EXPIRES, printable(str(there.get("host"))), self._output,
                 )  # fmt: skip
                 told = True
             time.sleep(BEAT / 4)
@@ -168,7 +169,12 @@ def _parsed(data: bytes) -> dict[str, Any]:
         owner = json.loads(data)
     except (ValueError, RecursionError):
         return {}
-    return owner if isinstance(owner, dict) else {}
+    if not isinstance(owner, dict):
+        return {}
+    # The token names a file, and the number is added to: what is neither is of no owner.
+    token, takeovers = owner.get("token", ""), owner.get("takeovers", 0)
+    known = isinstance(token, str) and re.fullmatch("[0-9A-Za-z]{0,64}", token)
+    return owner if known and isinstance(takeovers, int) else {}
 
 
 def _alive(owner: dict[str, Any]) -> bool | None:

@@ -77,9 +77,17 @@ class Marker:
         """Raises ValueError for what is no marker, or not what its checksum was taken of."""
         stored = unsealed(values, "marker")
         try:
-            return cls(**{**stored, "counts": Counts.from_dict(stored["counts"])})
-        except (KeyError, TypeError) as error:
+            marker = cls(**{**stored, "counts": Counts.from_dict(stored["counts"])})
+            names = [marker.split, marker.path, marker.category, *marker.waits_for]
+            numbers = [marker.windows, marker.generation, marker.largest]
+            if not all(isinstance(name, str) for name in names):
+                raise TypeError("a name that is no text")
+            if not all(isinstance(number, int) and number >= 0 for number in numbers):
+                raise TypeError("a number that counts nothing")
+            int(marker.ids, 16)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"marker: damaged: {error}") from None
+        return marker
 
     def to_dict(self) -> dict[str, Any]:
         return sealed({**vars(self), "counts": self.counts.to_dict()})

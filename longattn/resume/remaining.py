@@ -49,7 +49,12 @@ class RowSpan(NamedTuple):
 
 
 def _row_span(split: str, path: str, rows: int, ids: str, documents: str = "") -> RowSpan:
-    return RowSpan(split, path, rows, ids, bytes.fromhex(documents))
+    """A span as a footer holds it; raises ValueError or TypeError for what is none."""
+    keys = bytes.fromhex(documents)
+    if rows < 0 or len(keys) % 16 or not isinstance(split, str) or not isinstance(path, str):
+        raise ValueError("its footer is damaged: rows of no split")
+    int(ids, 16)
+    return RowSpan(split, path, rows, ids, keys)
 
 
 def row_spans(splits: Sequence[str], paths: Sequence[str], ids: Sequence[str]) -> list[list[Any]]:

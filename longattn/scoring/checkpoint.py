@@ -204,7 +204,7 @@ def _last_id(tokenizer_file: Path) -> tuple[int, str]:
             ids + [(token["id"], token["content"]) for token in told.get("added_tokens") or []]
         )
         return largest
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{tokenizer_file}: not a tokenizer of the tokenizers library") from error
 
 
@@ -216,9 +216,9 @@ def _read_config(folder: Path) -> "PretrainedConfig":
     try:
         config: PretrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         return config
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except Exception as error:  # of a broken config transformers raises anything
         raise ValueError(
-            f"{folder / 'config.json'}: transformers cannot read it: {first_line(error)}"
+            f"{folder / 'config.json'}: transformers cannot read it: {first_line(error)[:300]}"
         ) from error
 
 
@@ -251,11 +251,11 @@ def _cannot_score(config: "PretrainedConfig") -> str | None:
 def _read_index(index: Path) -> dict[str, str]:
     """Tensor name -> file name, of a checkpoint in several files."""
     try:
-        stored: dict[str, str] = json.loads(index.read_text())["weight_map"]
-    except (ValueError, KeyError, TypeError) as error:
+        stored: dict[str, str] = dict(json.loads(index.read_text())["weight_map"])
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{index}: not an index of safetensors files") from error
     for file in stored.values():
-        if not re.fullmatch(r"[\w.-]+\.safetensors", file):
+        if not isinstance(file, str) or not re.fullmatch(r"[\w.-]+\.safetensors", file):
             raise ValueError(f"{index}: names {file!r}; allowed: a .safetensors file beside it")
     return stored
 

@@ -195,16 +195,22 @@ def first_layer(
     The value projection is a stand-in, the output projection the identity, and the embedding is
     empty until `run_first_layer` fills it.
     """
-    config = _one_layer_config(checkpoint.config, rope_theta)
-    with torch.device("meta"):
-        model = AutoModel.from_config(config, attn_implementation="eager").eval()
+    try:
+        config = _one_layer_config(checkpoint.config, rope_theta)
+        with torch.device("meta"):
+            model = AutoModel.from_config(config, attn_implementation="eager").eval()
+    except Exception as error:  # of sizes that there are not transformers and torch raise anything
+        raise ValueError(
+            f"{checkpoint.path}: transformers makes no model of its config: {first_line(error)}"
+        ) from error
     try:
         layer, attention = model.layers[0], model.layers[0].self_attn
         rotary = type(model.rotary_emb)(config=model.config)
         vocabulary_shape = tuple(model.embed_tokens.weight.shape)
-    except AttributeError as error:
+    except (AttributeError, RuntimeError) as error:
         raise ValueError(
-            f"{checkpoint.name}: {type(model).__name__} is not built like a rotary decoder: {error}"
+            f"{checkpoint.name}: {type(model).__name__} is not built like a rotary decoder: "
+            f"{first_line(error)}"
         ) from error
     _check_shape(checkpoint, EMBEDDING, vocabulary_shape)
     if hasattr(attention, "v_proj"):

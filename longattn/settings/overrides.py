@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import Any
 
 import yaml
 
 from longattn.errors import ConfigError
 
+MAX_VALUES = 100_000  # of a config once its aliases are written out: ten lines of them can be 10^9
+
 
 class _Loader(yaml.SafeLoader):
     """PyYAML's safe loader, but a key that stands twice in a mapping is an error."""
+
+    def get_single_data(self) -> Any:
+        node = self.get_single_node()
+        if node is None:
+            return None
+        if _values(node, {}) > MAX_VALUES:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"its aliases stand for more than {MAX_VALUES} values", node.start_mark
+            )
+        return self.construct_document(node)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value if key.tag == "tag:yaml.org,2002:str"]
@@ -22,11 +35,31 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def _values(node: yaml.Node, known: dict[int, int]) -> int:
+    """How many values a node stands for, those of an alias each time; one within itself: too many."""
+    if id(node) not in known:
+        known[id(node)] = MAX_VALUES + 1  # while it is counted
+        below: Iterable[yaml.Node] = ()
+        if isinstance(node, yaml.MappingNode):
+            below = chain.from_iterable(node.value)
+        elif isinstance(node, yaml.SequenceNode):
+            below = node.value
+        known[id(node)] = 1 + sum(_values(one, known) for one in below)
+    return known[id(node)]
+
+
 def read_yaml(text: str) -> Any:
-    """The value of a YAML text, as `yaml.safe_load`; raises yaml.YAMLError, also for a doubled key."""
+    """The value of a YAML text, as `yaml.safe_load`.
+
+    Raises yaml.YAMLError, also for a doubled key, and for more than MAX_VALUES values.
+    """
     loader = _Loader(text)
     try:
         return loader.get_single_data()
+    except RecursionError:
+        raise yaml.YAMLError("it is nested too deep") from None
+    except (ValueError, OverflowError) as error:  # a date or a number that there is not
+        raise yaml.YAMLError(str(error)) from None
     finally:
         loader.dispose()
 

@@ -94,6 +94,7 @@ def with_schema(table: pa.Table, schema: pa.Schema) -> pa.Table:
 
 
 METADATA_KEY = b"longattn"
+FOOTER_KINDS = {"rows": int, "digest": str, "fingerprint": str, "runs": list, "split": str}
 ROWS_PER_GROUP = 64  # about 16 MB of 32K-token windows: what a reader of whole rows holds
 
 
@@ -218,9 +219,13 @@ def file_metadata(parquet: pq.ParquetFile) -> dict[str, Any]:
         return {}
     try:
         stored = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"its footer is damaged: {error}") from None
-    return unsealed(stored, "its footer")
+    told = unsealed(stored, "its footer")
+    for name in told.keys() & FOOTER_KINDS.keys():
+        if not isinstance(told[name], FOOTER_KINDS[name]):
+            raise ValueError(f"its footer is damaged: {name} {told[name]!r:.40}")
+    return told
 
 
 def content_name(*columns: pa.ChunkedArray | pa.Array) -> str:

@@ -42,6 +42,7 @@ from longattn.windows.cut_points import (
     pieces,
     pre_tokenizer_cuts,
 )
+from longattn.windows.growth import USUAL, require_usual_growth, worst_growth
 from longattn.windows.sentencepiece_bpe import SentencePieceBPE
 
 logger = logging.getLogger("longattn")
@@ -95,6 +96,10 @@ class DocumentTokenizer:
         self._contents = contents
         self._piece_bytes = piece_bytes
         spec = _read_spec(name, contents)
+        try:
+            self._growth = worst_growth(spec)
+        except ValueError as error:
+            raise ValueError(f"{name}: tokenizer.json is refused: {error}") from None
         reference = _load_reference(name, spec)
         sample = reference.encode("a", add_special_tokens=True)
         special = sample.special_tokens_mask[:1] == [1]
@@ -256,6 +261,8 @@ class DocumentTokenizer:
     def _encode_offsets(self, data: bytes) -> TokenizedDocument:
         text = data.decode()
         with _rust_errors(f"cannot tokenize a document of {len(data)} bytes"):
+            if self._growth > USUAL:
+                require_usual_growth(self._slow.normalizer, text)
             encoding = self._slow.encode(text, add_special_tokens=False)
         spans = np.array(encoding.offsets, np.int64).reshape(-1, 2)
         starts = np.append(spans[:, 0], len(text))

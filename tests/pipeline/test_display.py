@@ -70,7 +70,7 @@ def work(steps):
     cut, score = monitor.window_report(), monitor.score_report()
     for i in range(1, steps + 1):
         counts = Counts(records=2 * i, documents=2 * i, windows=i, seconds=0.1 * i, bad=Counter())
-        cut(split, counts, i == steps, 0.0)
+        cut([(split, counts, i == steps, 0.0)])
         score(Counter(book=1), 512, 0.05, 0.04, 0.0)
         time.sleep(0.1)
     yield monitor

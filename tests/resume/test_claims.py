@@ -72,6 +72,21 @@ def test_a_split_at_which_process_after_process_dies_is_given_up_and_the_others_
     ]  # fmt: skip
 
 
+def test_splits_begun_together_are_begun_one_by_one_once_a_process_died_among_them():
+    shared = shared_registries({}, np.empty(0, "S16"), 2)
+    here = DocumentRegistry([InThisProcess(part) for part in shared])
+    splits = ["a", "deadly", "z"]
+    assert here.begin_all(splits, "0") == ["read"] * 3
+    for attempt in range(1, DEATHS + 1):  # it dies at the second, whatever it had before
+        assert here.begin_all(splits, str(attempt)) == ["read"]
+        assert here.begin_all(splits[1:], str(attempt)) == ["read"]
+    assert here.begin_all(splits, "last") == ["read"]
+    assert here.begin_all(splits[1:], "last") == ["deadly"]
+    assert here.begin_all(splits[2:], "last") == ["read"]
+    here.stop()
+    assert here.begin_all(["new", "newer"], "last") == ["stop"] * 2
+
+
 def test_records_that_were_not_claimed_cost_no_call():
     here = claims(finished=["book-done"])
     here.passed = None  # not to be called

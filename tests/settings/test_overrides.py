@@ -47,3 +47,35 @@ def test_yaml_is_read_as_safely_as_before():
     assert read_yaml(text) == yaml.safe_load(text) == {"a": {"b": 1}, "c": {"b": 1, "d": [1, 2]}, 1: "x"}  # fmt: skip
     with pytest.raises(yaml.YAMLError):
         read_yaml("!!python/object/apply:os.getcwd []")
+
+
+LAUGHS = "\n".join(
+    ["a0: &a0 [x, x]", *(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]" for i in range(1, 64))]
+)
+MERGED = "\n".join(
+    ["a0: &a0 {x: 1}", *(f"a{i}: &a{i}\n  <<: [*a{i - 1}, *a{i - 1}]" for i in range(1, 64))]
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (LAUGHS, "aliases stand for more than 100000 values"),
+        (MERGED, "aliases stand for more than 100000 values"),
+        ("sources: &a [*a]", "aliases stand for more than 100000 values"),
+        ("[" * 5000, "nested too deep"),
+        ("output: " + "9" * 5000, "4300 digits"),
+        ("output: 2026-99-99", "month must be"),
+    ],
+)
+def test_yaml_that_does_not_end_is_refused_in_a_line(tmp_path, text, told):
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=f"not YAML: .*{told}") as caught:
+        Config.from_yaml(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_aliases_are_read(tmp_path):
+    text = "a: &a {x: [1, 2]}\nb: [*a, *a]\nc: {<<: *a, y: 3}"
+    assert read_yaml(text) == yaml.safe_load(text)

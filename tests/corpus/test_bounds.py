@@ -1,0 +1,127 @@
+"""A file of a few bytes that asks for gigabytes, or for hours, costs one bad record.
+
+Each is read in a process whose address space is limited, so that what it asks for is not to be had.
+"""
+
+import json
+import lzma
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from longattn.corpus import archives
+from tests.corpus.files import jsonl, parquet, put, read, reasons, texts
+
+CAP = 16 << 20
+READ = """
+import json, resource, sys
+from longattn.corpus.reading import read_split
+from tests.corpus.files import reasons, splits_of
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + int(sys.argv[1]),) * 2)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for file in sys.argv[3:]:
+    bad, texts = [], 0
+    for item in read_split(splits_of(file)[0], max_record_bytes=int(sys.argv[2])):
+        texts += hasattr(item, "text")
+        bad += [] if hasattr(item, "text") else [item]
+    detail = [item.detail for item in bad]
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    print(json.dumps([texts, reasons(bad)[:3], detail[:1], peak >> 10]), flush=True)
+"""
+
+
+def read_within(size: int, *files: Path) -> list[tuple[int, list[str], str, int]]:
+    """Of each file the number of texts, reasons, a detail and the peak of memory so far in MiB."""
+    command = [sys.executable, "-c", READ, str(size), str(CAP), *map(str, files)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    return [(texts, why, " ".join(detail), peak) for texts, why, detail, peak in found]
+
+
+def zstd_frame(window_log: int, content: bytes) -> bytes:
+    """A frame of one raw block that may look back 2^window_log bytes (RFC 8878)."""
+    header = b"\x28\xb5\x2f\xfd" + bytes([0, (window_log - 10) << 3])
+    return header + (len(content) << 3 | 1).to_bytes(3, "little") + content
+
+
+def test_small_files_that_ask_for_much(tmp_path: Path) -> None:
+    shared = pa.DictionaryArray.from_arrays(pa.array([0] * 64, pa.int32()), ["a" * (CAP - 1000)])
+    files = {
+        "window.jsonl.zst": zstd_frame(31, jsonl([{"text": "a"}])),
+        "dictionary.parquet": parquet(pa.table({"text": shared}), compression="zstd"),
+        "page.parquet": parquet(
+            pa.table({"text": ["a" * (CAP // 4)] * 6}),
+            use_dictionary=False, compression="zstd", write_batch_size=10, data_page_size=1 << 30,
+        ),
+        "rows.parquet": parquet(pa.table({"text": pa.nulls(1 << 23, pa.string())})),
+        "null.arrow": b"",
+        "shared.arrow": b"",
+    }  # fmt: skip
+    for name, column in (("null", pa.nulls(1 << 27)), ("shared", shared)):
+        sink = pa.BufferOutputStream()
+        batch = pa.record_batch({"text": column})
+        options = pa.ipc.IpcWriteOptions(compression="zstd")
+        with pa.ipc.new_stream(sink, batch.schema, options=options) as writer:
+            writer.write_batch(batch)
+        files[f"{name}.arrow"] = sink.getvalue().to_pybytes()
+    for name, data in files.items():
+        put(tmp_path / name, data)
+        assert len(data) < 30_000, name
+    found = dict(
+        zip(files, read_within(400 << 20, *(tmp_path / name for name in files)), strict=True)
+    )
+    told = {name: (count, why) for name, (count, why, *_) in found.items()}
+    assert told == {
+        "window.jsonl.zst": (0, ["truncated_archive"]),
+        "dictionary.parquet": (64, []),
+        "page.parquet": (0, ["unreadable"]),
+        "rows.parquet": (0, ["unreadable"]),
+        "null.arrow": (0, ["unreadable"]),
+        "shared.arrow": (64, []),
+    }
+    assert "134217728 bytes, which max_record_bytes allows" in found["window.jsonl.zst"][2]
+    assert "bytes unpacked of a file of" in found["page.parquet"][2]
+    assert f"max_record_bytes {CAP}" in found["page.parquet"][2]
+    assert (
+        f"8388608 rows in a file of {len(files['rows.parquet'])} bytes" in found["rows.parquet"][2]
+    )
+    assert f"{1 << 27} rows in a file" in found["null.arrow"][2]
+    assert max(peak for *_, peak in found.values()) < 300
+
+
+def test_rows_that_share_a_value_are_read(tmp_path: Path) -> None:
+    """What is no more than a million rows, or 64 for each byte, is."""
+    data = parquet(pa.table({"text": pa.nulls(100_000, pa.string())}))
+    items = read(put(tmp_path / "a.parquet", data))
+    assert (len(items), set(reasons(items))) == (100_000, {"not_a_string"})
+
+
+@pytest.mark.parametrize("kind", ["zst", "xz"])
+def test_a_window_that_the_cap_allows_is_read(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archives, "WINDOW", 1 << 20)
+    lines = jsonl([{"text": "a"}])
+    data = zstd_frame(23, lines) if kind == "zst" else lzma.compress(lines)  # 8 MiB each
+    file = put(tmp_path / f"a.jsonl.{kind}", data)
+    assert texts(read(file, max_record_bytes=8 << 20)) == ["a"]
+    (bad,) = read(file, max_record_bytes=4 << 20)
+    assert (
+        bad.detail
+        == "it looks back more than 4194304 bytes, which max_record_bytes allows: raise that"
+    )
+
+
+def test_an_index_outside_of_a_dictionary_costs_its_batch(tmp_path: Path) -> None:
+    indices = pa.array([0, 7], pa.int32())
+    column = pa.DictionaryArray.from_arrays(indices, ["a"], safe=False)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, pa.schema({"text": column.type})) as writer:
+        writer.write_batch(pa.record_batch({"text": column}))
+    items = read(put(tmp_path / "a.arrow", sink.getvalue().to_pybytes()))
+    assert reasons(items) == ["unreadable"]
