@@ -16,6 +16,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    WithJsonSchema,
     model_validator,
 )
 
@@ -28,6 +29,7 @@ from longattn.settings.numbers import (
     Pool,
     TokenLengths,
     WindowLength,
+    percent,
 )
 from longattn.settings.overrides import apply_overrides, read_yaml
 from longattn.settings.paths import absolute_model, absolute_path
@@ -50,6 +52,20 @@ def check_category(value: Any) -> str:
 
 
 LocalOrURL = Annotated[str, BeforeValidator(absolute_path), Field(min_length=1)]
+
+
+def read_mapping(path: str | Path, wanted: str) -> dict[str, Any]:
+    """The mapping in a YAML file, local or of any fsspec URL. Raises ConfigError naming the file."""
+    try:
+        with fsspec.open(str(path), "rt", encoding="utf-8") as file:
+            values = read_yaml(file.read())
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as a config: {error}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: {wanted} is required")
+    return values
 
 
 class Settings(BaseModel):
@@ -186,6 +202,74 @@ class Select(Settings):
     )
 
 
+class PackedSource(Settings):
+    """Short documents, or windows, that are packed into windows."""
+
+    category: Annotated[str, AfterValidator(check_category)] = Field(
+        description="name under which it has a share"
+    )
+    path: LocalOrURL = Field(
+        description="file, folder or glob; local (relative to where the command runs) or any "
+        "fsspec URL"
+    )
+    text_column: str = Field(
+        "content", min_length=1, description="column that holds the text of documents"
+    )
+    ids_column: str | None = Field(
+        None,
+        min_length=1,
+        description="column of Parquet files with lists of ids of the scorer's tokenizer, as input_ids; "
+        "null: the text is tokenized",
+    )
+    end_token: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="id put after each document that is tokenized; null: none"
+    )
+
+
+class Mix(Settings):
+    """What an export is mixed of: the file of `longattn export --mix`."""
+
+    shares: Annotated[
+        dict[str, Annotated[float, BeforeValidator(percent), Field(gt=0, allow_inf_nan=False)]],
+        Field(min_length=1),
+        WithJsonSchema({"type": "object", "takes": "a share for each category"}),
+    ] = Field(
+        description="share of the tokens of each category, selected or packed, as {book: 70%, web: 30%}; "
+        "they are scaled to a sum of one, and a category without one is left out"
+    )
+    tokens: Count | None = Field(
+        None,
+        description="tokens of the export, as in 2B (decimal); null: as many as the scarcest category "
+        "allows",
+    )
+    packed: tuple[PackedSource, ...] = Field(
+        (), description="further documents, packed into windows by best fit, none cut that fits one"
+    )
+    pad_token: int = Field(
+        0, ge=0, description="id that fills windows where a format needs them of one length"
+    )
+
+    @model_validator(mode="after")
+    def _categories(self) -> Mix:
+        names = [source.category for source in self.packed]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise ValueError(f"packed: two sources of category {min(twice)!r}")
+        for name in names:
+            if name not in self.shares:
+                raise ValueError(f"packed: {name!r} has no share")
+        return self
+
+    @classmethod
+    def of(cls, value: MixLike) -> Mix:
+        """The mix that `value` is or names. Raises ConfigError, one line."""
+        if isinstance(value, (str, Path)):
+            return cls.check(read_mapping(value, "a mapping with `shares`"), str(value))
+        return cls.check(value, "mix")
+
+
+MixLike = Mix | Mapping[str, Any] | str | Path
+
+
 class Workers(Settings):
     """Pools as [smallest, largest]; null: as large as the cluster is, or can grow to.
 
@@ -298,15 +382,7 @@ class Config(Settings):
 
         Raises ConfigError in one line that names the file, the field and what is allowed.
         """
-        try:
-            with fsspec.open(str(path), "rt", encoding="utf-8") as file:
-                values = read_yaml(file.read())
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path}: cannot be read as a config: {error}") from None
-        except yaml.YAMLError as error:
-            raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
-        if not isinstance(values, dict):
-            raise ConfigError(f"{path}: a mapping with `sources` and `output` is required")
+        values = read_mapping(path, "a mapping with `sources` and `output`")
         apply_overrides(values, overrides)
         return cls.parse(values, str(path))
 

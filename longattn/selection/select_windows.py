@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from longattn.config import Config, ConfigLike, Keep, Select, is_config_file, output_of
 from longattn.selection.database import database, literal
+from longattn.selection.dataset_card import write_card
 from longattn.selection.exact_sums import Moments, moments
 from longattn.selection.lds import Scale
 from longattn.selection.overlap import distinct_scores
@@ -84,7 +85,7 @@ def select(
 ) -> dict[str, CategorySelection]:
     """What was kept, by category, of `<path>/labelled`; `longattn.select` says the rest.
 
-    Writes `<path>/selected`, and leaves the reports of the run as they are.
+    Writes `<path>/selected` and its card, and leaves the reports of the run as they are.
     """
     if not isinstance(path, (str, Path)) or is_config_file(path):
         config = Config.of(path)
@@ -110,10 +111,10 @@ def select(
             folder.selected,
             {"fingerprint": files.fingerprint, "select": stored},
         )
-    write_record(
-        folder.record("selection"),
-        {"select": stored, "files": urls, "categories": {c: s.to_dict() for c, s in result.items()}},
-    )  # fmt: skip
+    categories = {name: of.to_dict() for name, of in result.items()}
+    card = write_card(folder.url, urls, settings, categories)
+    record = {"select": stored, "files": urls, "categories": categories, "card": card}
+    write_record(folder.record("selection"), record)
     return result
 
 

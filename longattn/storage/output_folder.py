@@ -4,7 +4,8 @@ labelled/<category>/*.parquet    every window with its scores
 selected/<category>/*.parquet    the kept windows, with their LDS
 quarantine/*.parquet             records that could not be used, and why
 damaged/                         files that were no longer what was written, set aside by a run
-megatron/                        the kept windows for Megatron-LM, where exported
+megatron/ mds/ npy/ jsonl/       the kept windows as a trainer reads them, where exported
+README.md                        what was selected, for people and for Hugging Face `datasets`
 report.html, evaluation.html     pages for people
 inspections/<data_id>.html       a page a window that was inspected
 _longattn/run.json               whose scores the folder holds, and the settings
@@ -15,6 +16,7 @@ _longattn/hold.json              the run that is at work here
 _longattn/rates.json             samples of the last run's progress, for the report
 _longattn/summary.json           the totals of the last run
 _longattn/selection.json         the last selection: its settings, files and figures
+_longattn/export-<format>.json   of which windows, in which order, the parts of an export are
 """
 
 from __future__ import annotations
@@ -49,9 +51,12 @@ class OutputFolder:
     def damaged(self) -> str:
         return join(self.url, "damaged")
 
+    def export(self, format: str) -> str:
+        return join(self.url, format)
+
     @property
-    def megatron(self) -> str:
-        return join(self.url, "megatron")
+    def card(self) -> str:
+        return join(self.url, "README.md")
 
     @property
     def markers(self) -> str:
@@ -68,7 +73,7 @@ class OutputFolder:
         return join(self.url, "inspections", f"{data_id}.html")
 
     def record(self, name: str) -> str:
-        """`run`, `samples`, `columns`, `hold`, `rates`, `summary` or `selection`."""
+        """`run`, `samples`, `columns`, `hold`, `rates`, `summary`, `selection` or `export-<format>`."""
         return join(self.url, "_longattn", f"{name}.json")
 
     def labelled_files(self, category: str | None = None) -> dict[str, int]:
