@@ -80,7 +80,7 @@ def show_config(
         raise typer.BadParameter("one of CONFIG, --schema, --reference is required")
 
     def work() -> None:
-        from longattn.config import Config
+        from longattn.config import Config, Mix
         from longattn.settings.reference import editor_schema, print_settings, settings_page
 
         if config is not None:
@@ -88,7 +88,7 @@ def show_config(
         elif schema:
             print(json.dumps(editor_schema(Config), indent=1))
         else:
-            print(settings_page(Config), end="")
+            print(settings_page(Config, Mix), end="")
 
     guarded(work)
 
@@ -296,21 +296,36 @@ def join(
 
 
 @app.command()
-def export(config: ConfigPath, set_: Overrides = None, log_file: LogFile = None) -> None:
-    """Write the selected windows for Megatron-LM: OUTPUT/megatron/CATEGORY-PART.bin and .idx.
+def export(
+    config: ConfigPath,
+    set_: Overrides = None,
+    format: Annotated[
+        str, typer.Option("--format", help="megatron, mds, npy or jsonl")
+    ] = "megatron",
+    shuffle: Annotated[
+        int | None, typer.Option(metavar="SEED", help="one order over all categories")
+    ] = None,
+    mix: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="YAML: the share of each category, see SETTINGS.md"),
+    ] = None,
+    log_file: LogFile = None,
+) -> None:
+    """Write the selected windows as files of a trainer: OUTPUT/FORMAT/CATEGORY-PART...
 
-    Prints what --data-path takes. Other trainers read the Parquet files as they are: see README.md.
+    Prints what the trainer takes. Killed and run again, it writes what is missing.
 
-    Example: longattn export configs/quickstart.yaml
+    Example: longattn export configs/quickstart.yaml --format mds --shuffle 1
     """
 
     def work() -> None:
         from longattn.config import Config
-        from longattn.notebook import export as write_megatron
+        from longattn.notebook import export as write_export
         from longattn.text import without_secrets
 
-        for prefix in write_megatron(Config.of(config, set_ or [])):
-            print(without_secrets(prefix))
+        settings = Config.of(config, set_ or [])
+        for path in write_export(settings, format=format, shuffle=shuffle, mix=mix):
+            print(without_secrets(path))
 
     guarded(work)
 

@@ -8,13 +8,14 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import fsspec
 import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from longattn.errors import ConfigError
 from longattn.settings.base import Settings as Settings
 from longattn.settings.base import check_category as check_category
+from longattn.settings.mix import Mix as Mix
+from longattn.settings.mix import MixLike as MixLike
 from longattn.settings.numbers import (
     ByteSize,
     Count,
@@ -24,8 +25,8 @@ from longattn.settings.numbers import (
     TokenLengths,
     WindowLength,
 )
-from longattn.settings.overrides import apply_overrides, read_yaml
-from longattn.settings.paths import absolute_model, absolute_path
+from longattn.settings.overrides import apply_overrides, read_mapping, read_yaml
+from longattn.settings.paths import LocalOrURL, absolute_model
 from longattn.settings.refusals import checked
 from longattn.settings.scores import Score, check_scores
 from longattn.settings.selection import Keep as Keep
@@ -34,8 +35,6 @@ from longattn.text import without_secrets
 
 SCORER_BATCH = {"cuda": 32, "cpu": 8}
 """Windows a scorer is handed at a time by default: a GPU pauses between two batches."""
-
-LocalOrURL = Annotated[str, BeforeValidator(absolute_path), Field(min_length=1)]
 
 
 class Sample(Settings):
@@ -246,15 +245,7 @@ class Config(Settings):
 
         Raises ConfigError in one line that names the file, the field and what is allowed.
         """
-        try:
-            with fsspec.open(str(path), "rt", encoding="utf-8") as file:
-                values = read_yaml(file.read())
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path}: cannot be read as a config: {error}") from None
-        except yaml.YAMLError as error:
-            raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
-        if not isinstance(values, dict):
-            raise ConfigError(f"{path}: a mapping with `sources` and `output` is required")
+        values = read_mapping(path, "a mapping with `sources` and `output`")
         apply_overrides(values, overrides)
         return cls.parse(values, str(path))
 

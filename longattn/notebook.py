@@ -10,7 +10,7 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from longattn.config import Config, ConfigLike, Select, output_of
+from longattn.config import Config, ConfigLike, Mix, MixLike, Select, output_of
 from longattn.errors import ConfigError
 from longattn.settings.numbers import ByteSize, WindowLength, read_number
 from longattn.settings.paths import absolute_path
@@ -247,20 +247,41 @@ def verify(output: ConfigLike, *, scores: int = 0) -> list[str]:
     return list(findings(output_of(output), scores=scores))
 
 
-def export(output: ConfigLike) -> list[str]:
-    """The prefixes that Megatron-LM's `--data-path` takes, their `.bin` and `.idx` files written.
+def export(
+    output: ConfigLike,
+    *,
+    format: str = "megatron",
+    shuffle: int | None = None,
+    mix: MixLike | None = None,
+) -> list[str]:
+    """Write the selected windows as files of a trainer; returns the paths that it takes.
 
     Of the selection that `select.name` of the config names, or of the one without a name.
 
     Args:
         output: the config of a run, or its output folder.
+        format: "megatron" (prefixes, as `--data-path` takes them), "mds" (folders, each a stream of
+            mosaicml-streaming), "npy" (token files, as OLMo-core takes them) or "jsonl".
+        shuffle: the seed of an order over all categories, the same anywhere; None: in order of category.
+        mix: the share of each category, and what is packed into windows beside: a YAML file, a mapping
+            or a `Mix`; None: all that is selected.
 
     Raises:
-        ValueError: one line; nothing is selected there, or its settings are not known.
+        ValueError: one line; nothing is selected there, its settings are not known, or a bad mix.
     """
-    from longattn.selection.megatron import export_megatron
+    from longattn.formats.export import Export
+    from longattn.formats.export import export as write_export
     from longattn.windows.tokenizer import load_tokenizer
 
     settings = Config.of(output)
-    vocab_size = load_tokenizer(settings.scorer.model).vocab_size
-    return export_megatron(settings.output, vocab_size, name=settings.select.name)
+    wanted = Export(
+        name=settings.select.name,
+        vocab_size=load_tokenizer(settings.scorer.model).vocab_size,
+        window=settings.window.tokens,
+        format=format,
+        shuffle=shuffle,
+        mix=None if mix is None else Mix.of(mix),
+        model=settings.scorer.model,
+        memory=settings.select.memory,
+    )
+    return write_export(settings.output, wanted)

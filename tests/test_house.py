@@ -9,7 +9,9 @@ import longattn
 
 ROOT = Path(longattn.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
-FLOORS = ["storage", "corpus", "windows", "scoring", "resume", "selection", "reports", "pipeline"]
+FLOORS = [
+    "storage", "corpus", "windows", "scoring", "resume", "selection", "formats", "reports", "pipeline",
+]  # fmt: skip
 BELOW = ["errors", "text", "models", "settings", "config", "samples", "builtin", "__version__"]
 FORBIDDEN = {
     "corpus": ("resume", "scoring", "selection", "reports", "pipeline", "ray"),
@@ -25,8 +27,9 @@ FORBIDDEN = {
         "pipeline",
         "ray",
     ),
-    "resume": ("selection", "reports", "pipeline", "ray"),
-    "selection": ("reports", "pipeline", "ray"),
+    "resume": ("selection", "formats", "reports", "pipeline", "ray"),
+    "selection": ("formats", "reports", "pipeline", "ray"),
+    "formats": ("reports", "pipeline", "ray"),
     "reports": ("pipeline", "ray"),
 }
 ON_RAY = {

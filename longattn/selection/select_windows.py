@@ -20,6 +20,7 @@ import pyarrow as pa
 from longattn.config import Config, ConfigLike, Keep, Select, is_config_file, output_of
 from longattn.selection.columns import columns_of
 from longattn.selection.database import database, literal
+from longattn.selection.dataset_card import write_card
 from longattn.selection.exact_sums import Moments, moments
 from longattn.selection.kept_heads import kept_heads
 from longattn.selection.lds import Scale
@@ -89,7 +90,7 @@ def select(
 ) -> dict[str, CategorySelection]:
     """What was kept, by category, of `<path>/labelled`; `longattn.select` says the rest.
 
-    Writes `<path>/selected`, and leaves the reports of the run as they are.
+    Writes `<path>/selected` and its card, and leaves the reports of the run as they are.
     """
     path, settings, size = resolved(path, settings, file_bytes, overrides)
     folder = OutputFolder(path)
@@ -110,10 +111,11 @@ def select(
             table, files, size, folder.selection(settings.name),
             folder.selected_files(settings.name).keys(), {"fingerprint": files.fingerprint, **stored},
         )  # fmt: skip
-    write_record(
-        folder.selection_record(settings.name),
-        {**stored, "files": urls, "categories": {c: s.to_dict() for c, s in result.items()}},
-    )
+    categories = {name: of.to_dict() for name, of in result.items()}
+    told = {**stored, "files": urls, "categories": categories}
+    if settings.name is None:  # the folder's own page
+        told["card"] = write_card(folder.url, urls, settings, categories)
+    write_record(folder.selection_record(settings.name), told)
     return result
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
+import fsspec
 import yaml
 
 from longattn.errors import ConfigError
@@ -113,3 +115,17 @@ def _apply(values: dict[str, Any], override: str) -> list[str]:
             node[key] = {}
         node = node[key]
     return parts
+
+
+def read_mapping(path: str | Path, wanted: str) -> dict[str, Any]:
+    """The mapping in a YAML file, local or of any fsspec URL. Raises ConfigError naming the file."""
+    try:
+        with fsspec.open(str(path), "rt", encoding="utf-8") as file:
+            values = read_yaml(file.read())
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as a config: {error}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: {wanted} is required")
+    return values

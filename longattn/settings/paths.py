@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.utils import get_protocol
+from pydantic import BeforeValidator, Field
 
 
 def absolute_path(path: Any) -> Any:
@@ -28,3 +29,7 @@ def absolute_model(model: Any) -> Any:
     if model.startswith(("~", "./", "../", "file://")) or Path(model).is_dir():
         return absolute_path(model)
     return model
+
+
+LocalOrURL = Annotated[str, BeforeValidator(absolute_path), Field(min_length=1)]
+"""A file, folder or glob: absolute, or a URL."""

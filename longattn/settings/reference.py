@@ -91,18 +91,20 @@ def field_names(model: type[BaseModel], section: str) -> Iterator[str]:
             yield from field.section.model_fields
 
 
-def settings_page(model: type[BaseModel]) -> str:
-    """All settings as a Markdown page, a table a section."""
+def settings_page(model: type[BaseModel], mix: type[BaseModel]) -> str:
+    """All settings as a Markdown page, a table a section; those of a mix under a title of their own."""
     tables: dict[str, list[str]] = {}
     below: dict[type[BaseModel], str] = {}  # where each kind of section is explained
-    for field in setting_fields(model):
+    whole = [("The config", field) for field in setting_fields(model)]
+    whole += [("The file of `longattn export --mix`", field) for field in setting_fields(mix)]
+    for title, field in whole:
         section, _, name = _plain(field.path).rpartition(".")
         text = " ".join((field.info.description or "").split()).replace("|", "\\|")
         default = _default(field) if _has_default(field) else "required"
         if field.section is not None:
             text += f" (see `{below.setdefault(field.section, _plain(field.path))}` below)"
         takes = _takes(field.schema).replace("|", "\\|")
-        tables.setdefault(section, []).append(
+        tables.setdefault(section or title, []).append(
             f"| `{name}` | {takes} | {default if field.section is None else ''} | {text} |"
         )
     lines = [
@@ -121,7 +123,7 @@ def settings_page(model: type[BaseModel]) -> str:
     ]
     for section, rows in tables.items():
         lines += [
-            "", f"## {section or 'The config'}", "", "| setting | takes | default | what it is |",
+            "", f"## {section}", "", "| setting | takes | default | what it is |",
             "|---|---|---|---|", *rows,
         ]  # fmt: skip
     return "\n".join(lines) + "\n"

@@ -6,7 +6,8 @@ selected/<name>/<category>/*.parquet  the same of a selection with a name
 scores/<name>/<category>/*.parquet  a score table: a file for each labelled one, named as it is, its rows
 quarantine/*.parquet             records that could not be used, and why
 damaged/                         files that were no longer what was written, set aside by a run
-megatron/                        the kept windows for Megatron-LM, where exported
+megatron/ mds/ npy/ jsonl/       the kept windows as a trainer reads them, where exported
+README.md                        what was selected, for people and for Hugging Face `datasets`
 report.html, evaluation.html     pages for people
 inspections/<data_id>.html       a page a window that was inspected
 _longattn/run.json               whose scores the folder holds, and the settings
@@ -23,6 +24,7 @@ _longattn/selection.json         the last selection: its settings, files and fig
 _longattn/selections/<name>.json the same of each selection with a name
 _longattn/heads.json             the heads that `select.heads: auto` chose
 _longattn/check.json             what the ranking column told on a few windows, for the report
+_longattn/export-<format>.json   of which windows, in which order, the parts of an export are
 """
 
 from __future__ import annotations
@@ -77,9 +79,13 @@ class OutputFolder:
     def damaged(self) -> str:
         return join(self.url, "damaged")
 
+    def export(self, format: str, selection: str | None = None) -> str:
+        """The files of an export; those of a selection with a name lie in a folder of their own."""
+        return join(self.url, *([f"{format}-{selection}"] if selection else [format]))
+
     @property
-    def megatron(self) -> str:
-        return join(self.url, "megatron")
+    def card(self) -> str:
+        return join(self.url, "README.md")
 
     @property
     def markers(self) -> str:

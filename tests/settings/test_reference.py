@@ -6,7 +6,7 @@ import jsonschema
 import pytest
 import yaml
 
-from longattn.config import Config
+from longattn.config import Config, Mix
 from longattn.errors import ConfigError
 from longattn.settings.fields import setting_fields
 from longattn.settings.reference import (
@@ -72,11 +72,11 @@ def test_the_first_config_overwrites_nothing(tmp_path):
 
 
 def test_the_page_of_settings_is_up_to_date():
-    page = settings_page(Config)
+    page = settings_page(Config, Mix)
     assert (CONFIGS / "SETTINGS.md").read_text() == page, (
         "longattn config --reference > configs/SETTINGS.md"
     )
-    for field in setting_fields(Config):
+    for field in [*setting_fields(Config), *setting_fields(Mix)]:
         assert f"\n| `{field.path.rpartition('.')[2]}` |" in page
 
 
