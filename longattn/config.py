@@ -26,7 +26,7 @@ from longattn.settings.numbers import (
     WindowLength,
 )
 from longattn.settings.overrides import apply_overrides, read_mapping, read_yaml
-from longattn.settings.paths import LocalOrURL, absolute_model
+from longattn.settings.paths import LocalOrURL, absolute_model, absolute_path
 from longattn.settings.refusals import checked
 from longattn.settings.scores import Score, check_scores
 from longattn.settings.selection import Keep as Keep

@@ -12,7 +12,7 @@ import pytest
 from longattn.errors import HeldError
 from longattn.formats import writing
 from longattn.formats.export import SUMMARY
-from longattn.resume.lock import held
+from longattn.resume.shards import held
 from longattn.storage.files import filesystem, remove
 from tests.formats.made import drawn, exported, names_of, read_bytes, sequences, write_selected
 
