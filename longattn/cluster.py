@@ -27,6 +27,8 @@ LONGEST_TMPDIR = 36  # bytes; Ray adds /ray/session_<time>_<pid>/sockets/plasma_
 def connected() -> Iterator[None]:
     """A Ray cluster: the one connected to, that of RAY_ADDRESS, one that runs here, or one started.
 
+    RAY_ADDRESS=local starts one whatever runs here.
+
     One started here listens on the loopback address alone: no other machine reaches it. SIGTERM
     does what it did before, though `ray.init` takes it for itself.
     """
@@ -38,11 +40,13 @@ def connected() -> Iterator[None]:
     try:
         try:
             # The second is one that `ray start` left on this machine: `ray.init` would join it too.
-            address = os.environ.get("RAY_ADDRESS") or services.find_bootstrap_address(None)
+            given = os.environ.get("RAY_ADDRESS")
+            address = None if given == "local" else given or services.find_bootstrap_address(None)
             if address:
                 log.info("connecting to Ray at %s", address)
             else:
-                log.info("starting Ray here, where none runs yet")
+                why = "as RAY_ADDRESS=local says" if given else "where none runs yet"
+                log.info("starting Ray here, %s", why)
             with nullcontext() if address else _on_loopback():
                 ray.init(logging_level=logging.WARNING)
         except SystemExit:  # Ray's handler

@@ -40,6 +40,14 @@ def test_where_no_ray_runs_one_is_started(no_cluster, monkeypatch, caplog):
     assert caplog.messages == ["starting Ray here, where none runs yet"]
 
 
+def test_local_starts_one_though_another_runs_here(no_cluster, monkeypatch, caplog):
+    monkeypatch.setattr(services, "find_bootstrap_address", lambda _: "10.0.0.7:6379")
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    with caplog.at_level(logging.INFO, "longattn"), cluster.connected():
+        pass
+    assert caplog.messages == ["starting Ray here, as RAY_ADDRESS=local says"]
+
+
 @pytest.mark.parametrize("name", ["TMPDIR", "RAY_TMPDIR"])
 def test_a_temporary_folder_too_long_for_sockets_is_a_setting(no_cluster, monkeypatch, name):
     monkeypatch.delenv("RAY_TMPDIR", raising=False)
