@@ -11,10 +11,11 @@ import re
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
+from functools import cached_property
 from hashlib import sha256
 from itertools import islice
 from typing import Any, Literal
@@ -58,14 +59,14 @@ class Split:
     columns: tuple[tuple[str, str], ...] = ()
     """Names and types of the columns that go with each document; a type is "" until it is known."""
 
-    @property
+    @cached_property
     def id(self) -> str:
         """32 hex digits over all that decides what the split yields."""
         path = re.sub("(?<=://)[^/?#]*@", "", self.path)  # who asks does not matter
         what = [self.category, path, self.text_column, self.start, self.stop, self.version]
         return sha256(json.dumps(what).encode()).hexdigest()[:32]
 
-    @property
+    @cached_property
     def source(self) -> str:
         """The path as it is told and stored: without passwords and signatures."""
         return without_secrets(self.path)
@@ -274,7 +275,8 @@ def member(value: Any, name: str) -> Any:
 
 def pack_task(splits: Sequence[Split]) -> str:
     """Splits to read, as one string."""
-    return json.dumps([vars(split) for split in splits])
+    names = [of.name for of in fields(Split)]
+    return json.dumps([{name: getattr(split, name) for name in names} for split in splits])
 
 
 def unpack_task(task: str) -> list[Split]:
