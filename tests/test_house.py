@@ -38,6 +38,7 @@ ON_RAY = {
     "pipeline/on_ray.py",
     "pipeline/steps.py",
     "pipeline/pools.py",
+    "pipeline/tables_on_ray.py",
 }
 
 

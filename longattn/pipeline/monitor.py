@@ -33,20 +33,24 @@ LOG_SECONDS = 30.0
 BALANCE_SECONDS = 60.0  # of work before the rates of the stages are logged
 
 MAX_FAILURES = 5  # kept of a run
-LABELS = ("stage", "category")  # stage: window (read, tokenize, cut), score, write
+# stage: window (read, tokenize, cut), score, write; scores/<name> of a further score
+LABELS = ("stage", "category")
 # What the monitor is told -> the metric that it raises, and what that counts.
 METRICS = {
     "documents": ("longattn_documents_total", "documents read"),
     "windows": (
         "longattn_windows_total",
-        "windows cut (stage window), scored (score), written (write)",
+        "windows cut (stage window), scored (score, or scores/<name>), written (write)",
     ),
     "tokens": (
         "longattn_tokens_total",
         "tokens of documents tokenized (stage window), of windows scored (score)",
     ),
     "quarantined": ("longattn_quarantined_records_total", "records that could not be used"),
-    "bytes": ("longattn_written_bytes_total", "bytes of labelled Parquet files"),
+    "bytes": (
+        "longattn_written_bytes_total",
+        "bytes of labelled Parquet files and of score tables",
+    ),
     "busy": ("longattn_busy_seconds_total", "seconds of work, summed over actors"),
     "kernel": ("longattn_kernel_seconds_total", "seconds of it in the attention statistics"),
     "waiting": (

@@ -65,7 +65,7 @@ class TableReports:
         return on
 
     def written(self, table: TableWritten) -> None:
-        self._monitor.ask("add", table)
+        self._monitor.ask("add", table)()  # waited for, so that totals are whole at the end
 
     def failed(self, failure: Failure) -> None:
         self._monitor.ask("add_failure", failure)()

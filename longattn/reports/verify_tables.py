@@ -147,7 +147,11 @@ def _scored_again(
     settings = {"name": record.name, "kind": parts.kind, "model": model, "dtype": parts.dtype}
     settings |= {k: v for k, v in parts.settings.items() if k in ("short", "layers")}
     score = Score.check(settings, record.name)
-    scorer = FurtherScorer(score, parts)
+    try:
+        scorer = FurtherScorer(score, parts)
+    except ValueError as error:  # of a GPU's dtype where there is none, or too large here
+        log.warning("score %s is not computed again: %s", record.name, error)
+        return
     rng = np.random.default_rng()
     tolerance, column = TOLERANCE.get(parts.dtype or "", OTHER_TOLERANCE), record.columns[0]
     for url in rng.choice(labelled, min(scores, len(labelled)), replace=False).tolist():
