@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 
 from longattn.config import Select
 from longattn.reports.page import packed, render
-from longattn.reports.page_seal import with_seal
 from longattn.reports.repetition import Repetition
 from longattn.resume.fingerprint import require_run_record
 from longattn.selection.lds import long_distance_scores
 from longattn.storage.digests import json_checksum
 from longattn.storage.files import READERS, list_files, parallel, write_bytes
 from longattn.storage.output_folder import OutputFolder, category_of
+from longattn.storage.page_seal import with_seal
 from longattn.storage.records import read_record
 from longattn.storage.tables import open_parquet, own_files
 from longattn.text import without_secrets

@@ -30,8 +30,8 @@ def verify(output: str, *, scores: int = 0) -> Iterator[str]:
     records their checksums. Of labelled windows: id, document, category, range and length; content
     is what the ids decode to and tokenizes to; recurrence; each there once. Of the rest: markers,
     summary, samples and quarantine against the rows; the selection, its figures and every column of
-    its rows against what scores and settings select; one fingerprint; the report against what it
-    tells of. Memory: `memory` of the default `Select`, and a row group.
+    its rows against what scores and settings select; one fingerprint; report and card against what
+    they tell of. Memory: `memory` of the default `Select`, and a row group.
 
     Args:
         output: the output folder of a run.
@@ -80,6 +80,7 @@ def _findings(output: str, record: RunRecord, scores: int) -> Iterator[str]:
         elif tables.urls["selected"] and folder.record("selection") not in records.broken:
             yield f"{output}: selected files, and no selection.json that tells how they came about"
         yield from _guarded(records.report, folder.report)
+        yield from _guarded(records.card, folder.card)
         if scores:
             yield from _guarded(lambda: score_findings(tables, record, scores), folder.labelled)
 

@@ -8,10 +8,8 @@ from typing import Any
 from longattn.config import Select
 from longattn.reports.verify_records import RecordChecks
 from longattn.reports.verify_rows import WindowTables
-from longattn.selection.dataset_card import card_digest
 from longattn.selection.select_windows import choose_windows
 from longattn.storage.digests import json_checksum
-from longattn.storage.files import read_bytes
 from longattn.storage.output_folder import OutputFolder
 from longattn.storage.tables import file_metadata, open_parquet
 
@@ -22,7 +20,6 @@ def selection_findings(
     """Findings on what was selected."""
     stored = records.selection or {}
     yield from _files(folder, tables, stored)
-    yield from _card(folder.card, stored.get("card"))
     connection = tables.connection
     (strange,) = connection.execute(
         "SELECT count(*) FROM windows WHERE "
@@ -71,13 +68,6 @@ def _files(folder: OutputFolder, tables: WindowTables, stored: dict[str, Any]) -
             yield f"{url}: its footer tells of other settings than selection.json"
         if not digests.issuperset(metadata.get("labelled", [])):
             yield f"{url}: its footer tells of labelled files that are not there"
-
-
-def _card(url: str, digest: Any) -> Iterator[str]:
-    """Whether the card is the one that was written with the selection; its owner may delete it."""
-    page = read_bytes(url) if digest is not None else None
-    if page is not None and card_digest(page) != digest:
-        yield f"{url}: it is not what the selection wrote; `longattn select` writes it anew"
 
 
 def _rows(selected: str, tables: WindowTables) -> Iterator[str]:

@@ -112,9 +112,9 @@ def select(
             {"fingerprint": files.fingerprint, "select": stored},
         )
     categories = {name: of.to_dict() for name, of in result.items()}
-    card = write_card(folder.url, urls, settings, categories)
-    record = {"select": stored, "files": urls, "categories": categories, "card": card}
+    record = {"select": stored, "files": urls, "categories": categories}
     write_record(folder.record("selection"), record)
+    write_card(folder.url, record)
     return result
 
 
