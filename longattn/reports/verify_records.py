@@ -61,7 +61,7 @@ class RecordChecks:
             try:
                 value = read_record(url)
                 if value is not None and CHECKSUM not in read_json(url):
-                    yield f"{url}: it has lost its checksum"
+                    raise ValueError(f"{url}: it has lost its checksum")
             except ValueError as error:
                 yield str(error)
                 self.broken.add(url)

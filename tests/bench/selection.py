@@ -57,7 +57,7 @@ def write_drawn(folder: str, rows: int) -> None:
     for start in range(0, rows, FILE_ROWS):
         n = min(FILE_ROWS, rows - start)
         digests = rng.bytes(8 * n + 16).hex()
-        documents = [digests[16 * (i & -2) :][:32] for i in range(n)]
+        documents = [digests[16 * (i & -2) : 16 * (i & -2) + 32] for i in range(n)]
         first = np.arange(n) % 2 * 16384
         values = {
             "data_id": [f"book-{name}-{i % 2}" for i, name in enumerate(documents)],

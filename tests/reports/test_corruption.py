@@ -95,3 +95,14 @@ def test_no_flipped_bit_changes_a_value_unnoticed(whole, output):
                 shutil.copy(whole / name, output / name)
             flips += len(group)
     assert missed == []
+
+
+def test_a_record_without_its_checksum_hides_no_other_finding(whole, output):
+    records = ["samples", "summary", "selection", "rates"]
+    for name in records:
+        path = output / f"_longattn/{name}.json"
+        path.write_text(path.read_text().replace('"checksum"', '"chec{sum"'))
+    found = list(verify(str(output)))
+    for name in records:
+        assert f"{output}/_longattn/{name}.json: it has lost its checksum" in found
+    assert not [line for line in found if "cannot be checked" in line]
