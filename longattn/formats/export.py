@@ -9,11 +9,9 @@ them, so what has none is not whole.
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 from longattn.config import Mix
@@ -26,7 +24,7 @@ from longattn.formats.registry import format_named
 from longattn.formats.short_documents import Packing, insert_packed
 from longattn.formats.writing import IdSettings, prefix_of, write_parts
 from longattn.resume.shards import held
-from longattn.selection.database import database
+from longattn.selection.database import database, temporary_folder
 from longattn.storage.digests import json_checksum
 from longattn.storage.files import join, list_files, parallel, remove, sweep
 from longattn.storage.output_folder import OutputFolder
@@ -37,7 +35,6 @@ from longattn.text import without_secrets
 log = logging.getLogger("longattn")
 
 SUMMARY = "export.json"
-SCRATCH = "longattn-export-"  # a folder in the temporary one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,19 +74,21 @@ def export(output: str, wanted: Export) -> list[str]:
     urls = own_files(folder.selected_files(wanted.name))
     if not urls:
         raise ValueError(f"{folder.selection(wanted.name)}: no selected windows to export")
-    dtype = format.dtype(wanted.vocab_size)
+    dtype, mix = format.dtype(wanted.vocab_size), wanted.mix
+    pad_token = mix.pad_token if mix else 0
+    if pad_token >= wanted.vocab_size:
+        raise ConfigError(f"pad_token {pad_token}: the vocabulary has 0 to {wanted.vocab_size - 1}")
     with (
         held(output),
         database(wanted.memory) as connection,
-        tempfile.TemporaryDirectory(prefix=SCRATCH) as scratch,
+        temporary_folder() as scratch,
     ):
         place = folder.export(format.name, wanted.name)
         sweep(place)
         table = PieceTable(connection, wanted.shuffle or 0)
         table.insert_windows(urls)
-        mix = wanted.mix
         if mix is not None:
-            packing = Packing(wanted.model, wanted.window, format.padded, Path(scratch))
+            packing = Packing(wanted.model, wanted.window, format.padded, scratch)
             for source in mix.packed:
                 if source.category in table.categories:
                     raise ConfigError(f"packed: category {source.category!r} is a selected one")
@@ -99,25 +98,18 @@ def export(output: str, wanted: Export) -> list[str]:
         layout = Layout(table, wanted.shuffle is not None, part_tokens)
         if not layout.parts:
             raise ValueError(f"{without_secrets(output)}: the mix holds no window")
-        pad_token = mix.pad_token if mix else 0
-        facts = {
-            "shuffle": wanted.shuffle,
-            "mix": mix.model_dump(mode="json", exclude_none=True) if mix else None,
-        }
-        record = folder.record(f"export-{place.rpartition('/')[2]}")
-        files = _Files(place, record, format, layout)
+        facts = {"shuffle": wanted.shuffle, "mix": _told(mix) if mix else None}
+        files = _Files(place, folder.record(f"export-{place.rpartition('/')[2]}"), format, layout)
         files.write(IdSettings(dtype, wanted.vocab_size, pad_token), facts)
-        return format.outputs(place, _groups(layout, format, place))
+        return format.outputs(place, files.groups())
 
 
-def _groups(layout: Layout, format: Format, place: str) -> list[Group]:
-    groups = []
-    numbered = enumerate(layout.parts)
-    for name, parts in groupby(numbered, key=lambda part: part[1].group):
-        of = list(parts)
-        prefixes = [prefix_of(layout, i, format, place) for i, _ in of]
-        groups.append(Group(name, prefixes, [part.sequences for _, part in of]))
-    return groups
+def _told(mix: Mix) -> dict[str, Any]:
+    """A mix as it is stored: without passwords."""
+    values = mix.model_dump(mode="json", exclude_none=True)
+    for source in values["packed"]:
+        source["path"] = without_secrets(source["path"])
+    return values
 
 
 @dataclass(frozen=True)
@@ -125,13 +117,15 @@ class _Files:
     """The files of one export."""
 
     place: str
-    record: str  # of the plan that the files there are of
+    """The folder they are in."""
+    record: str
+    """Where it is kept of which windows, in which order, the parts are."""
     format: Format
     layout: Layout
 
     def write(self, ids: IdSettings, facts: Mapping[str, Any]) -> None:
         """Make all of them appear that are not there."""
-        format, layout, place, record = self.format, self.layout, self.place, self.record
+        format, layout, place = self.format, self.layout, self.place
         plan = {
             "format": format.name,
             "dtype": ids.dtype.str,
@@ -141,12 +135,12 @@ class _Files:
             **facts,
         }
         try:
-            begun = read_record(record)
+            begun = read_record(self.record)
         except ValueError:  # damaged: what is there is of no plan that is known
             begun = None
         if begun != plan:
-            self._clear(place)
-            write_record(record, plan)
+            self._clear()
+            write_record(self.record, plan)
         suffixes = list(format.suffixes)
         if layout.table.padding() and format.mask_suffix:
             suffixes.insert(-1, format.mask_suffix)
@@ -156,7 +150,7 @@ class _Files:
             for part in range(len(layout.parts))
             if not all(prefix_of(layout, part, format, place) + s in there for s in suffixes)
         ]
-        summary, groups = join(place, SUMMARY), _groups(layout, format, place)
+        summary, groups = join(place, SUMMARY), self.groups()
         indices = [format.index_url(place, group) for group in groups if format.index]
         if not missing and summary in there and there.keys() >= set(indices):
             log.info("%s: all of it is there", without_secrets(place))
@@ -168,9 +162,19 @@ class _Files:
             format.write_index(place, group)
         write_record(summary, {**plan, "plan": json_checksum(plan), **self._figures()})
 
-    def _clear(self, place: str) -> None:
+    def groups(self) -> list[Group]:
+        """Parts that a trainer is given together."""
+        found = []
+        numbered = enumerate(self.layout.parts)
+        for name, parts in groupby(numbered, key=lambda part: part[1].group):
+            of = list(parts)
+            prefixes = [prefix_of(self.layout, i, self.format, self.place) for i, _ in of]
+            found.append(Group(name, prefixes, [part.sequences for _, part in of]))
+        return found
+
+    def _clear(self) -> None:
         """Remove the files of an earlier export, first what says that they are whole."""
-        format = self.format
+        format, place = self.format, self.place
         suffixes = [*reversed(format.suffixes), *filter(None, [format.mask_suffix])]
         there = list_files(place, "")
         for name in (SUMMARY, format.index):

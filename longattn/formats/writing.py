@@ -27,7 +27,7 @@ from longattn.formats.pieces import IdFile
 from longattn.selection.threads import CORES, in_threads
 from longattn.storage.files import filesystem, is_local, join, staged
 from longattn.storage.tables import DamagedFileError, open_parquet, readable
-from longattn.text import size
+from longattn.text import size, without_secrets
 
 log = logging.getLogger("longattn")
 
@@ -234,12 +234,11 @@ def _put_group(
 
 
 def _check_vocabulary(url: str, values: NDArray[np.integer], vocab_size: int) -> None:
-    if (
-        len(values)
-        and not 0 <= (low := int(values.min())) <= (high := int(values.max())) < vocab_size
-    ):
+    low, high = (int(values.min()), int(values.max())) if len(values) else (0, 0)
+    if not 0 <= low <= high < vocab_size:
         raise ValueError(
-            f"{url}: ids from {low} to {high}; the vocabulary has 0 to {vocab_size - 1}"
+            f"{without_secrets(url)}: ids from {low} to {high}; "
+            f"the vocabulary has 0 to {vocab_size - 1}"
         )
 
 

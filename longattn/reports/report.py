@@ -23,7 +23,6 @@ from longattn.config import Select
 from longattn.reports.blindness import recorded_check
 from longattn.reports.comparison import compared_selections
 from longattn.reports.page import packed, render
-from longattn.reports.page_seal import with_seal
 from longattn.reports.repetition import Repetition
 from longattn.reports.rule import cleared, heads_told
 from longattn.reports.score_columns import costs, further_figures, histogram
@@ -36,6 +35,7 @@ from longattn.selection.lds import long_distance_scores
 from longattn.storage.digests import json_checksum
 from longattn.storage.files import READERS, list_files, parallel, write_bytes
 from longattn.storage.output_folder import OutputFolder, category_of
+from longattn.storage.page_seal import with_seal
 from longattn.storage.records import read_record
 from longattn.storage.tables import open_parquet, own_files
 from longattn.text import without_secrets

@@ -37,7 +37,7 @@ def verify(output: str, *, scores: int = 0) -> Iterator[str]:
     is what the ids decode to and tokenizes to; recurrence; each there once. Of the rest: markers,
     summary, samples and quarantine against the rows; the selection, its figures and every column of
     its rows against what scores and settings select; one fingerprint; score tables against the
-    labelled files and their records; the report against what it tells of. Memory: `memory` of the
+    labelled files and their records; report and card against what they tell of. Memory: `memory` of the
     default `Select`, and a row group.
 
     Args:
@@ -100,6 +100,7 @@ def _findings(output: str, origin: Origin, scores: int) -> Iterator[str]:
         yield from _guarded(partial(summary_findings, folder, records), folder.record("summary"))
         yield from _guarded(records.report, folder.report)
         yield from _guarded(lambda: score_table_findings(folder, scores), folder.url)
+        yield from _guarded(records.card, folder.card)
         if scores:
             yield from _guarded(lambda: score_findings(tables, origin, scores), folder.labelled)
 

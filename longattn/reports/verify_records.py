@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from longattn.config import Select
 from longattn.corpus.counts import Counts
 from longattn.corpus.records import Reason
-from longattn.reports.page_seal import read_seal
 from longattn.reports.verify_rows import WindowTables, footer_findings
 from longattn.resume.markers import IdSet, Marker, digest_of, read_markers
 from longattn.resume.origin import Origin
 from longattn.resume.remaining import labelled_files
+from longattn.selection.dataset_card import is_own_card, read_card
 from longattn.storage.digests import CHECKSUM, json_checksum, row_digest
 from longattn.storage.files import list_files, read_bytes, read_json
 from longattn.storage.output_folder import OutputFolder
+from longattn.storage.page_seal import read_seal
 from longattn.storage.records import read_record
 from longattn.storage.tables import QUARANTINE, file_metadata, is_own_file, open_parquet
 
@@ -228,12 +229,25 @@ class RecordChecks:
             if self.selections and self.origin.is_run:
                 yield f"{url}: not there; `longattn report` writes it"
             return
+        yield from self._told(url, page, read_seal, "longattn report")
+
+    def card(self) -> Iterator[str]:
+        """Whether the card is whole, and tells of the selection that is there; a `README.md` may be none."""
+        url = self.folder.card
+        page = read_bytes(url)
+        if page is not None and is_own_card(page):
+            yield from self._told(url, page, read_card, "longattn select")
+
+    def _told(
+        self, url: str, page: bytes, read: Callable[[bytes], dict[str, str]], command: str
+    ) -> Iterator[str]:
+        """Whether a page is whole, and tells of the records that are there."""
         try:
-            told = read_seal(page)
+            told = read(page)
         except ValueError as error:
-            yield f"{url}: {error}"
+            yield f"{url}: {error}; `{command}` writes it anew"
             return
         for name, checksum in told.items():
             path = self.folder.record(name)
             if path not in self.broken and json_checksum(read_record(path)) != checksum:
-                yield f"{url}: it tells of another {name}.json; `longattn report` writes it anew"
+                yield f"{url}: it tells of another {name}.json; `{command}` writes it anew"

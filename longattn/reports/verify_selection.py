@@ -8,12 +8,10 @@ from typing import Any
 from longattn.reports.verify_records import RecordChecks
 from longattn.reports.verify_rows import WindowTables
 from longattn.selection.columns import columns_of
-from longattn.selection.dataset_card import card_digest
 from longattn.selection.kept_heads import heads_of, kept_heads
 from longattn.selection.score_table import ScoreTable
 from longattn.selection.select_windows import choose_windows
 from longattn.storage.digests import json_checksum
-from longattn.storage.files import read_bytes
 from longattn.storage.output_folder import OutputFolder, selection_of
 from longattn.storage.tables import file_metadata, open_parquet
 
@@ -24,7 +22,6 @@ def selection_findings(
     """Findings on what one selection kept: it is made again from the labelled files."""
     select, stored = records.selections[name]
     yield from _files(folder, tables, name, stored)
-    yield from _card(folder.card, stored.get("card"))
     heads = kept_heads(folder) if select.heads == "auto" else None
     if heads is not None and heads_of(stored.get("heads", {})) != heads:
         yield f"{folder.selection_record(name)}: other heads than heads.json"
@@ -87,13 +84,6 @@ def _files(
             yield f"{url}: its footer tells of other settings than selection.json"
         if not digests.issuperset(metadata.get("labelled", [])):
             yield f"{url}: its footer tells of labelled files that are not there"
-
-
-def _card(url: str, digest: Any) -> Iterator[str]:
-    """Whether the card is the one that was written with the selection; its owner may delete it."""
-    page = read_bytes(url) if digest is not None else None
-    if page is not None and card_digest(page) != digest:
-        yield f"{url}: it is not what the selection wrote; `longattn select` writes it anew"
 
 
 def _rows(selected: str, tables: WindowTables, name: str | None) -> Iterator[str]:

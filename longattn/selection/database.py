@@ -28,15 +28,10 @@ STARTING = 60.0  # seconds in which a process that has made its folder locks it
 @contextmanager
 def database(memory: int) -> Iterator[duckdb.DuckDBPyConnection]:
     """An empty database that keeps about `memory` bytes in memory and the rest on disk."""
-    _sweep()
-    with (
-        tempfile.TemporaryDirectory(prefix=FOLDER) as folder,
-        Path(folder, LOCKED).open("w") as locked,
-    ):
-        fcntl.flock(locked, fcntl.LOCK_EX)  # falls with this process
+    with temporary_folder() as folder:
         settings: dict[str, str | bool | int | float | list[str]] = {
             "memory_limit": f"{min(memory, MOST)}B",
-            "temp_directory": str(Path(folder, "spilled")),
+            "temp_directory": str(folder / "spilled"),
             "threads": CORES,
             "preserve_insertion_order": False,
             "autoinstall_known_extensions": False,
@@ -47,6 +42,18 @@ def database(memory: int) -> Iterator[duckdb.DuckDBPyConnection]:
         with duckdb.connect(":memory:", config=settings) as connection:
             connection.execute("SET enable_external_access = false")
             yield without_progress(connection)
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """A folder in the temporary one for as long as a block; a killed process's goes with the next."""
+    _sweep()
+    with (
+        tempfile.TemporaryDirectory(prefix=FOLDER) as folder,
+        Path(folder, LOCKED).open("w") as locked,
+    ):
+        fcntl.flock(locked, fcntl.LOCK_EX)  # falls with this process
+        yield Path(folder)
 
 
 def without_progress(connection: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from hashlib import blake2b
 from itertools import groupby
 from typing import Any
 
@@ -20,8 +19,10 @@ import yaml
 
 from longattn.config import Select
 from longattn.resume.fingerprint import RunRecord, read_run_record
+from longattn.storage.digests import json_checksum
 from longattn.storage.files import parallel, read_bytes, write_bytes
 from longattn.storage.output_folder import OutputFolder, category_of
+from longattn.storage.page_seal import read_seal, with_seal
 from longattn.storage.tables import open_parquet
 from longattn.text import count, digits, without_secrets
 
@@ -64,39 +65,35 @@ their sources: state them in the head of this page.
 """
 
 
-def write_card(
-    output: str, urls: Sequence[str], select: Select, categories: Mapping[str, Mapping[str, Any]]
-) -> str | None:
-    """Write the card of a selection, unless it is there; returns its digest.
+def write_card(output: str, selection: Mapping[str, Any]) -> None:
+    """Write the card of a selection, unless it is there.
 
     Args:
         output: the output folder.
-        urls: the selected files.
-        select: the settings they were selected by.
-        categories: the figures of each category, as selection.json has them.
-
-    Returns:
-        What `card_digest` gives for it; None where a `README.md` of somebody else's is in its place.
+        selection: what selection.json says.
     """
     url = OutputFolder(output).card
     there = read_bytes(url)
-    if there is not None and MARK.encode() not in there:
+    if there is not None and not is_own_card(there):
         log.warning("%s was not written by longattn: left alone", without_secrets(url))
-        return None
-    text = _card(output, urls, select, categories)
-    head, body = text.split("\n---\n", 1)
+        return
+    page = with_seal(_card(output, selection), {"selection": json_checksum(selection)})
+    head, body = page.split("\n---\n", 1)
     kept = "".join(OWNERS.findall(_head(there or b"")))
-    page = f"{head}\n{kept}---\n{body}".encode()
-    if page != there:
-        write_bytes(url, page)
-    return card_digest(page)
+    text = f"{head}\n{kept}---\n{body}".encode()
+    if text != there:
+        write_bytes(url, text)
 
 
-def card_digest(page: bytes) -> str:
-    """32 hex digits of BLAKE2b over a card without the lines that are its owner's."""
+def is_own_card(page: bytes) -> bool:
+    """Whether a `README.md` is a card, be it damaged."""
+    return MARK.encode() in page or b"<!-- longattn selection=" in page
+
+
+def read_card(page: bytes) -> dict[str, str]:
+    """The checksum of the selection that a card tells of; ValueError where it is not as it was written."""
     head = _head(page)
-    rest = OWNERS.sub("", head).encode() + page.removeprefix(head.encode())
-    return blake2b(rest, digest_size=16).hexdigest()
+    return read_seal(OWNERS.sub("", head).encode() + page.removeprefix(head.encode()))
 
 
 def _head(page: bytes) -> str:
@@ -106,9 +103,8 @@ def _head(page: bytes) -> str:
     return head + "\n" if end and head.startswith("---\n") and text.encode() == page else ""
 
 
-def _card(
-    output: str, urls: Sequence[str], select: Select, categories: Mapping[str, Mapping[str, Any]]
-) -> str:
+def _card(output: str, selection: Mapping[str, Any]) -> str:
+    select, urls = Select.check(selection["select"], "select"), selection["files"]
     folder, record = OutputFolder(output), read_run_record(output)
     patterns, schemas = {}, {}
     for place, of in groupby(urls, key=lambda url: url.rpartition("/")[0]):
@@ -120,7 +116,7 @@ def _card(
     body = _BODY.format(
         mark=MARK,
         what=_what(record),
-        rows="\n".join(_row(name, of) for name, of in sorted(categories.items())),
+        rows="\n".join(_row(name, of) for name, of in sorted(selection["categories"].items())),
         keep=select.keep,
         rank="LDS" if select.rank_by == "lds" else f"`{select.rank_by}`",
         settings=", ".join(

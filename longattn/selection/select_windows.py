@@ -112,10 +112,10 @@ def select(
             folder.selected_files(settings.name).keys(), {"fingerprint": files.fingerprint, **stored},
         )  # fmt: skip
     categories = {name: of.to_dict() for name, of in result.items()}
-    told = {**stored, "files": urls, "categories": categories}
+    record = {**stored, "files": urls, "categories": categories}
+    write_record(folder.selection_record(settings.name), record)
     if settings.name is None:  # the folder's own page
-        told["card"] = write_card(folder.url, urls, settings, categories)
-    write_record(folder.selection_record(settings.name), told)
+        write_card(folder.url, record)
     return result
 
 

@@ -10,6 +10,7 @@ import xxhash
 from longattn.config import Mix
 from longattn.errors import ConfigError
 from longattn.formats import short_documents
+from longattn.formats.export import _told
 from longattn.formats.mix import token_budgets
 from longattn.samples import SAMPLES
 from longattn.windows.tokenizer import load_tokenizer
@@ -215,6 +216,17 @@ def test_a_source_without_such_a_column_is_refused(folder):
     mix = Mix.of({"shares": {"web": 1}, "packed": [source]})
     with pytest.raises(ConfigError, match=r"a\.jsonl is no Parquet file"):
         exported(folder, "mds", mix=mix)
+
+
+def test_a_pad_token_outside_the_vocabulary_is_refused(folder):
+    with pytest.raises(ConfigError, match="pad_token 100: the vocabulary has 0 to 99"):
+        exported(folder, "npy", mix=Mix.of({"shares": {"book": 1}, "pad_token": 100}))
+
+
+def test_no_password_of_a_source_is_stored():
+    source = {"category": "web", "path": "https://me:secret@host/x.jsonl"}
+    told = _told(Mix.of({"shares": {"web": 1}, "packed": [source]}))
+    assert told["packed"][0]["path"] == "https://***@host/x.jsonl"
 
 
 def test_a_source_on_an_object_store_is_packed(folder, s3):

@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import longattn as la
-from longattn.reports.page_seal import read_seal
 from longattn.reports.verify import verify
+from longattn.storage.page_seal import read_seal
 from longattn.storage.tables import METADATA_KEY, DamagedFileError, write_table
 from tests.corruptions import first, rewritten
 

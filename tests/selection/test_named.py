@@ -135,9 +135,9 @@ def test_the_selection_that_the_config_names_is_exported(output):  # noqa: F811
     whole = la.export(str(output))
     la.select(str(output), name="few", keep={"count": 2})
     settings = Config.of(str(output), ["select.name=few"])
-    assert all("/megatron/few/" in prefix for prefix in la.export(settings))
+    assert all("/megatron-few/" in prefix for prefix in la.export(settings))
     assert all(Path(prefix + ".bin").exists() for prefix in whole)
-    small = sum(file.stat().st_size for file in output.glob("megatron/few/*.bin"))
+    small = sum(file.stat().st_size for file in output.glob("megatron-few/*.bin"))
     assert small == 2 * 2 * 512 * 2
     la.export(str(output))
-    assert list(output.glob("megatron/few/*.bin"))
+    assert list(output.glob("megatron-few/*.bin"))
