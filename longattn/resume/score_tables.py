@@ -82,7 +82,7 @@ def read_table_record(output: str, name: str) -> TableRecord | None:
 
 
 def _parts(stored: Mapping[str, Any]) -> TableParts:
-    return TableParts(**{**stored, "where": list(stored["where"])})
+    return TableParts(**{**stored, "where": tuple(stored["where"])})
 
 
 def table_records(output: str) -> list[TableRecord]:

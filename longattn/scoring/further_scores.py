@@ -48,7 +48,7 @@ class TableParts:
     window: int
     settings: Mapping[str, Any]
     """Of the kind: `short`, or `layers` and `min_distance`, or what a user's file is."""
-    where: Sequence[Mapping[str, Any]] = ()
+    where: tuple[Mapping[str, Any], ...] = ()
     weights: str | None = None
     tokenizer: str | None = None
     """Of a model that has its own ids of the text; None where it takes those of the windows."""
@@ -85,7 +85,7 @@ def table_parts(
     Raises:
         ValueError: no such model, or one without weights or a tokenizer.
     """
-    where = [bound.model_dump(mode="json", exclude_none=True) for bound in score.where]
+    where = tuple(bound.model_dump(mode="json", exclude_none=True) for bound in score.where)
     parts = TableParts(score.kind, window, {"level": LEVEL, "gram": GRAM}, where)
     if score.model is None:
         return parts
