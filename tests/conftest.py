@@ -139,7 +139,7 @@ def _first_document(name: str) -> str:
 
 
 def pytest_collection_modifyitems(items):
-    """With `pytest -n 2 --dist loadgroup`, all tests on Ray share one worker, and so one cluster."""
+    """Of the processes of `pytest`, one runs all tests on Ray, on one cluster; files stay whole."""
     for item in items:
-        if "ray_cluster" in item.fixturenames:
-            item.add_marker(pytest.mark.xdist_group("ray"))
+        on_ray = "ray_cluster" in item.fixturenames
+        item.add_marker(pytest.mark.xdist_group("ray" if on_ray else item.path.name))

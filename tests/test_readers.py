@@ -66,13 +66,18 @@ def huggingface(folder, cache):
 
 @pytest.mark.parametrize(
     "reader",
-    [pyarrow, pyarrow_dataset, pyarrow_hive, pandas, fastparquet, duckdb, polars, huggingface,
-     ray_data],
-)  # fmt: skip
-def test_it_reads_the_selected_set(reader, finished, tmp_path, monkeypatch, request):
+    [pyarrow, pyarrow_dataset, pyarrow_hive, pandas, fastparquet, duckdb, polars, huggingface],
+)
+def test_it_reads_the_selected_set(reader, finished, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    if reader is ray_data:
-        request.getfixturevalue("ray_cluster")
+    assert_read(reader, finished, tmp_path)
+
+
+def test_ray_data_reads_the_selected_set(ray_cluster, finished, tmp_path):
+    assert_read(ray_data, finished, tmp_path)
+
+
+def assert_read(reader, finished, tmp_path):
     settings, _ = finished
     folder = f"{settings.output}/selected"
     stored = [
