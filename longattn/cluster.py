@@ -94,8 +94,8 @@ def _setting(error: OSError) -> OSError | ConfigError:
         name = "RAY_TMPDIR" if "RAY_TMPDIR" in os.environ else "TMPDIR"
         folder = os.environ.get(name, "/tmp")
         return ConfigError(
-            f"{name} {folder}: too long by its {len(os.fsencode(folder))} bytes: Ray makes sockets below "
-            f"it, whose paths may have 107: set RAY_TMPDIR to a folder of at most {LONGEST_TMPDIR} bytes"
+            f"{name} {folder}: its path of {len(os.fsencode(folder))} bytes is too long for the sockets "
+            f"that Ray makes below it: set RAY_TMPDIR to a folder of at most {LONGEST_TMPDIR} bytes"
         )
     home = str(Path.home())
     if not str(error.filename or "").startswith(f"{home}/.ray"):
