@@ -46,7 +46,7 @@ def plan(
     if as_json:
         print(json.dumps(result.to_dict(), indent=1))
     else:
-        print_plan(result, console())
+        print_plan(result, console(110))
 
 
 def run(

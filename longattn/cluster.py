@@ -83,13 +83,19 @@ def _on_loopback() -> Iterator[None]:
 
 
 def _setting(error: OSError) -> OSError | ConfigError:
-    """The error; where Ray's folder or the one of its token is the reason, what to set."""
+    """The error; where Ray's folder, its token or the folder of that is the reason, what to set."""
+    if isinstance(error, ConnectionError) and "Ray cluster" in str(error):
+        mode = os.environ.get("RAY_AUTH_MODE", "not set")
+        return ConfigError(
+            f"{error}: is it up, and was it started with the RAY_AUTH_MODE of here ({mode})? `ray start` "
+            "takes token by itself once ~/.ray/auth_token is there: set RAY_AUTH_MODE=token, or disabled"
+        )
     if "AF_UNIX path length" in str(error):
         name = "RAY_TMPDIR" if "RAY_TMPDIR" in os.environ else "TMPDIR"
         folder = os.environ.get(name, "/tmp")
         return ConfigError(
-            f"{name} {folder}: too long by its {len(os.fsencode(folder))} bytes: Ray makes sockets below "
-            f"it, whose paths may have 107: set RAY_TMPDIR to a folder of at most {LONGEST_TMPDIR} bytes"
+            f"{name} {folder}: its path of {len(os.fsencode(folder))} bytes is too long for the sockets "
+            f"that Ray makes below it: set RAY_TMPDIR to a folder of at most {LONGEST_TMPDIR} bytes"
         )
     home = str(Path.home())
     if not str(error.filename or "").startswith(f"{home}/.ray"):

@@ -40,6 +40,25 @@ def test_where_no_ray_runs_one_is_started(no_cluster, monkeypatch, caplog):
     assert caplog.messages == ["starting Ray here, where none runs yet"]
 
 
+def test_a_ray_that_asks_for_another_token_is_a_setting(no_cluster, monkeypatch):
+    """`ray start` takes tokens where there is one; a driver that is given an address never does."""
+
+    def refused(**_):
+        raise ConnectionError(
+            "Failed to connect to Ray cluster at 10.0.0.7:6379"
+        )  # Ray's own words
+
+    monkeypatch.setattr(ray, "init", refused)
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.7:6379")
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    with pytest.raises(ConfigError) as caught, cluster.connected():
+        pass
+    said = str(caught.value)
+    assert said.startswith("Failed to connect to Ray cluster at 10.0.0.7:6379: ")
+    assert "the RAY_AUTH_MODE of here (not set)?" in said and "set RAY_AUTH_MODE=token" in said
+    assert "\n" not in said
+
+
 def test_local_starts_one_though_another_runs_here(no_cluster, monkeypatch, caplog):
     monkeypatch.setattr(services, "find_bootstrap_address", lambda _: "10.0.0.7:6379")
     monkeypatch.setenv("RAY_ADDRESS", "local")

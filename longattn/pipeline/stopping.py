@@ -26,12 +26,18 @@ STALLED = 120.0  # seconds without a sign of progress, after which a run says wh
 
 @contextmanager
 def every(seconds: float, work: Callable[[], None]) -> Iterator[None]:
-    """Calls `work` in a thread every so many seconds while the block runs; it stops when it raises."""
+    """Calls `work` in a thread every so many seconds while the block runs; it stops when it raises.
+
+    What it raises is logged for who debugs: what it watches is gone, and the block itself says why.
+    """
     ended = threading.Event()
 
     def watch() -> None:
-        while not ended.wait(seconds):
-            work()
+        try:
+            while not ended.wait(seconds):
+                work()
+        except Exception as error:
+            log.debug("watching ended: %s", error, exc_info=error)
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()

@@ -1,13 +1,15 @@
+import logging
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 
 from longattn.errors import Interrupted
-from longattn.pipeline.stopping import stop_on_sigterm
+from longattn.pipeline.stopping import every, stop_on_sigterm
 from tests.conftest import config
 
 STUCK = """
@@ -52,6 +54,7 @@ def test_what_fails_after_sigterm_was_stopped_by_it():
 
 INTERRUPTED = """
 import sys
+import threading
 from longattn.cli import app
 from longattn.pipeline import score_actor
 
@@ -93,3 +96,18 @@ def test_ctrl_c_finishes_what_is_in_flight_and_a_second_one_ends_at_once(
     assert bool(labelled) == (signals == 1)  # what was in flight is kept, unless told twice
     if signals == 2:
         assert time.monotonic() - began < 20
+
+
+def test_what_watches_ends_quietly_when_what_it_watches_is_gone(monkeypatch, caplog):
+    """A signal to a whole process group takes Ray's processes as well; the run itself says so."""
+    called, printed = [], []
+    monkeypatch.setattr(threading, "excepthook", printed.append)
+
+    def look():
+        called.append(1)
+        raise RuntimeError("actor unavailable")
+
+    with caplog.at_level(logging.DEBUG, "longattn"), every(0.001, look):
+        time.sleep(0.2)
+    assert len(called) == 1 and not printed
+    assert "watching ended: actor unavailable" in caplog.text
