@@ -57,8 +57,8 @@ class ScoreWindows:
     def __call__(self, block: pa.Table) -> pa.Table:
         if not len(block):
             return block
-        if "fingerprint" in block.column_names:
-            block = block.drop_columns(["fingerprint"])
+        made_here = {"fingerprint", "scored_on"} & set(block.column_names)
+        block = block.drop_columns(sorted(made_here))
         with failures_reported(self.failed, "scores"):
             scored = [
                 self._scored(block.slice(start, self.batch))
@@ -82,6 +82,7 @@ class ScoreWindows:
             "ds_heads": list_array(ds_bh.astype(np.float32)),
             "variance_heads": list_array(variance_bh.astype(np.float32)),
             "fingerprint": pa.array([parts.fingerprint] * len(batch)),
+            "scored_on": pa.array([self.scorer.processor] * len(batch)),
         }
         for column, k in list(enumerate(parts.min_distances))[1:]:
             columns[f"ds_k{k}"] = pa.array(ds_bhk[..., column].copy().mean(axis=1))
