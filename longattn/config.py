@@ -8,7 +8,6 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import fsspec
 import yaml
 from pydantic import (
     AfterValidator,
@@ -298,17 +297,21 @@ class Config(Settings):
 
         Raises ConfigError in one line that names the file, the field and what is allowed.
         """
+        from longattn.storage.files import filesystem, storage_errors
+
+        fs, inside = filesystem(str(path))
+        shown = without_secrets(str(path))
         try:
-            with fsspec.open(str(path), "rt", encoding="utf-8") as file:
-                values = read_yaml(file.read())
+            with storage_errors(str(path)):
+                values = read_yaml(fs.cat_file(inside).decode())
         except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path}: cannot be read as a config: {error}") from None
+            raise ConfigError(f"{shown}: cannot be read as a config: {error}") from None
         except yaml.YAMLError as error:
-            raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+            raise ConfigError(f"{shown}: not YAML: {' '.join(str(error).split())}") from None
         if not isinstance(values, dict):
-            raise ConfigError(f"{path}: a mapping with `sources` and `output` is required")
+            raise ConfigError(f"{shown}: a mapping with `sources` and `output` is required")
         apply_overrides(values, overrides)
-        return cls.parse(values, str(path))
+        return cls.parse(values, shown)
 
     def to_yaml(self) -> str:
         """The settings as YAML, with user names and passwords in URLs masked."""
