@@ -247,7 +247,7 @@ class Config(Settings):
         """
         values = read_mapping(path, "a mapping with `sources` and `output`")
         apply_overrides(values, overrides)
-        return cls.parse(values, str(path))
+        return cls.parse(values, without_secrets(str(path)))
 
     def to_yaml(self) -> str:
         """The settings as YAML, with user names and passwords in URLs masked."""

@@ -61,6 +61,8 @@ class _Arrow:
                 with content_errors(self.tracked):
                     batch = reader.get_batch(at) if self.is_file else next(reader, None)
                     if batch is None:
+                        if left := self.split.file_size - self.tracked.position:
+                            raise Unreadable(f"the stream ends {left} bytes before its file")
                         return
                     require_plausible(len(batch), self.split)
                     for column in batch.columns:

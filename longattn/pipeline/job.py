@@ -43,7 +43,7 @@ from longattn.resume.fingerprint import (
 )
 from longattn.resume.lock import Hold
 from longattn.resume.markers import digest_of, forget, read_markers
-from longattn.resume.remaining import Remaining, drop_repeats, find_remaining
+from longattn.resume.remaining import Remaining, drop_repeats, find_remaining, mixture_remark
 from longattn.resume.shards import Shard, held, note_shards, shards_held
 from longattn.scoring.settings import ScoreSettings
 from longattn.selection.select_windows import CategorySelection, select
@@ -183,7 +183,11 @@ class Job:
             self.config, done.fingerprint, self.splits, (done.before, done.labelled),
             done.outcome, selection,
         ).timed(select=time.perf_counter() - started, total=time.perf_counter() - self.started)  # fmt: skip
-        facts: dict[str, Any] = {"left_out": self.listing.left_out, "precision": self.precision}
+        facts: dict[str, Any] = {
+            "left_out": self.listing.left_out,
+            "precision": self.precision,
+            "scored_on": done.labelled.scored_on,
+        }
         if self.tables:
             facts["scores"] = self._work_so_far()
         summary = replace(summary, extra={**facts, **self._proofs(selected=bool(selection))})
@@ -191,7 +195,7 @@ class Job:
         told = remarks(self.config, {n: c.to_dict() for n, c in summary.categories.items()})
         if not any(category.windows for category in summary.categories.values()):
             raise RunError(f"no window in the whole corpus: {'; '.join(told)}")
-        for remark in told:
+        for remark in filter(None, [*told, mixture_remark(done.labelled.scored_on)]):
             log.warning("%s", remark)
         if selection:
             self._report()

@@ -71,6 +71,8 @@ def _write_category(output: str, category: str, table: pa.Table, report: WriteRe
         metadata["fingerprint"] = table["fingerprint"][0].as_py()
     if "scored_by" in table.column_names:
         metadata["scored_by"] = table["scored_by"][0].as_py()
+    if "scored_on" in table.column_names:
+        metadata["scored_on"] = ", ".join(sorted(set(table["scored_on"].to_pylist())))
     if "split" in table.column_names:
         columns = (table[name].to_pylist() for name in ("split", "source", "data_id"))
         metadata["runs"] = row_spans(*columns)

@@ -21,7 +21,7 @@ from longattn.resume.origin import scored_by
 from longattn.scoring.settings import ScoreSettings
 from longattn.text import without_secrets
 
-SAYS_WHAT_SCORED = ("fingerprint", "scored_by")
+SAYS_WHAT_SCORED = ("fingerprint", "scored_by", "scored_on")
 ScoreReport = Callable[["Counter[str]", int, float, float, float], None]
 """Windows by category, tokens a window, seconds of work, in it of the statistics, seconds waited."""
 
@@ -87,6 +87,7 @@ class ScoreWindows:
             "ds_heads": list_array(ds_bh.astype(np.float32)),
             "variance_heads": list_array(variance_bh.astype(np.float32)),
             "fingerprint": pa.array([parts.fingerprint] * len(batch)),
+            "scored_on": pa.array([self.scorer.processor] * len(batch)),
         }
         if not self.run:
             columns["scored_by"] = pa.array([scored_by(self.model, parts)] * len(batch))

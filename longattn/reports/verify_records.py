@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,7 +13,7 @@ from longattn.corpus.records import Reason
 from longattn.reports.verify_rows import WindowTables, footer_findings
 from longattn.resume.markers import IdSet, Marker, digest_of, read_markers
 from longattn.resume.origin import Origin
-from longattn.resume.remaining import labelled_files
+from longattn.resume.remaining import labelled_files, mixture_remark, windows_by_processor
 from longattn.selection.dataset_card import is_own_card, read_card
 from longattn.storage.digests import CHECKSUM, json_checksum, row_digest
 from longattn.storage.files import list_files, read_bytes, read_json
@@ -21,6 +22,7 @@ from longattn.storage.page_seal import read_seal
 from longattn.storage.records import read_record
 from longattn.storage.tables import QUARANTINE, file_metadata, is_own_file, open_parquet
 
+log = logging.getLogger("longattn")
 COUNTED = (
     "records", "documents", "too_short", "duplicates", "inexact", "sampled_out", "tokens", "bytes",
     "lost_bytes",
@@ -117,7 +119,17 @@ class RecordChecks:
         """Markers against the footers of labelled files."""
         under: dict[str, IdSet] = defaultdict(IdSet)
         rows = 0
-        for file in labelled_files(self.folder.url):
+        files = labelled_files(self.folder.url)
+        by_processor = windows_by_processor(file for file in files if not file.damage)
+        if remark := mixture_remark(by_processor):  # no fault of what is stored
+            log.warning("%s", remark)
+        told = (self.summary or {}).get("scored_on", by_processor)
+        if told != by_processor:
+            yield (
+                f"{self.folder.record('summary')}: scored on {told}, the footers of labelled files say "
+                f"{by_processor}"
+            )
+        for file in files:
             if file.foreign:
                 continue
             rows += file.rows

@@ -79,6 +79,8 @@ class Labelled:
     rows: int
     fingerprint_of: str = ""
     row_spans: list[RowSpan] = field(default_factory=list)
+    scored_on: str = ""
+    """The kind of processor; empty of files of before that was noted."""
     foreign: bool = False
     """Another program's, which is left alone."""
     damage: str = ""
@@ -104,7 +106,8 @@ def read_footer(url: str, *, whole: bool = False) -> Labelled:
             fingerprint = metadata.get("fingerprint", "")
             spans = [_row_span(*span) for span in metadata.get("runs", [])]
             damage = _damage(url, parquet, metadata, whole=whole)
-            return Labelled(url, rows, fingerprint, spans, damage=damage)
+            scored_on = metadata.get("scored_on", "")
+            return Labelled(url, rows, fingerprint, spans, scored_on, damage=damage)
     except DamagedFileError as error:
         return Labelled(url, 0, damage=error.why)
     except (ValueError, TypeError) as error:
@@ -135,6 +138,26 @@ def labelled_files(output: str, *, whole: bool = False) -> list[Labelled]:
     return parallel(lambda url: read_footer(url, whole=whole), files)
 
 
+def windows_by_processor(files: Iterable[Labelled]) -> dict[str, int]:
+    """How many windows each kind of processor scored, as far as footers say."""
+    found: Counter[str] = Counter()
+    for file in files:
+        if file.scored_on:
+            found[file.scored_on] += file.rows
+    return dict(sorted(found.items()))
+
+
+def mixture_remark(scored_on: Mapping[str, int]) -> str:
+    """A line on windows of several kinds of processor; empty for one."""
+    if len(scored_on) < 2:
+        return ""
+    kinds = ", ".join(f"{name} ({n:,} windows)" for name, n in scored_on.items())
+    return (
+        f"scored on several kinds of processor: {kinds}; their scores differ by 1e-9, so two windows "
+        "closer than that may be ranked otherwise than on one"
+    )
+
+
 @dataclass(frozen=True)
 class Remaining:
     """What a run has still to do."""
@@ -150,6 +173,7 @@ class Remaining:
     generation: int  # for the markers of the run that does it
     seen: ReadTotals  # in the splits that are done
     damaged: dict[str, str] = field(default_factory=dict)  # labelled files and markers -> how
+    scored_on: dict[str, int] = field(default_factory=dict)  # windows by kind of processor
     foreign: list[str] = field(default_factory=list)  # Parquet below `labelled/` of other programs
 
 
@@ -228,6 +252,7 @@ def find_remaining(
         generation=1 + max((m.generation for m in markers.values()), default=0),
         seen=seen,
         damaged=damaged,
+        scored_on=windows_by_processor(files),
         foreign=[file.url for file in there if file.foreign],
     )
 

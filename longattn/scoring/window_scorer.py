@@ -6,6 +6,7 @@ the last token gives way, so that a window keeps its length.
 
 from __future__ import annotations
 
+import platform
 from dataclasses import replace
 
 import numpy as np
@@ -51,6 +52,13 @@ class WindowScorer:
     def dtype(self) -> str:
         """Of the products, as in the settings."""
         return str(self.scorer.dtype).removeprefix("torch.")
+
+    @property
+    def processor(self) -> str:
+        """The kind that scores: scores of one window differ by 1e-9 between kinds."""
+        if self.scorer.device.type == "cuda":
+            return torch.cuda.get_device_name(self.scorer.device)
+        return f"{platform.machine()} CPU, {torch.backends.cpu.get_cpu_capability()}"
 
     def parts(self, window: int) -> ScoreParts:
         """All that decides the scores of windows of this length."""

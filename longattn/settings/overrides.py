@@ -7,10 +7,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import yaml
 
 from longattn.errors import ConfigError
+from longattn.text import without_secrets
 
 MAX_VALUES = 100_000  # of a config once its aliases are written out: ten lines of them can be 10^9
 
@@ -119,13 +119,17 @@ def _apply(values: dict[str, Any], override: str) -> list[str]:
 
 def read_mapping(path: str | Path, wanted: str) -> dict[str, Any]:
     """The mapping in a YAML file, local or of any fsspec URL. Raises ConfigError naming the file."""
+    from longattn.storage.files import filesystem, storage_errors
+
+    fs, inside = filesystem(str(path))
+    shown = without_secrets(str(path))
     try:
-        with fsspec.open(str(path), "rt", encoding="utf-8") as file:
-            values = read_yaml(file.read())
+        with storage_errors(str(path)):
+            values = read_yaml(fs.cat_file(inside).decode())
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read as a config: {error}") from None
+        raise ConfigError(f"{shown}: cannot be read as a config: {error}") from None
     except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"{shown}: not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
-        raise ConfigError(f"{path}: {wanted} is required")
+        raise ConfigError(f"{shown}: {wanted} is required")
     return values

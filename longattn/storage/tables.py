@@ -64,8 +64,8 @@ QUARANTINE = pa.schema(
     ]
 )
 
-_BETWEEN_STAGES = ("split", "fingerprint", "scored_by")
-_OWN = re.compile("|".join([*SELECTED.names, EXTRA_SCORE_COLUMNS.pattern, *_BETWEEN_STAGES]))
+INTERNAL = ("split", "fingerprint", "scored_on")  # columns between the stages
+_OWN = re.compile("|".join([*SELECTED.names, EXTRA_SCORE_COLUMNS.pattern, *INTERNAL, "scored_by"]))
 
 
 def is_own(name: str) -> bool:
@@ -94,7 +94,9 @@ def with_schema(table: pa.Table, schema: pa.Schema) -> pa.Table:
 
 
 METADATA_KEY = b"longattn"
-FOOTER_KINDS = {"rows": int, "digest": str, "fingerprint": str, "runs": list, "split": str}
+FOOTER_KINDS = {
+    "rows": int, "digest": str, "fingerprint": str, "runs": list, "split": str, "scored_on": str,
+}  # fmt: skip
 ROWS_PER_GROUP = 64  # about 16 MB of 32K-token windows: what a reader of whole rows holds
 
 

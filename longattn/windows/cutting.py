@@ -11,7 +11,7 @@ import pyarrow as pa
 from longattn.config import Sample
 from longattn.corpus.columns import arrow_type
 from longattn.corpus.counts import Counts
-from longattn.storage.tables import WINDOWS
+from longattn.storage.tables import INTERNAL, WINDOWS
 from longattn.windows.ids import document_id, is_sampled
 from longattn.windows.recurrence import far_recurrence
 from longattn.windows.tokenizer import DocumentTokenizer, TokenizedDocument
@@ -19,7 +19,7 @@ from longattn.windows.tokenizer import DocumentTokenizer, TokenizedDocument
 Claim = Callable[[str, str], bool]
 
 # Columns between the stages: the sink takes them off, and puts what they say into a file's footer.
-INTERNAL_COLUMNS = [("split", pa.string()), ("fingerprint", pa.string())]
+INTERNAL_COLUMNS = [(name, pa.string()) for name in INTERNAL]
 
 
 def sliding_windows(n_tokens: int, window: int) -> list[tuple[int, int]]:
@@ -157,7 +157,8 @@ def window_table(
     offsets = np.cumsum([0, *map(len, ids)], dtype=np.int32)
     values = np.concatenate(ids) if ids else np.empty(0, np.int32)
     columns["input_ids"] = pa.ListArray.from_arrays(pa.array(offsets), pa.array(values))
-    columns |= {"split": splits or [""] * len(rows), "fingerprint": [""] * len(rows)}
+    columns |= {name: [""] * len(rows) for name in INTERNAL}
+    columns |= {"split": splits or columns["split"]}
     extra = {name: arrow_type(kind) for name, kind in (carried or {}).items()}
     columns |= {name: [row.get(name) for row in rows] for name in extra}
     return pa.table(columns, schema=pa.schema([*WINDOWS, *extra.items(), *INTERNAL_COLUMNS]))

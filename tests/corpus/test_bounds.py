@@ -125,3 +125,20 @@ def test_an_index_outside_of_a_dictionary_costs_its_batch(tmp_path: Path) -> Non
         writer.write_batch(pa.record_batch({"text": column}))
     items = read(put(tmp_path / "a.arrow", sink.getvalue().to_pybytes()))
     assert reasons(items) == ["unreadable"]
+
+
+def test_a_stream_that_ends_before_its_file_loses_no_row_unsaid(tmp_path: Path) -> None:
+    sink = pa.BufferOutputStream()
+    table = pa.table({"text": ["a", "b", "c"]})
+    ends = []
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        for start in range(3):
+            writer.write_table(table.slice(start, 1))
+            ends.append(sink.tell())
+    data = sink.getvalue().to_pybytes()
+    end = data[-8:]  # the mark of a stream's end
+    assert texts(read(put(tmp_path / "a.arrow", data))) == ["a", "b", "c"]
+    cut = data[: ends[0]] + end + data[ends[0] :]
+    *good, bad = read(put(tmp_path / "a.arrow", cut))
+    assert texts(good) == ["a"]
+    assert bad.lost_bytes == len(cut) - ends[0] - 8 == int(bad.detail.split()[6])

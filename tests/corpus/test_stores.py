@@ -6,7 +6,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from hashlib import md5
@@ -21,6 +21,7 @@ import pytest
 import s3fs
 from fsspec.implementations.memory import MemoryFileSystem
 
+from longattn.config import Config
 from longattn.corpus.reading import read_split
 from longattn.corpus.records import check_unchanged, pack_task, unpack_task
 from longattn.corpus.sources import list_splits
@@ -356,8 +357,9 @@ def test_s3_stores_whose_listing_and_head_differ(bucket, listed: str, opened: st
         "s3://SeCrEt@bucket/x",
     ],
 )
+@pytest.mark.parametrize("read", [lambda url: list_splits([Source(url)]), Config.from_yaml])
 def test_credentials_in_an_s3_url_are_refused_unseen(
-    url: str, caplog: pytest.LogCaptureFixture
+    url: str, read: Callable, caplog: pytest.LogCaptureFixture
 ) -> None:
     with (
         caplog.at_level("DEBUG"),
@@ -366,7 +368,7 @@ def test_credentials_in_an_s3_url_are_refused_unseen(
         ),
         pytest.raises(ConfigError, match="set AWS_ACCESS_KEY_ID") as raised,
     ):
-        list_splits([Source(url)])
+        read(url)
     for part in ("SeCrEt", "Se/", "Cr/Et", "CrEt"):
         assert part not in str(raised.value) + caplog.text
 

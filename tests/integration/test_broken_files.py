@@ -1,6 +1,10 @@
 """Every record broken in every way, each command on it, and 200 other values at random."""
 
+import os
 import random
+import resource
+import subprocess
+import sys
 
 import pytest
 
@@ -28,3 +32,32 @@ def test_other_values_are_told_in_a_line(finished, tmp_path):
         output = copied(finished[0], tmp_path)
         what = any_change(output, draw)
         complaints(finished[0], output, (COMMANDS[i % 4],), what)
+
+
+LIMITED = """
+import resource, sys
+kind, size = int(sys.argv[1]), int(sys.argv[2])
+resource.setrlimit(kind, (size, size))
+from longattn.cli import main
+sys.argv[:] = ["longattn", *sys.argv[3:]]
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "size"),
+    [(resource.RLIMIT_AS, size << 20) for size in (400, 700, 1200, 2000)]
+    + [(resource.RLIMIT_NOFILE, 8)],
+)
+def test_a_machine_without_room_is_told_in_a_line(finished, tmp_path, kind, size):
+    settings = finished[0].model_copy(update={"output": str(tmp_path / "out")})
+    (tmp_path / "c.yaml").write_text(settings.to_yaml())
+    command = [sys.executable, "-c", LIMITED, str(int(kind)), str(size)]
+    command += ["run", str(tmp_path / "c.yaml"), "--executor", "local"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=120, check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert "Traceback" not in done.stderr and done.returncode in (0, 1), done.stderr
+    if done.returncode:
+        assert done.stderr.splitlines()[-1].startswith("longattn: "), done.stderr

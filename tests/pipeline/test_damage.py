@@ -169,3 +169,36 @@ def test_some_windows_are_scored_again_on_demand(copied, caplog):
         rewritten(path, moved, reseal=True)
     found = [line for line in verify(str(output), scores=4) if "is now" in line]
     assert len(found) == 4 and "ds is now 9.9e-03 of it away" in found[0]
+
+
+def test_the_footer_tells_the_kind_of_processor_and_a_mixture_is_told(copied, caplog):
+    settings, output = copied
+    url = first(output, "labelled/book")
+    kind = footer(url)["scored_on"]
+    assert "CPU, " in kind
+    assert run(settings).to_dict()["scored_on"].keys() == {kind}
+    assert f"Scored on {kind}" in (output / "report.html").read_text()
+    rows = rewritten_footer(url, scored_on="NVIDIA H200")
+    caplog.clear()
+    summary = run(settings).to_dict()
+    assert summary["scored_on"]["NVIDIA H200"] == rows and len(summary["scored_on"]) == 2
+    assert caplog.text.count("scored on several kinds of processor: NVIDIA H200") == 1
+    assert "Scores of several kinds of processor" in (output / "report.html").read_text()
+    caplog.clear()
+    assert list(verify(str(output))) == []
+    assert caplog.text.count("scored on several kinds") == 1
+    rewritten_footer(url, scored_on=kind)
+    assert any("the footers of labelled files say" in line for line in verify(str(output)))
+
+
+def footer(path):
+    with pq.ParquetFile(path) as parquet:
+        return json.loads(parquet.metadata.metadata[METADATA_KEY])
+
+
+def rewritten_footer(path, **changes):
+    """The rows with another footer; returns how many they are."""
+    told = {k: v for k, v in footer(path).items() if k not in ("rows", "digest", "checksum")}
+    table = pq.read_table(path, partitioning=None).replace_schema_metadata()
+    write_table(str(path), table, {**told, **changes})
+    return len(table)

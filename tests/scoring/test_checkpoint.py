@@ -83,6 +83,17 @@ def test_fingerprint_changes_with_each_weight(llama: Path, copy: Path, name: str
     assert open_checkpoint(changed).fingerprint() != open_checkpoint(str(llama)).fingerprint()
 
 
+@pytest.mark.parametrize("row", [0, 4095, 4096, 8191])
+def test_fingerprint_changes_with_each_row_of_the_embedding(
+    checkpoint: str, tmp_path: Path, row: int
+) -> None:
+    other = Path(shutil.copytree(checkpoint, tmp_path / "other"))
+    tensors = load_file(other / "model.safetensors")
+    tensors["model.embed_tokens.weight"][row, -1] += 1
+    save_file(tensors, other / "model.safetensors", metadata={"format": "pt"})
+    assert open_checkpoint(str(other)).fingerprint() != open_checkpoint(checkpoint).fingerprint()
+
+
 @pytest.mark.parametrize("model", ["/no/such/folder", "./nowhere", "", "a/b/c"])
 def test_a_model_that_is_not_there(model: str) -> None:
     assert repr(model) in _refusal(model)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from longattn.scoring import tables
-from longattn.scoring.scorer import AttentionScorer
+from longattn.scoring.scorer import AttentionScorer, _offset
 from longattn.scoring.statistics import dense_statistics
 from tests import checkpoints
 
@@ -99,6 +99,14 @@ def test_strided_rows_of_all_offsets_make_the_whole(scorer: AttentionScorer) -> 
     parts = [scorer._sums(ids.int(), None, [k], [offset], stride) for offset in range(stride)]
     for exact, sampled in zip(whole, zip(*parts, strict=True), strict=True):
         torch.testing.assert_close(sum(sampled), exact, rtol=1e-6, atol=0.0)
+
+
+def test_the_rows_that_a_stride_takes_differ_from_window_to_window() -> None:
+    windows = torch.arange(64 * 32).view(64, 32)
+    offsets = [_offset(ids_l, 4) for ids_l in windows]
+    assert set(offsets) == {0, 1, 2, 3}
+    assert offsets == [_offset(ids_l.int(), 4) for ids_l in windows.clone()]
+    assert {_offset(ids_l, 1) for ids_l in windows} == {0}
 
 
 def test_a_stride_estimates_and_depends_on_the_window_alone(scorer: AttentionScorer) -> None:
