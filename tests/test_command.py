@@ -35,7 +35,9 @@ def test_init_writes_a_config_that_plan_accepts_and_overwrites_none(call, tmp_pa
     result = call("init", path)
     assert result.exit_code == 0
     assert result.stdout == f"written: {path}; run it: longattn run {path}\n"
-    planned = call("plan", path, "--windows-per-second", "10", "--no-check", "--read", "1M", "--json")
+    planned = call(
+        "plan", path, "--windows-per-second", "10", "--no-check", "--read", "1M", "--json"
+    )
     assert planned.exit_code == 0, planned.stderr
     assert set(json.loads(planned.stdout)["categories"]) == {"book", "c", "python"}
     text = path.read_text()

@@ -27,7 +27,9 @@ from longattn.windows.recurrence import Recurrence, far_recurrence
 WINDOWS = 12  # of each kind, a category
 DOCUMENTS = 24  # that they are of
 SPLICE = 4  # documents in a splice
-CPU_TOKENS = 2048  # of a window whose attention is measured on a CPU: some 0.05 s, where 32K takes 4
+CPU_TOKENS = (
+    2048  # of a window whose attention is measured on a CPU: some 0.05 s, where 32K takes 4
+)
 ATTENTION = ("lds", "ds", "variance")
 
 Floats = NDArray[np.float64]
