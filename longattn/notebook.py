@@ -158,7 +158,7 @@ def _measure_ranking(output: str) -> None:
     config = run.config
     select = Select.check(selection["select"], "select")
     try:
-        record_check(config.model_copy(update={"output": output, "select": select}))
+        record_check(run.config.model_copy(update={"output": output, "select": select}))
     except (OSError, ValueError) as error:  # the corpus is elsewhere now
         log.warning("what ranks was not measured: %s", error)
 
