@@ -279,9 +279,3 @@ def test_what_cannot_be_computed_is_refused_in_one_line(copied, change, told):
     with pytest.raises(ValueError, match=told) as error:
         la.score_tables(copied.output, change, executor="local")
     assert "\n" not in str(error.value)
-
-
-def test_a_cluster_writes_the_same_tables_byte_for_byte(scored, copied, ray_cluster):
-    shutil.rmtree(Path(copied.output, "scores"))
-    la.run(copied)
-    assert data_files(copied.output) == data_files(scored[0].output)
