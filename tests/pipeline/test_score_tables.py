@@ -279,3 +279,12 @@ def test_what_cannot_be_computed_is_refused_in_one_line(copied, change, told):
     with pytest.raises(ValueError, match=told) as error:
         la.score_tables(copied.output, change, executor="local")
     assert "\n" not in str(error.value)
+
+
+def test_a_record_that_is_lost_is_written_again_and_no_table(copied):
+    before = data_files(copied.output)
+    record = Path(copied.output, "_longattn/scores/gap.json")
+    told = record.read_bytes()
+    record.unlink()
+    assert written(copied) == {"text": 0, "gap": 0, "deep": 0}
+    assert record.read_bytes() == told and data_files(copied.output) == before
