@@ -7,6 +7,7 @@ Needs no GPU and no corpus: narrow columns go into a database that spills to the
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -30,6 +31,8 @@ from longattn.selection.where import apply_bounds, cap_documents
 from longattn.settings.numbers import ByteSize, read_number
 from longattn.storage.output_folder import OutputFolder
 from longattn.storage.records import write_record
+
+log = logging.getLogger("longattn")
 
 BUCKETS = 4096  # that values are counted in, to find a threshold
 FEW = 1 << 17  # windows that are sorted, ids and all
@@ -136,10 +139,10 @@ def resolved(
 
 
 def _check_names(table: ScoreTable, settings: Select, folder: OutputFolder) -> None:
-    """Raises ValueError for a category that is not there, and one with the folder of a selection."""
+    """Raises ValueError for a category with the folder of a selection; names one without windows."""
     there = ", ".join(sorted(table.categories))
-    for name in settings.categories.keys() - {*table.categories}:
-        raise ValueError(f"select.categories: no windows of category {name!r}; there are: {there}")
+    for name in sorted(settings.categories.keys() - {*table.categories}):
+        log.warning("select.categories: no windows of category %r; there are: %s", name, there)
     names = [settings.name] if settings.name else folder.selections()
     for name in {*names} & {*table.categories}:
         raise ValueError(

@@ -18,6 +18,7 @@ from longattn.settings.selection import Bound, Select
 Out = dict[int, dict[str, int]]
 """By category, what takes windows out -> how many."""
 
+NO_VALUE = " has no value"
 _OVER = """
 CREATE OR REPLACE TABLE over_cap AS SELECT file, row, category FROM (
     SELECT file, row, category, row_number() OVER (
@@ -54,8 +55,8 @@ def apply_bounds(table: ScoreTable, select: Select, categories: Sequence[int]) -
     for category, *numbers in connection.execute(
         f"SELECT category, {counts} FROM ranked GROUP BY category"
     ).fetchall():
-        if tests[category]:
-            out[category] = dict(zip(tests[category], numbers, strict=False))
+        told = zip(tests[category], numbers, strict=False)
+        out[category] = {what: n for what, n in told if n or not what.endswith(NO_VALUE)}
     connection.execute(
         "CREATE OR REPLACE TABLE within_bounds AS SELECT * EXCLUDE (lds, value) FROM ranked "
         f"WHERE {' AND '.join(each)}"
@@ -85,7 +86,7 @@ def _tests(
 ) -> Iterator[tuple[str, str]]:
     """What a window of a category is to pass: in words, and in SQL that is never null."""
     if select.rank_by in table.columns.tables:
-        yield f"{select.rank_by} has no value", "(rank IS NOT NULL)"
+        yield f"{select.rank_by}{NO_VALUE}", "(rank IS NOT NULL)"
     for bound in select.where_of(name):
         column = table.columns.in_sql(bound.column)
         parts = []

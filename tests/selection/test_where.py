@@ -160,6 +160,12 @@ def test_a_category_may_have_its_own_bounds_and_budget(tmp_path):
     }  # fmt: skip
 
 
+def test_a_category_without_windows_is_named(tmp_path, caplog):
+    folder(tmp_path)
+    assert la.select(str(tmp_path), categories={"cod": {"keep": {"count": 1}}})["book"].kept == 20
+    assert "select.categories: no windows of category 'cod'; there are: book" in caplog.text
+
+
 def test_bounds_that_leave_nothing_keep_nothing(tmp_path):
     folder(tmp_path)
     told = la.select(str(tmp_path), where=[{"column": "recurrence", "min": 2}])["book"]
@@ -241,10 +247,6 @@ def test_a_score_table_that_lacks_files_or_mixes_settings_is_refused(tmp_path):
         ({"heads": []}, "heads"),
         ({"heads": [5]}, r"select.heads: heads \[5\]: allowed: 0 to 0"),
         ({"heads": "auto"}, "neither a config nor the output folder of a run"),
-        (
-            {"categories": {"cod": {"keep": {"count": 1}}}},
-            "no windows of category 'cod'; there are: book",
-        ),
         (
             {"categories": {"book": {"kep": 1}}},
             "categories.book.kep: no such setting; did you mean",
