@@ -125,11 +125,16 @@ def scored(corpus, tmp_path_factory, checkpoint):
     """A run with `further_scores`, over several labelled files a category: copy it to change it."""
     from longattn.pipeline import execution
 
+    sources = [
+        {"category": "book", "path": f"{corpus}/book/*.jsonl", "sample": {"fraction": 0.4}},
+        {"category": "code", "path": f"{corpus}/code", "sample": {"fraction": 0.4}},
+    ]
     settings = config(
-        corpus, tmp_path_factory.mktemp("scored"), checkpoint, scores=further_scores(checkpoint)
-    )
+        corpus, tmp_path_factory.mktemp("scored"), checkpoint, sources=sources,
+        scores=further_scores(checkpoint),
+    )  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(execution.BLOCK_BYTES, "cpu", 30_000)
+        patch.setitem(execution.BLOCK_BYTES, "cpu", 20_000)
         return settings, la.run(settings, executor="local")
 
 

@@ -139,7 +139,9 @@ class TableJob:
             Interrupted: after a signal, with what was in flight written.
         """
         labelled = own_files(self.folder.labelled_files())
-        told = {}
+        told: dict[str, TableSummary] = {}
+        if not labelled:
+            return told
         with ExitStack() as stack:
             tables: Tables | None = None
             for i, score in enumerate(self.scores):
@@ -181,6 +183,8 @@ class TableJob:
         if record != was:
             write_table_record(self.output, record)
         there = self._there(record, labelled)
+        if not there.missing:
+            return TableSummary(there.done, TableProgress(0))
         log.info(
             "score %s: %d tables to compute (%d done) on %s", score.name, len(there.missing),
             there.done, tables.device if score.model else "CPUs",

@@ -140,5 +140,5 @@ def test_tables_that_cannot_be_written_fail_in_one_line_and_come_later(cluster, 
     last = (tmp_path / "log").read_text().splitlines()[-1]
     assert last.startswith("longattn: ") and "tables of score gap are missing: gap at " in last
     gap.unlink()
-    assert finish(faults.start(config, cluster.address, tmp_path / "log")) == 0
+    la.run(config, executor="local")
     assert data_files(config.output) == data_files(unbroken.output)

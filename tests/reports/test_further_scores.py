@@ -76,10 +76,12 @@ def test_pairs_that_know_different_things_are_worth_combining():
 
 
 def test_evaluate_takes_every_score_of_the_config(corpus, checkpoint, tmp_path):
-    values = config(corpus, tmp_path / "out", checkpoint, scores=further_scores(checkpoint))
+    book = {"category": "book", "path": f"{corpus}/book/*.jsonl"}
+    scores = further_scores(checkpoint)
+    values = config(corpus, tmp_path / "out", checkpoint, sources=[book], scores=scores)
     path = tmp_path / "config.yaml"
     path.write_text(values.to_yaml())
-    done = CliRunner().invoke(app, ["evaluate", str(path), "--windows", "4"])
+    done = CliRunner().invoke(app, ["evaluate", str(path), "--windows", "2"])
     assert done.exit_code == 0, done.output
     result = json.loads(Path(tmp_path, "out/evaluation.json").read_text())
     columns = [

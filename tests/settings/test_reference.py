@@ -53,8 +53,8 @@ def test_the_comments_of_the_first_config_show_every_setting_at_its_default(text
     for field in setting_fields(Config):
         node = whole
         parts = field.path.split(".")
-        # Explained in the lines above: what is below a setting that is empty by default.
-        if (len(parts) > 2 and (parts[1] != "0" or parts[0] == "scores")) or len(parts) > 3:
+        inside = len(parts) > 2 and (parts[1] != "0" or parts[0] == "scores")
+        if inside or len(parts) > 3:  # explained in the line above
             assert f"#   {parts[-1]}: " in text
             continue
         for part in parts:
