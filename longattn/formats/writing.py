@@ -31,9 +31,8 @@ from longattn.text import size, without_secrets
 
 log = logging.getLogger("longattn")
 
-ORDERED_BYTES = (
-    1 << 30
-)  # of ids of the parts that are written together, where no file is read twice
+ORDERED_BYTES = 256 << 20  # of ids of the parts written together, where no file is read twice
+ORDERED_AT_ONCE = 3  # of them: while one waits for the disk, another reads
 SHUFFLED_BYTES = 256 << 30  # the same where each time all files are read, if the disk has room
 GROUPS = 4  # row groups that a thread reads at a time: some 32 MB of ids
 
@@ -76,30 +75,32 @@ def write_parts(
         OSError: the storage failed.
     """
     padded = layout.table.padding() > 0
-    for parts in _together(layout, missing, format, folder, ids.dtype.itemsize):
+
+    def write(parts: list[int]) -> None:
         with ExitStack() as stack:
             targets = _targets(layout, parts, format, folder, stack, ids.dtype.itemsize)
-            reads = _reads(layout, parts)
-
-            def put(read: _Read, targets: dict[int, _Target] = targets) -> None:
-                _put(read, targets, ids)
-
-            for _ in in_threads(put, reads, CORES):
+            for _ in in_threads(
+                lambda read: _put(read, targets, ids), _reads(layout, parts), CORES
+            ):
                 pass
 
-            def finish(part: int, targets: dict[int, _Target] = targets) -> int:
+            def finish(part: int) -> None:
                 target = targets[part]
                 whole = layout.part(part, _mapped(target, layout, part, ids), padded=padded)
                 if padded:
                     _pad(target, whole, ids)
                 target.appear.close()
                 format.write_part(whole, prefix_of(layout, part, format, folder))
-                return part
 
-            done = 0
-            for part in in_threads(finish, parts, CORES):
-                done += layout.parts[part].tokens * ids.dtype.itemsize
-            log.info("%s: parts %d to %d, %s of ids", format.name, parts[0], parts[-1], size(done))
+            for _ in in_threads(finish, parts, CORES):
+                pass
+        tokens = sum(layout.parts[part].tokens for part in parts)
+        told = size(tokens * ids.dtype.itemsize)
+        log.info("%s: parts %d to %d, %s of ids", format.name, parts[0], parts[-1], told)
+
+    together = _together(layout, missing, format, folder, ids.dtype.itemsize)
+    for _ in in_threads(write, together, 1 if layout.shuffled else ORDERED_AT_ONCE):
+        pass
 
 
 def _together(

@@ -1,4 +1,5 @@
 """Rate and peak memory of an export in each format: python -m tests.bench.export [GB] [FOLDER]
+The layout alone, with a memory limit of 256 MB: python -m tests.bench.export --layout MILLIONS
 
 Makes selected files (windows of 32,768 ids below 128,256 with the frequencies of words, two categories) and
 exports them in each format, in order and shuffled, each in a process of its own. Rates are of ids at four
@@ -8,6 +9,7 @@ column read by pyarrow in two threads, and as many bytes written and synced.
 
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -98,7 +100,46 @@ def write_alone(folder: Path, size: int) -> float:
     return seconds
 
 
+def layout(millions: float) -> None:
+    """Places so many windows, shuffled; prints processor time and peak memory."""
+    from longattn.formats.layout import Layout
+    from longattn.formats.pieces import PieceTable
+    from longattn.selection.database import database
+
+    rows, started = 250_000, time.process_time()
+    zeros, lengths = np.zeros(rows, np.int32), np.full(rows, WINDOW, np.int32)
+    with database(256 * 10**6) as connection:
+        table = PieceTable(connection, 1)
+        for file in range(round(millions * 1e6) // rows):
+            first = file * rows
+            names = [f"book-{(first + i) * 2654435761 % 2**64:032x}-0" for i in range(rows)]
+            category = table.category(("book", "code")[file % 2])
+            table.insert(
+                {
+                    "category": np.full(rows, category, np.int32),
+                    "bin": np.arange(first, first + rows),
+                    "place": table.places(names),
+                    "name": names,
+                    "file": np.full(rows, file, np.int32),
+                    "row": np.arange(rows, dtype=np.int32),
+                    "length": lengths,
+                    "slot": lengths,
+                    "within": zeros,
+                    "start": zeros,
+                }
+            )
+        parts = Layout(table, True, 1 << 30).parts
+    seconds = time.process_time() - started
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(
+        f"{millions:g} M windows, {len(parts)} parts: {seconds:.1f} s of processors, peak {peak:.2f} GiB"
+    )
+
+
 def main(arguments: list[str]) -> None:
+    if arguments[:1] == ["--layout"]:
+        layout(float(arguments[1]))
+        return
     gigabytes = float(arguments[0]) if arguments else 2
     windows = int(gigabytes * 1e9 / 4 / WINDOW)
     size = windows * WINDOW * 4

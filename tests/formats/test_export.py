@@ -1,11 +1,7 @@
 """An export as a whole: nothing that looks whole until it is, resumed, replaced, refused, on any store."""
 
 import json
-import os
-import signal
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -164,37 +160,3 @@ def test_export_json_tells_what_is_there(folder):
     assert told["categories"]["book"] == {
         "sequences": 40, "documents": 40, "tokens": 320, "share": 0.5
     }  # fmt: skip
-
-
-KILLED = """
-import os, signal, sys
-from longattn.formats import writing
-from longattn.formats.export import Export, export
-folder, format = sys.argv[1:]
-true, done = writing.prefix_of, []
-def prefix_of(*of):
-    done.append(1)
-    if len(done) > 40:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return true(*of)
-writing.prefix_of = prefix_of
-export(folder, Export(vocab_size=100, window=8, format=format, shuffle=1, part_bytes=20))
-"""
-
-
-def test_a_killed_process_leaves_nothing_half_written(folder):
-    if not Path("/proc").exists():
-        pytest.skip("needs /proc")
-    result = subprocess.run(
-        [sys.executable, "-c", KILLED, str(folder), "npy"],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}, timeout=100,
-    )  # fmt: skip
-    assert result.returncode == -signal.SIGKILL
-    assert SUMMARY not in names_of(folder / "npy")
-    exported(folder, "npy", shuffle=1, part_bytes=20)
-    got = contents(folder / "npy")
-    assert not list((folder / "npy").glob(".longattn-*"))
-    for name in got:
-        remove(f"{folder}/npy/{name}")
-    exported(folder, "npy", shuffle=1, part_bytes=20)
-    assert contents(folder / "npy") == got
