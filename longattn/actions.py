@@ -36,7 +36,7 @@ def plan(
 ) -> None:
     from longattn.config import Config
     from longattn.reports.plan import plan as plan_run
-    from longattn.reports.plan import print_plan
+    from longattn.reports.plan_printed import print_plan
 
     config = Config.of(path, overrides or [])
     read_bytes = read_number(ByteSize, "--read", read)

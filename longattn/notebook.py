@@ -155,7 +155,6 @@ def _measure_ranking(output: str) -> None:
     selection = read_record(folder.selection_record(last_selection(folder)))
     if run is None or run.config is None or selection is None:
         return
-    config = run.config
     select = Select.check(selection["select"], "select")
     try:
         record_check(run.config.model_copy(update={"output": output, "select": select}))

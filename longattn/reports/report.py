@@ -10,7 +10,6 @@ import math
 import shlex
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,17 +23,25 @@ from longattn.reports.blindness import recorded_check
 from longattn.reports.comparison import compared_selections
 from longattn.reports.page import packed, render
 from longattn.reports.repetition import Repetition
+from longattn.reports.report_windows import (
+    Windows,
+    content_of_row,
+    labelled_by_category,
+    mean_heads,
+    read_windows,
+    selected_ids,
+    window_length,
+)
 from longattn.reports.rule import cleared, heads_told
 from longattn.reports.score_columns import costs, further_figures, histogram
 from longattn.reports.verdict import last_selection
 from longattn.resume.origin import Origin, require_origin
 from longattn.resume.score_tables import table_records
-from longattn.selection.columns import Columns, columns_of
+from longattn.selection.columns import columns_of
 from longattn.selection.kept_heads import heads_of
-from longattn.selection.lds import long_distance_scores
 from longattn.storage.digests import json_checksum
-from longattn.storage.files import READERS, list_files, parallel, write_bytes
-from longattn.storage.output_folder import OutputFolder, category_of
+from longattn.storage.files import list_files, parallel, write_bytes
+from longattn.storage.output_folder import OutputFolder
 from longattn.storage.page_seal import with_seal
 from longattn.storage.records import read_record
 from longattn.storage.tables import open_parquet, own_files
@@ -47,10 +54,6 @@ PAGE_POINTS = 20_000  # windows whose scores go into the page, over all categori
 HEAD_ROWS = 20_000  # windows behind the heat map of heads, over all categories
 EXCERPT = 700  # characters of either end of a window
 QUARANTINE_ROWS = 200_000
-RECURRENCE = ("recurrence", "recurrence_rarity", "recurrence_pairs")
-NARROW = (
-    "data_id", "document_id", "source", "token_start", "token_stop", "ds", "variance", *RECURRENCE,
-)  # fmt: skip
 
 
 def uniform_ds(length: int, min_distance: int) -> float:
@@ -60,25 +63,6 @@ def uniform_ds(length: int, min_distance: int) -> float:
     """
     rows = np.arange(min_distance, length)
     return float(((rows - min_distance + 1) / (rows + 1)).sum() / length)
-
-
-@dataclass(frozen=True)
-class Windows:
-    """Narrow columns of one category, in order of data_id, and which windows were kept."""
-
-    table: pa.Table
-    ds: NDArray[np.float64]
-    variance: NDArray[np.float64]
-    lds: NDArray[np.float64]
-    ranked: NDArray[np.float64]
-    """What `rank_by` names; `lds` by default."""
-    kept: NDArray[np.bool_]
-
-    def rows(self, chosen: NDArray[np.int64]) -> Windows:
-        return Windows(
-            self.table.take(pa.array(chosen)), self.ds[chosen], self.variance[chosen],
-            self.lds[chosen], self.ranked[chosen], self.kept[chosen],
-        )  # fmt: skip
 
 
 def write_report(output: str) -> str:
@@ -114,21 +98,21 @@ def report_page(output: str) -> str:
         raise ValueError(f"{output}: nothing was selected here yet; `longattn select` comes first")
     select = selection["select"]
     settings_of = Select.model_validate(select)
-    files = _files(output)
+    files = labelled_by_category(output)
     heads = heads_of(selection["heads"]) if "heads" in selection else None
     urls = [url for of in files.values() for url in of]
     columns = columns_of(folder, settings_of, urls, heads)
-    ids = parallel(_selected_ids, own_files(folder.selected_files(name)))
+    ids = parallel(selected_ids, own_files(folder.selected_files(name)))
     kept_ids = pa.chunked_array([chunk for column in ids for chunk in column.chunks], pa.string())
     categories = {
-        name: _windows(urls, MAX_ROWS // len(files), kept_ids, select, columns)
+        name: read_windows(urls, MAX_ROWS // len(files), kept_ids, select, columns)
         for name, urls in sorted(files.items())
     }
     told = summary.get("categories", {})
     names = sorted({*categories, *told})
     chosen = selection["categories"]
     funnel = [_funnel(name, told.get(name, {}), chosen.get(name, {})) for name in names]
-    window = parts.window if parts else _length(categories.values())
+    window = parts.window if parts else window_length(categories.values())
     null = uniform_ds(parts.window, parts.min_distance) if parts else None
     total = sum(c["windows"] for c in chosen.values())
     figures = [_figures(name, categories[name], chosen) for name in sorted(categories)]
@@ -158,7 +142,9 @@ def report_page(output: str) -> str:
         "funnel": funnel,
         "null": null,
         "further": [of["histograms"] for of in further.values()],
-        "heads": {n: _heads(urls, HEAD_ROWS // len(files)) for n, urls in sorted(files.items())},
+        "heads": {
+            n: mean_heads(urls, HEAD_ROWS // len(files)) for n, urls in sorted(files.items())
+        },
         "rates": (read_record(folder.record("rates")) or {}).get("samples", []),
     }
     settings = yaml.safe_load(origin.config.to_yaml()) if origin.config else {}
@@ -212,96 +198,6 @@ def _told_parts(origin: Origin) -> dict[str, Any]:
 
 
 # --- reading -------------------------------------------------------------------------------------
-
-
-def _files(output: str) -> dict[str, list[str]]:
-    """Labelled files by category, each list sorted by name."""
-    found: dict[str, list[str]] = defaultdict(list)
-    folder = OutputFolder(output)
-    for url in own_files(folder.labelled_files()):
-        found[category_of(url)].append(url)
-    if not found:
-        raise ValueError(f"{folder.labelled}: no labelled windows to report on")
-    return found
-
-
-def _windows(
-    urls: list[str],
-    most: int,
-    kept_ids: pa.ChunkedArray,
-    select: Mapping[str, Any],
-    columns: Columns,
-) -> Windows:
-    """The windows of one category: all, or whole files of at least `most` windows."""
-    tables: list[pa.Table] = []
-    for start in range(0, len(urls), READERS):
-        tables += parallel(lambda url: _narrow(url, columns), urls[start : start + READERS])
-        if sum(map(len, tables)) > most:
-            break
-    table = pa.concat_tables(tables).sort_by("data_id")
-    ds, variance = table["ds"].to_numpy(), table["variance"].to_numpy()
-    lds = long_distance_scores(ds, variance, select["alpha"], select["standardize"])
-    kept = pa.compute.is_in(table["data_id"], value_set=kept_ids)
-    by_lds = select.get("rank_by", "lds") == "lds"
-    ranked = lds if by_lds else table["rank"].fill_null(math.nan).to_numpy()
-    return Windows(table, ds, variance, lds, ranked, kept.to_numpy())
-
-
-def _length(categories: Iterable[Windows]) -> int:
-    """Tokens of a window."""
-    lengths = [
-        pa.compute.subtract(c.table["token_stop"], c.table["token_start"]) for c in categories
-    ]
-    return max((pa.compute.max(of).as_py() or 0 for of in lengths), default=0)
-
-
-def _narrow(url: str, columns: Columns) -> pa.Table:
-    """Columns of a file, with the scores that the selection is of: its heads, and what ranked."""
-    read = dict.fromkeys([*NARROW, "category", *columns.labelled])
-    with open_parquet(url) as parquet:
-        rows = parquet.read(columns=list(read)).replace_schema_metadata()
-    scores, table = columns.of_rows(url, rows), rows.select(NARROW)
-    for name in ("ds", "variance"):
-        table = table.append_column(f"all_{name}", rows[name])
-        table = table.set_column(table.column_names.index(name), name, scores[name])
-    table = table.append_column("rank", scores["rank"])
-    url_of = pa.DictionaryArray.from_arrays(np.zeros(len(table), np.int32), [url])
-    return table.append_column("url", url_of).append_column("row", pa.array(np.arange(len(table))))
-
-
-def _selected_ids(url: str) -> pa.ChunkedArray:
-    with open_parquet(url) as parquet:
-        return parquet.read(columns=["data_id"])["data_id"]
-
-
-def _heads(urls: list[str], most: int) -> list[float]:
-    """Mean DS of each head, over whole files of at least `most` windows; empty where none is stored."""
-    total: NDArray[np.float64] | None = None
-    count = 0
-    for url in urls:
-        with open_parquet(url) as parquet:
-            heads = parquet.read(columns=["ds_heads"])["ds_heads"].combine_chunks()
-        if not len(heads) or heads.null_count:
-            continue
-        ds_wh = heads.flatten().to_numpy().reshape(len(heads), -1)
-        total = ds_wh.sum(0, dtype=np.float64) + (0.0 if total is None else total)
-        count += len(ds_wh)
-        if count >= most:
-            break
-    return [] if total is None else (total / count).tolist()
-
-
-def _content(url: str, row: int) -> str:
-    with open_parquet(url) as parquet:
-        for group in range(parquet.num_row_groups):
-            size = parquet.metadata.row_group(group).num_rows
-            if row < size:
-                text: str = parquet.read_row_group(group, columns=["content"])["content"][
-                    row
-                ].as_py()
-                return text
-            row -= size
-    raise ValueError(f"{url}: it has no row {row}")
 
 
 def _quarantine(output: str) -> list[dict[str, Any]]:
@@ -445,7 +341,7 @@ def _excerpts(windows: Windows) -> list[dict[str, Any]]:
         if not len(position):
             continue
         row = windows.table.slice(int(position[0]), 1).to_pylist()[0]
-        text = _content(row["url"], row["row"])
+        text = content_of_row(row["url"], row["row"])
         shown.append({
             **row, "what": what, "lds": float(windows.lds[position[0]]), "length": len(text),
             "ranked": float(windows.ranked[position[0]]), "quoted_id": shlex.quote(row["data_id"]),

@@ -12,7 +12,7 @@ from longattn.selection.columns import Columns
 from longattn.selection.lds import long_distance_scores
 
 if TYPE_CHECKING:
-    from longattn.reports.report import Windows
+    from longattn.reports.report_windows import Windows
 
 
 def cleared(select: Select) -> dict[str, str]:
