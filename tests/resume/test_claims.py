@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
 
+from longattn.pipeline import window_actor
+from longattn.pipeline.window_actor import SplitWindows, WindowStage
 from longattn.resume.claims import (
     DEATHS,
     STRIKES,
@@ -142,3 +144,15 @@ def test_registries_that_share_the_documents_answer_as_one():
         assert here.begin("x", "3") == "stop"
     assert answers[0] == answers[1]
     assert answers[0][1].retries == 2
+
+
+@pytest.mark.parametrize("restarted", [True, False])
+def test_each_restarted_actor_is_counted(restarted, tmp_path, monkeypatch):
+    here = DocumentRegistry(
+        [InThisProcess(part) for part in shared_registries({}, np.empty(0, "S16"), 2)]
+    )
+    monkeypatch.setattr(window_actor, "was_restarted", lambda: restarted)
+    stage = WindowStage("builtin", 512, 128, {}, str(tmp_path), 1 << 20, 1 << 20, 1)
+    for _ in range(2):
+        SplitWindows(stage, here, lambda reports: None)
+    assert here.state().restarts == 2 * restarted

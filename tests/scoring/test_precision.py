@@ -1,6 +1,7 @@
 """Centred keys, the choice of a dtype, and what loading compares, on models with huge key biases."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -162,3 +163,14 @@ def test_a_tokenizer_with_more_ids_than_the_embedding_is_refused(
     (tmp_path / "tokenizer.json").write_text(json.dumps({"model": {}}))
     with pytest.raises(ValueError, match="not a tokenizer of the tokenizers library"):
         open_checkpoint(str(tmp_path))
+
+
+@pytest.mark.parametrize("head", [0, 1])
+def test_a_difference_that_is_no_number_is_refused(head: int) -> None:
+    truth = (torch.tensor([0.2, 0.3]), torch.tensor([1e-6, 2e-6]))
+    precision._require_close(truth, truth, 1e-6, "it")
+    for which in (0, 1):
+        ours = [values.clone() for values in truth]
+        ours[which][head] = math.nan
+        with pytest.raises(ValueError, match=r"it is refused: its .* by nan"):
+            precision._require_close(tuple(ours), truth, 1e-6, "it")
