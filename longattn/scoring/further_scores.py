@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import mmap
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,7 +48,7 @@ class TableParts:
     window: int
     settings: Mapping[str, Any]
     """Of the kind: `short`, or `layers` and `min_distance`, or what a user's file is."""
-    where: Sequence[Mapping[str, Any]] = ()
+    where: list[dict[str, Any]] = field(default_factory=list)
     weights: str | None = None
     tokenizer: str | None = None
     """Of a model that has its own ids of the text; None where it takes those of the windows."""
