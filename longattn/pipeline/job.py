@@ -131,7 +131,8 @@ class Job:
         """Refuse what cannot work before anything is made. Raises ValueError."""
         self.settings.bos(self.checkpoint)
         load_tokenizer(self.settings.model).warn_if_slow()
-        self.table_job.check()
+        if self.config.scores:
+            self.table_job.check()
         if read_run_record(self.config.output) is None:  # of what is refused, no folder is left
             check_sources(self.splits)
             column_types(self.splits)
@@ -218,6 +219,8 @@ class Job:
 
     def score(self, stop: Stop) -> dict[str, TableSummary]:
         """Compute the tables of further scores that are not there yet."""
+        if not self.config.scores:
+            return {}
         config, executor = self.config, tables_executor(self.executor)
         return self.table_job.run(
             stop, lambda dtype: executor(config.output, config.workers, dtype)
