@@ -147,17 +147,17 @@ def _measure_ranking(output: str) -> None:
     """Measure what ranks the last selection on the corpus of the run, for the report."""
     from longattn.reports.blindness import record_check
     from longattn.reports.verdict import last_selection
-    from longattn.resume.fingerprint import require_run_record
+    from longattn.resume.fingerprint import read_run_record
     from longattn.storage.output_folder import OutputFolder
     from longattn.storage.records import read_record
 
-    folder, config = OutputFolder(output), require_run_record(output).config
+    folder, run = OutputFolder(output), read_run_record(output)
     selection = read_record(folder.selection_record(last_selection(folder)))
-    if config is None or selection is None:
+    if run is None or run.config is None or selection is None:
         return
     select = Select.check(selection["select"], "select")
     try:
-        record_check(config.model_copy(update={"output": output, "select": select}))
+        record_check(run.config.model_copy(update={"output": output, "select": select}))
     except (OSError, ValueError) as error:  # the corpus is elsewhere now
         log.warning("what ranks was not measured: %s", error)
 
