@@ -144,7 +144,8 @@ class Job:
         require_reachable(self.settings.model)
         self.settings.bos(self.checkpoint)
         load_tokenizer(self.settings.model).warn_if_slow()
-        self.table_job.check()
+        if self.config.scores:
+            self.table_job.check()
         if read_run_record(self.config.output) is None:  # of what is refused, no folder is left
             check_sources(self.splits)
             column_types(self.splits)
@@ -248,6 +249,8 @@ class Job:
 
     def score(self, stop: Stop) -> dict[str, TableSummary]:
         """Compute the tables of further scores that are not there yet."""
+        if not self.config.scores:
+            return {}
         config, executor = self.config, tables_executor(self.executor)
         return self.table_job.run(
             stop, lambda dtype: executor(config.output, config.workers, dtype)

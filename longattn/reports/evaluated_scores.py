@@ -52,7 +52,9 @@ class EvaluatedScores:
 
         Raises ValueError for windows without a value.
         """
-        texts = [self.tokenizer.decode(ids_l) for ids_l in ids_nl]
+        if not self._scorers:
+            return {}
+        texts = [self.tokenizer.decode(ids_l).decode(errors="replace") for ids_l in ids_nl]
         ids = pa.array(list(ids_nl.astype(np.int32)), pa.list_(pa.int32()))
         windows = pa.table({"content": pa.array(texts, pa.string()), "input_ids": ids})
         told: dict[str, Floats] = {}

@@ -67,7 +67,7 @@ def read_table_record(output: str, name: str) -> TableRecord | None:
         if stored is None:
             return None
         record = TableRecord(
-            stored["name"], _parts(stored["parts"]), tuple(stored["columns"]), stored["model"],
+            stored["name"], TableParts(**stored["parts"]), tuple(stored["columns"]), stored["model"],
             {
                 category: {column: (low, high) for column, (low, high) in of.items()}
                 for category, of in stored["limits"].items()
@@ -79,10 +79,6 @@ def read_table_record(output: str, name: str) -> TableRecord | None:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         why = " ".join(str(error).split())
         raise FolderError(f"{without_secrets(url)}: damaged: {why}") from None
-
-
-def _parts(stored: Mapping[str, Any]) -> TableParts:
-    return TableParts(**{**stored, "where": tuple(stored["where"])})
 
 
 def table_records(output: str) -> list[TableRecord]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import mmap
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,7 +48,7 @@ class TableParts:
     window: int
     settings: Mapping[str, Any]
     """Of the kind: `short`, or `layers` and `min_distance`, or what a user's file is."""
-    where: tuple[Mapping[str, Any], ...] = ()
+    where: list[dict[str, Any]] = field(default_factory=list)
     weights: str | None = None
     tokenizer: str | None = None
     """Of a model that has its own ids of the text; None where it takes those of the windows."""
@@ -85,7 +85,7 @@ def table_parts(
     Raises:
         ValueError: no such model, or one without weights or a tokenizer.
     """
-    where = tuple(bound.model_dump(mode="json", exclude_none=True) for bound in score.where)
+    where = [bound.model_dump(mode="json", exclude_none=True) for bound in score.where]
     parts = TableParts(score.kind, window, {"level": LEVEL, "gram": GRAM}, where)
     if score.model is None:
         return parts
