@@ -125,7 +125,8 @@ def read_mapping(path: str | Path, wanted: str) -> dict[str, Any]:
     shown = without_secrets(str(path))
     try:
         with storage_errors(str(path)):
-            values = read_yaml(fs.cat_file(inside).decode())
+            data = fs.cat_file(inside)
+        values = read_yaml(data.decode())
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{shown}: cannot be read as a config: {error}") from None
     except yaml.YAMLError as error:

@@ -53,7 +53,9 @@ def test_small_files_that_ask_for_much(tmp_path: Path) -> None:
     shared = pa.DictionaryArray.from_arrays(pa.array([0] * 64, pa.int32()), ["a" * (CAP - 1000)])
     files = {
         "window.jsonl.zst": zstd_frame(31, jsonl([{"text": "a"}])),
-        "dictionary.parquet": parquet(pa.table({"text": shared}), compression="zstd"),
+        "dictionary.parquet": parquet(
+            pa.table({"text": shared}), compression="zstd", store_schema=False
+        ),
         "page.parquet": parquet(
             pa.table({"text": ["a" * (CAP // 4)] * 6}),
             use_dictionary=False, compression="zstd", write_batch_size=10, data_page_size=1 << 30,

@@ -85,6 +85,7 @@ def test_splits_begun_together_are_begun_one_by_one_once_a_process_died_among_th
     assert here.begin_all(splits, "last") == ["read"]
     assert here.begin_all(splits[1:], "last") == ["deadly"]
     assert here.begin_all(splits[2:], "last") == ["read"]
+    assert [dict(+part.deaths) for part in shared] == [{"deadly": DEATHS}] * 2
     here.stop()
     assert here.begin_all(["new", "newer"], "last") == ["stop"] * 2
 

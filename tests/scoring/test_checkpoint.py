@@ -147,6 +147,17 @@ def test_missing_tensor(copy: Path) -> None:
     assert "model.layers.0.self_attn.k_proj.weight" in _refusal(copy)
 
 
+def test_an_index_that_promises_what_its_shard_lacks(tmp_path: Path) -> None:
+    sharded = checkpoints.save(tmp_path, "llama", shard="50KB")
+    file = sharded / "model.safetensors.index.json"
+    index = json.loads(file.read_text())
+    name = "model.layers.0.self_attn.k_proj.weight"
+    others = {*index["weight_map"].values()} - {index["weight_map"][name]}
+    index["weight_map"][name] = min(others)
+    file.write_text(json.dumps(index))
+    assert f"{min(others)}: the index promises {name}, which is not there" in _refusal(sharded)
+
+
 @pytest.mark.parametrize("shard", ["../model.safetensors", "/etc/passwd", "weights.bin"])
 def test_index_cannot_point_elsewhere(copy: Path, shard: str) -> None:
     index = {"weight_map": {"model.embed_tokens.weight": shard}}

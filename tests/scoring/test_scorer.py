@@ -178,3 +178,11 @@ def test_distances_may_be_numpy_integers(scorer: AttentionScorer) -> None:
     ids = list(range(100))
     for k, plain in ((np.int64(8), 8), (np.array([8, 9]), [8, 9])):
         assert torch.equal(scorer.score(ids, k).ds, scorer.score(ids, plain).ds)
+
+
+def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="device 'cuda': torch sees no CUDA device here"):
+        AttentionScorer.from_pretrained("builtin", device="cuda")
+    with pytest.raises(ValueError, match="device 'tpu': allowed: cpu, cuda"):
+        AttentionScorer.from_pretrained("builtin", device="tpu")

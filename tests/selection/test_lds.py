@@ -41,6 +41,9 @@ def test_constant_columns_count_as_zero():
         (([[1.0]], [[1.0]]), "1-D"),
         (([1.0, 2.0], [1.0]), "of one length"),
         (([1.0, math.nan], [1.0, 2.0]), "finite"),
+        (([1.0, 2.0], [1.0, math.nan]), "finite"),
+        (([1.0, 2.0], [math.inf, 1.0]), "finite"),
+        (([-math.inf, 2.0], [1.0, 1.0]), "finite"),
         (([1.0, 2.0], [1.0, 2.0], 0.5, "softmax"), "zscore or minmax"),
     ],
 )

@@ -123,6 +123,14 @@ def test_short_and_repeated_documents_are_counted_and_give_nothing(byte_tokenize
     assert (counts.documents, counts.too_short, counts.duplicates, counts.windows) == (4, 1, 1, 4)
 
 
+def test_a_document_of_exactly_one_window_gives_it(byte_tokenizer):
+    cutter, counts = WindowCutter(byte_tokenizer, 10, 5, {}), Counts()
+    (row,) = cutter.cut(b"ten bytes!", "a", "f", counts, set())
+    assert (row["content"], row["token_start"], row["token_stop"]) == ("ten bytes!", 0, 10)
+    assert (counts.too_short, counts.windows) == (0, 1)
+    assert list(cutter.cut(b"nine byte", "a", "f", counts, set())) == []
+
+
 def test_windows_outside_the_sample_are_counted_and_left_out(byte_tokenizer):
     cutter = WindowCutter(byte_tokenizer, 10, 5, {"a": Sample(fraction=0.5, seed=3)})
     counts = Counts()
