@@ -30,7 +30,11 @@ _ROOMS = {
     "config": ("Config",),
     "errors": ("ConfigError", "RunError"),
     "pipeline.steps": (
-        "read_documents", "read_labelled", "score_windows", "window_documents", "write_labelled",
+        "read_documents",
+        "read_labelled",
+        "score_windows",
+        "window_documents",
+        "write_labelled",
     ),
     "pipeline.job": ("run",),
     "pipeline.score_tables": ("score_tables",),
@@ -39,15 +43,34 @@ _ROOMS = {
     "notebook": ("evaluate", "export", "inspect", "join", "plan", "report", "select", "verify"),
     "selection.lds": ("long_distance_scores",),
     "windows.cutting": ("sliding_windows",),
-}  # fmt: skip
+}
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}
 
 __all__ = [
-    "AttentionScorer", "Config", "ConfigError", "RunError", "RunSummary", "Scores", "evaluate",
-    "export", "inspect", "join", "long_distance_scores", "plan", "read_documents", "read_labelled",
-    "report", "run", "score_tables", "score_windows", "select", "sliding_windows", "verify",
-    "window_documents", "write_labelled",
-]  # fmt: skip
+    "AttentionScorer",
+    "Config",
+    "ConfigError",
+    "RunError",
+    "RunSummary",
+    "Scores",
+    "evaluate",
+    "export",
+    "inspect",
+    "join",
+    "long_distance_scores",
+    "plan",
+    "read_documents",
+    "read_labelled",
+    "report",
+    "run",
+    "score_tables",
+    "score_windows",
+    "select",
+    "sliding_windows",
+    "verify",
+    "window_documents",
+    "write_labelled",
+]
 
 
 def __dir__() -> list[str]:

@@ -101,8 +101,9 @@ def select(path: str, overrides: list[str] | None) -> None:
         chosen = select_labelled(config.output, config.select, file_bytes=config.file_bytes)
         name = config.select.name
         written = [
-            OutputFolder(config.output).selection(name), *retell(config.output, chosen, name)
-        ]  # fmt: skip
+            OutputFolder(config.output).selection(name),
+            *retell(config.output, chosen, name),
+        ]
     categories = {name: c.to_dict() for name, c in chosen.items()}
     for remark in remarks(config, categories):
         log.warning("%s", remark)

@@ -20,9 +20,15 @@ from longattn.storage.remote_model import (
 from longattn.text import first_line, without_secrets
 
 __all__ = [
-    "BUILTIN", "fetch_tensors", "is_hub_id", "is_url", "model_folder", "require_reachable",
-    "tensor_files", "whole_model",
-]  # fmt: skip
+    "BUILTIN",
+    "fetch_tensors",
+    "is_hub_id",
+    "is_url",
+    "model_folder",
+    "require_reachable",
+    "tensor_files",
+    "whole_model",
+]
 BUILTIN = Path(__file__).parent / "builtin"
 
 

@@ -52,9 +52,12 @@ def plan(
     settings = Config.of(config, overrides)
     read_bytes = read_number(ByteSize, "read", read)
     return plan_run(
-        settings, overrides, windows_per_second=windows_per_second, read_bytes=read_bytes,
+        settings,
+        overrides,
+        windows_per_second=windows_per_second,
+        read_bytes=read_bytes,
         check=check,
-    )  # fmt: skip
+    )
 
 
 def select(
@@ -87,7 +90,7 @@ def select(
 
     Example:
         select("out/books", alpha=1.0, keep={"fraction": 0.25})
-    """  # fmt: skip
+    """
     from longattn.reports.retelling import retell
     from longattn.selection.kept_heads import chosen_categories
     from longattn.selection.select_windows import resolved

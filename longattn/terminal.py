@@ -114,9 +114,13 @@ def show_categories(categories: Mapping[str, Mapping[str, Any]], rank_by: str) -
     read = any("documents" in category for category in categories.values())
     columns = {
         **({"read": "documents", "short": "too_short", "bad": "bad"} if read else {}),
-        "windows": "windows", "kept": "kept", "tokens": "kept_tokens", "DS": "ds_mean",
-        "variance": "variance", f"{ranked} from": "threshold",
-    }  # fmt: skip
+        "windows": "windows",
+        "kept": "kept",
+        "tokens": "kept_tokens",
+        "DS": "ds_mean",
+        "variance": "variance",
+        f"{ranked} from": "threshold",
+    }
     rows = table("category", *columns)
     for name, category in sorted(categories.items()):
         du = category.get("du_mean")

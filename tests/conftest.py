@@ -55,8 +55,13 @@ def ray_cluster(s3):
     folder = tempfile.mkdtemp(prefix="la-")  # short: Ray puts Unix sockets below it
     os.environ["RAY_AUTH_MODE"] = "disabled"
     with environment(LONGATTN_CACHE=f"{folder}/models"):  # of the workers, which get it from Ray
-        ray.init(num_cpus=2, include_dashboard=False, _temp_dir=folder, logging_level="WARNING",
-                 object_store_memory=300 * 2**20)  # fmt: skip
+        ray.init(
+            num_cpus=2,
+            include_dashboard=False,
+            _temp_dir=folder,
+            logging_level="WARNING",
+            object_store_memory=300 * 2**20,
+        )
     yield
     ray.shutdown()
     shutil.rmtree(folder, ignore_errors=True)
@@ -68,9 +73,15 @@ def checkpoint(tmp_path_factory) -> str:
     path = tmp_path_factory.mktemp("checkpoint")
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=8192, hidden_size=64, intermediate_size=64, num_hidden_layers=1,
-        num_attention_heads=2, num_key_value_heads=1, head_dim=32, initializer_range=0.4,
-    )  # fmt: skip
+        vocab_size=8192,
+        hidden_size=64,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=32,
+        initializer_range=0.4,
+    )
     LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(path)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(BUILTIN / name, path)
@@ -110,14 +121,17 @@ def further_scores(model):
     return [
         {"name": "text", "kind": "measures"},
         {
-            "name": "gap", "kind": "loss_gap", "model": model, "short": SHORT,
+            "name": "gap",
+            "kind": "loss_gap",
+            "model": model,
+            "short": SHORT,
             "where": [
                 {"column": "compression_ratio", "quantiles": [0.2, 0.8]},
                 {"column": "ds", "min": 0.01},
             ],
         },
         {"name": "deep", "kind": "attention", "model": model, "layers": [0], "batch": 3},
-    ]  # fmt: skip
+    ]
 
 
 @pytest.fixture(scope="session")
@@ -130,9 +144,12 @@ def scored(corpus, tmp_path_factory, checkpoint):
         {"category": "code", "path": f"{corpus}/code", "sample": {"fraction": 0.4}},
     ]
     settings = config(
-        corpus, tmp_path_factory.mktemp("scored"), checkpoint, sources=sources,
+        corpus,
+        tmp_path_factory.mktemp("scored"),
+        checkpoint,
+        sources=sources,
         scores=further_scores(checkpoint),
-    )  # fmt: skip
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(execution.BLOCK_BYTES, "cpu", 20_000)
         return settings, la.run(settings, executor="local")

@@ -151,12 +151,16 @@ def _of_files(whole: Path, folder: str) -> Iterator[Corruption]:
     yield Corruption(f"{folder}: zeros", change_bytes(lambda data: bytes(len(data))))
     yield Corruption(f"{folder}: no Parquet", change_bytes(lambda _: b"PAR1 hello PAR1"))
     yield Corruption(f"{folder}: another program's", foreign)
-    yield Corruption(f"{folder}: renamed", lambda o: first(o, folder).rename(
-        first(o, folder).with_name("f" * 32 + ".parquet")))  # fmt: skip
+    yield Corruption(
+        f"{folder}: renamed",
+        lambda o: first(o, folder).rename(first(o, folder).with_name("f" * 32 + ".parquet")),
+    )
     if folder != "quarantine":
         yield Corruption(f"{folder}: copied", copied)
-        yield Corruption(f"{folder}: in another category", lambda o: shutil.move(
-            first(o, folder), o / folder / "code" / first(o, folder).name))  # fmt: skip
+        yield Corruption(
+            f"{folder}: in another category",
+            lambda o: shutil.move(first(o, folder), o / folder / "code" / first(o, folder).name),
+        )
         yield Corruption(f"{folder}: all lost", lambda o: shutil.rmtree(o / folder))
 
 
@@ -199,8 +203,12 @@ def _of_footers() -> Iterator[Corruption]:
             name = f"footer: {what}" + ", checksum renewed" * reseal
             yield Corruption(name, with_footer(change, reseal=reseal))
     yield Corruption("footer: no checksum", with_footer(lambda s: s.pop("checksum"), reseal=False))
-    yield Corruption("footer: lost", lambda o: pq.write_table(
-        pq.read_table(first(o, "labelled")).replace_schema_metadata(), first(o, "labelled")))  # fmt: skip
+    yield Corruption(
+        "footer: lost",
+        lambda o: pq.write_table(
+            pq.read_table(first(o, "labelled")).replace_schema_metadata(), first(o, "labelled")
+        ),
+    )
 
 
 # --- JSON and HTML ------------------------------------------------------------------------------
@@ -255,8 +263,9 @@ def _of_record(name: str, value) -> Iterator[Corruption]:
             yield Corruption(f"{where}, checksum renewed", renewed)
     yield Corruption(f"{name}: no checksum", edited(lambda s: s.pop("checksum"), reseal=False))
     place = Path("_longattn", name)
-    yield Corruption(f"{name}: half of it", lambda o: (o / place).write_text(
-        (o / place).read_text()[:40]))  # fmt: skip
+    yield Corruption(
+        f"{name}: half of it", lambda o: (o / place).write_text((o / place).read_text()[:40])
+    )
     yield Corruption(f"{name}: a list", lambda o: (o / place).write_text("[1]"))
     yield Corruption(f"{name}: no text", lambda o: (o / place).write_bytes(b"\xff\xfe\x00"))
     yield Corruption(f"{name}: nested", lambda o: (o / place).write_text("[" * 100_000))
@@ -293,8 +302,9 @@ def _of_markers(whole: Path) -> Iterator[Corruption]:
     yield Corruption("marker: lost", lambda o: marker(o).unlink())
     yield Corruption("marker: no list", lambda o: marker(o).write_text("{}"))
     yield Corruption("marker: no objects", lambda o: marker(o).write_text("[1]"))
-    yield Corruption("marker: half of it", lambda o: marker(o).write_bytes(
-        marker(o).read_bytes()[:99]))  # fmt: skip
+    yield Corruption(
+        "marker: half of it", lambda o: marker(o).write_bytes(marker(o).read_bytes()[:99])
+    )
 
 
 def _of_report() -> Iterator[Corruption]:

@@ -98,9 +98,14 @@ def _drive(values, address, log, environment, hook, block, shard):
     on_ray.group_splits = functools.partial(group_splits, target_bytes=1)
     variables = {"PYTHONPATH": ROOT, **environment}
     ray.init(
-        address=address, logging_level="WARNING", log_to_driver=False,
-        runtime_env={"env_vars": variables, **({"worker_process_setup_hook": hook} if hook else {})},
-    )  # fmt: skip
+        address=address,
+        logging_level="WARNING",
+        log_to_driver=False,
+        runtime_env={
+            "env_vars": variables,
+            **({"worker_process_setup_hook": hook} if hook else {}),
+        },
+    )
     settings = config.Config.parse(values)
     if hook:
         pydoc.locate(hook)()

@@ -36,9 +36,16 @@ def labelled_table(category, ids, ds, variance, window=8, source="f.jsonl"):
 def score_parts(**changes):
     """All that decides a score, of no checkpoint that there is."""
     values = {
-        "definition": 1, "weights": "w", "tokenizer": "t", "window": 8, "min_distances": (2,),
-        "rope_theta": None, "bos": None, "dtype": "float32", "keys": "centred",
-    }  # fmt: skip
+        "definition": 1,
+        "weights": "w",
+        "tokenizer": "t",
+        "window": 8,
+        "min_distances": (2,),
+        "rope_theta": None,
+        "bos": None,
+        "dtype": "float32",
+        "keys": "centred",
+    }
     return ScoreParts(**{**values, **changes})
 
 

@@ -32,8 +32,11 @@ def longattn(ray_folder):
         return subprocess.run(
             [sys.executable, *program, *arguments],
             env={**os.environ, "RAY_TMPDIR": ray_folder, "RAY_AUTH_MODE": "disabled"},
-            cwd=cwd, capture_output=True, text=True, timeout=200,
-        )  # fmt: skip
+            cwd=cwd,
+            capture_output=True,
+            text=True,
+            timeout=200,
+        )
 
     return call
 
@@ -168,9 +171,12 @@ def test_the_shell_completes_commands_and_options():
     def completed(words: str) -> list[str]:
         asked = {"COMP_WORDS": words, "COMP_CWORD": str(len(words.split(" ")) - 1)}
         result = subprocess.run(
-            [command], env={**os.environ, **asked, "_LONGATTN_COMPLETE": "complete_bash"},
-            capture_output=True, text=True, timeout=60,
-        )  # fmt: skip
+            [command],
+            env={**os.environ, **asked, "_LONGATTN_COMPLETE": "complete_bash"},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
         return result.stdout.split()
 
     assert completed("longattn s") == ["score", "select"]

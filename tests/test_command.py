@@ -102,8 +102,18 @@ def test_a_log_file_that_cannot_be_opened_is_refused(call, tmp_path):
 
 
 def test_commands_that_log_take_a_log_file(call):
-    for command in ("run", "score", "select", "plan", "report", "inspect", "evaluate", "export",
-                    "bench", "verify"):  # fmt: skip
+    for command in (
+        "run",
+        "score",
+        "select",
+        "plan",
+        "report",
+        "inspect",
+        "evaluate",
+        "export",
+        "bench",
+        "verify",
+    ):
         assert "--log-file" in call(command, "--help").stdout, command
 
 

@@ -35,9 +35,15 @@ def test_overrides_reach_any_field(tmp_path):
     path = written(tmp_path, MINIMAL)
     config = Config.from_yaml(
         path,
-        ["select.alpha=1", "select.keep.tokens=1.5B", "sources.0.path=s3://b/*.parquet",
-         "sources.0.sample={fraction: 0.1, seed: 12}", "workers.score=[2, 3]", "window.tokens=1024"],
-    )  # fmt: skip
+        [
+            "select.alpha=1",
+            "select.keep.tokens=1.5B",
+            "sources.0.path=s3://b/*.parquet",
+            "sources.0.sample={fraction: 0.1, seed: 12}",
+            "workers.score=[2, 3]",
+            "window.tokens=1024",
+        ],
+    )
     assert config.select.alpha == 1
     assert (config.select.keep.tokens, config.select.keep.fraction) == (1_500_000_000, None)
     assert config.sources[0].path == "s3://b/*.parquet"

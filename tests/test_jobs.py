@@ -17,9 +17,11 @@ JOBS = Path(__file__).parents[1] / "ray_jobs"
 def program(name, *arguments):
     return subprocess.run(
         [sys.executable, str(JOBS / f"{name}.py"), *arguments],
-        capture_output=True, text=True, timeout=120,
+        capture_output=True,
+        text=True,
+        timeout=120,
         env={**os.environ, "NO_COLOR": "1", "COLUMNS": "100"},
-    )  # fmt: skip
+    )
 
 
 def test_a_job_reads_its_config_from_an_object_store(finished, s3, tmp_path):

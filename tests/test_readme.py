@@ -31,9 +31,14 @@ def run(name, folder):
 
 def test_all_examples_are_tested():
     assert set(EXAMPLES) == {
-        "own dataset and filter", "own rule", "scorer alone", "scores only", "hugging face",
-        "iceberg", "further scores",
-    }  # fmt: skip
+        "own dataset and filter",
+        "own rule",
+        "scorer alone",
+        "scores only",
+        "hugging face",
+        "iceberg",
+        "further scores",
+    }
 
 
 @pytest.fixture(scope="module")

@@ -33,10 +33,17 @@ def test_all_but_the_lines_on_constructor_arguments_comes_through():
     )
     assert result.returncode == 0, result.stderr
     lines = result.stderr.splitlines()
-    assert sorted(lines) == sorted([
-        "before", "[2026-01-02 03:04:05,678 E 12 12] core_worker.cc:9: something else", "by Python",
-        "logged", "last, without an end", "after of the block", "logged after",
-    ])  # fmt: skip
+    assert sorted(lines) == sorted(
+        [
+            "before",
+            "[2026-01-02 03:04:05,678 E 12 12] core_worker.cc:9: something else",
+            "by Python",
+            "logged",
+            "last, without an end",
+            "after of the block",
+            "logged after",
+        ]
+    )
     assert lines[0] == "before" and lines[-2:] == ["after of the block", "logged after"]
 
 

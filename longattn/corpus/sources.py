@@ -380,7 +380,15 @@ class _Maker(NamedTuple):
         source, (form, compression) = self.source, kind
         columns: Sequence[str] = getattr(source, "columns", ())
         return Split(
-            source.category, url, source.text_column, form, compression, 0,
-            size if form == "jsonl" and not compression else None, size, version, marks,
+            source.category,
+            url,
+            source.text_column,
+            form,
+            compression,
+            0,
+            size if form == "jsonl" and not compression else None,
+            size,
+            version,
+            marks,
             tuple((name, "") for name in columns),
-        )  # fmt: skip
+        )

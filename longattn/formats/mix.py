@@ -60,8 +60,11 @@ def _tell(mix: Mix, there: Mapping[str, int], kept: Mapping[str, tuple[int, int,
         if there[name] < budgets[name]:
             log.warning(
                 "mix: %s: %s: %s tokens are wanted, and %s are there",
-                name, told, short(budgets[name]), short(there[name]),
-            )  # fmt: skip
+                name,
+                told,
+                short(budgets[name]),
+                short(there[name]),
+            )
         else:
             log.info("mix: %s: %s: %d windows, %s tokens", name, told, sequences, short(of))
     for name in sorted(there.keys() - mix.shares.keys()):

@@ -32,8 +32,17 @@ CREATE TABLE pieces (
 )
 """
 COLUMNS = [
-    "category", "bin", "place", "name", "within", "slot", "file", "row", "start", "length",
-]  # fmt: skip
+    "category",
+    "bin",
+    "place",
+    "name",
+    "within",
+    "slot",
+    "file",
+    "row",
+    "start",
+    "length",
+]
 
 
 @dataclass(frozen=True)

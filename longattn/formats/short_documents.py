@@ -119,8 +119,11 @@ def _pack(table: PieceTable, category: str, packing: Packing) -> None:
     made = table.bins - before
     log.info(
         "%s: %s documents packed into %s windows, %s full",
-        category, count(pieces), count(made), share(tokens, made * packing.window),
-    )  # fmt: skip
+        category,
+        count(pieces),
+        count(made),
+        share(tokens, made * packing.window),
+    )
 
 
 def _buffers(table: PieceTable) -> Iterator[pa.Table]:
@@ -201,8 +204,10 @@ def _tokenized(splits: list[Split], source: PackedSource, packing: Packing) -> I
     if bad:
         log.warning(
             "%s: %s of %s records could not be used",
-            source.category, count(bad), count(documents + bad),
-        )  # fmt: skip
+            source.category,
+            count(bad),
+            count(documents + bad),
+        )
 
 
 def _groups(documents: Iterator[NDArray[np.int32]]) -> Iterator[pa.Table]:

@@ -147,14 +147,20 @@ def view(before: RateSample, now: RateSample, read: float) -> Group:
         + (f", about {duration(round(left))} left" if left is not None else ""),
     )
     facts = [
-        ("scored", f"{count(now.scored)} of "
-         + (f"{about}{count(expected)} windows" if expected else "an unknown number of windows")),
+        (
+            "scored",
+            f"{count(now.scored)} of "
+            + (f"{about}{count(expected)} windows" if expected else "an unknown number of windows"),
+        ),
         ("rate", f"{rate:.3g} windows/s, {short(tokens)} tokens/s"),
-        ("before", f"{count(now.documents)} documents read ({read:.0%} of the bytes to their "
-                   f"ends), {count(waiting)} windows wait for a scorer"),
+        (
+            "before",
+            f"{count(now.documents)} documents read ({read:.0%} of the bytes to their "
+            f"ends), {count(waiting)} windows wait for a scorer",
+        ),
         ("busy", f"{busy['window']:.1f} window actors, {busy['score']:.1f} scorers"),
         ("", held),
-    ]  # fmt: skip
+    ]
     table = Table.grid(padding=(0, 2))
     for name, fact in facts:
         table.add_row(Text(name, style="dim"), fact)

@@ -58,8 +58,10 @@ class LocalStages:
         monitor = Monitor(InThisProcess(of_run), pools=False)
         log.info(
             "%d splits to read (%d done); in this process, scoring on %s",
-            len(left.splits), left.finished, self.device,
-        )  # fmt: skip
+            len(left.splits),
+            left.finished,
+            self.device,
+        )
 
         def sign() -> tuple[Any, str]:
             state = registry.state()

@@ -181,9 +181,13 @@ class Job:
             started = time.perf_counter()
             selection = self.select(done.labelled)
         summary = summarise(
-            self.config, done.fingerprint, self.splits, (done.before, done.labelled),
-            done.outcome, selection,
-        ).timed(select=time.perf_counter() - started, total=time.perf_counter() - self.started)  # fmt: skip
+            self.config,
+            done.fingerprint,
+            self.splits,
+            (done.before, done.labelled),
+            done.outcome,
+            selection,
+        ).timed(select=time.perf_counter() - started, total=time.perf_counter() - self.started)
         facts: dict[str, Any] = {
             "left_out": self.listing.left_out,
             "precision": self.precision,

@@ -152,14 +152,15 @@ class RunMonitor:
 
     def _raise(self, category: str, counts: Counts, before: Counts, waiting: float) -> None:
         self._export(
-            "window", category,
+            "window",
+            category,
             documents=counts.documents - before.documents,
             windows=counts.windows - before.windows,
             tokens=counts.tokens - before.tokens,
             quarantined=counts.bad.total() - before.bad.total(),
             busy=counts.seconds - before.seconds,
             waiting=waiting,
-        )  # fmt: skip
+        )
 
     def add_scored(
         self, windows: Counter[str], length: int, seconds: float, kernel: float, waiting: float
@@ -169,9 +170,14 @@ class RunMonitor:
         self.scored = self.scored.plus(total, total * length, seconds)
         for category, n in windows.items():
             self._export(
-                "score", category, windows=n, tokens=n * length, busy=seconds * n / total,
-                kernel=kernel * n / total, waiting=waiting * n / total,
-            )  # fmt: skip
+                "score",
+                category,
+                windows=n,
+                tokens=n * length,
+                busy=seconds * n / total,
+                kernel=kernel * n / total,
+                waiting=waiting * n / total,
+            )
 
     def add_written(self, category: str, windows: int, size: int, seconds: float) -> None:
         self._export("write", category, windows=windows, bytes=size, busy=seconds)
@@ -259,9 +265,12 @@ class Monitor:
                 return
             log.info(
                 "%.0f s: %d documents read, %d windows cut, %d scored, %.0f tokens/s",
-                seconds, now.documents, now.cut.windows, now.scored.windows,
+                seconds,
+                now.documents,
+                now.cut.windows,
+                now.scored.windows,
                 now.scored.tokens / seconds,
-            )  # fmt: skip
+            )
             if self._pools and seconds >= BALANCE_SECONDS and not balanced:
                 balanced = balance(now.cut, now.scored)
                 if balanced:

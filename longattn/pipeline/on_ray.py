@@ -101,18 +101,23 @@ class RayStages:
     def execute(self, work: Work, stop: Stop) -> Outcome:
         """The streaming execution; raises RunError, or Interrupted after a signal."""
         pools, left = self.pools, work.left
-        registry = DocumentRegistry([
-            OnDriverNode(lambda part=part: part)
-            for part in shared_registries(left.labelled, left.documents, pools.registries)
-        ])  # fmt: skip
+        registry = DocumentRegistry(
+            [
+                OnDriverNode(lambda part=part: part)
+                for part in shared_registries(left.labelled, left.documents, pools.registries)
+            ]
+        )
         monitor = Monitor(
             OnDriverNode(RunMonitor, self.config.max_bad_fraction, left.seen, export=True)
         )
         log.info(
             "%d splits to read (%d done); window actors %s, scoring actors %s on %s",
-            len(left.splits), left.finished, _bounds(pools.window), _bounds(pools.score),
+            len(left.splits),
+            left.finished,
+            _bounds(pools.window),
+            _bounds(pools.score),
             pools.device,
-        )  # fmt: skip
+        )
 
         def sign() -> tuple[Any, str]:
             state = registry.state()
@@ -149,7 +154,9 @@ class RayStages:
         windows = dataset_of_tasks(groups).map_batches(
             SplitWindows,
             fn_constructor_args=(
-                work.window_stage(pools.block_bytes), registry, monitor.window_report(),
+                work.window_stage(pools.block_bytes),
+                registry,
+                monitor.window_report(),
                 monitor.failure_report(),
             ),
             batch_size=1,
@@ -157,7 +164,7 @@ class RayStages:
             compute=actor_pool(pools.window),
             num_cpus=pools.window_cpus,
             **RETRIES,
-        )  # fmt: skip
+        )
         stage = ScoreStage(work.settings, pools.device, pools.threads, self.config.scorer.batch)
         reports = monitor.score_report(), monitor.failure_report()
         return with_scores(windows, stage, pools, reports, len(groups))

@@ -86,9 +86,12 @@ class WindowFacts:
 
     def parts(self, score: Score, dtype: str | None) -> TableParts:
         return table_parts(
-            score, window=self.window, min_distance=self.min_distance, tokenizer=self.tokenizer,
+            score,
+            window=self.window,
+            min_distance=self.min_distance,
+            tokenizer=self.tokenizer,
             dtype=dtype,
-        )  # fmt: skip
+        )
 
 
 @dataclass(frozen=True)
@@ -186,9 +189,12 @@ class TableJob:
         if not there.missing:
             return TableSummary(there.done, TableProgress(0))
         log.info(
-            "score %s: %d tables to compute (%d done) on %s", score.name, len(there.missing),
-            there.done, tables.device if score.model else "CPUs",
-        )  # fmt: skip
+            "score %s: %d tables to compute (%d done) on %s",
+            score.name,
+            len(there.missing),
+            there.done,
+            tables.device if score.model else "CPUs",
+        )
         stage = TableStage(self.output, score, record, places)
         progress = tables.execute(stage, there.missing, stop)
         if stop.asked.is_set():

@@ -94,14 +94,18 @@ def window_documents(
     return as_dataset(documents, "documents", text_column).map_batches(
         DocumentWindows,
         fn_constructor_kwargs={
-            "model": model, "window": window, "min_distance": min_distance,
-            "text_column": text_column, "sample": sample, "block_bytes": MAX_BLOCK // 2,
+            "model": model,
+            "window": window,
+            "min_distance": min_distance,
+            "text_column": text_column,
+            "sample": sample,
+            "block_bytes": MAX_BLOCK // 2,
         },
         batch_size=16,
         batch_format="pyarrow",
         compute=actor_pool(workers),
         num_cpus=0.25,
-    )  # fmt: skip
+    )
 
 
 def score_windows(
@@ -126,11 +130,15 @@ def score_windows(
     pool = {"score": workers, "gpus_per_scorer": gpus_per_scorer}
     scorer = Scorer.check(
         {
-            "model": model, "min_distance": min_distance, "rope_theta": rope_theta,
-            "add_bos": add_bos, "dtype": dtype, "batch": batch,
+            "model": model,
+            "min_distance": min_distance,
+            "rope_theta": rope_theta,
+            "add_bos": add_bos,
+            "dtype": dtype,
+            "batch": batch,
         },
         "score_windows",
-    )  # fmt: skip
+    )
     settings = ScoreSettings(
         as_model(scorer.model), scorer.min_distance, rope_theta, add_bos, scorer.dtype
     )

@@ -132,7 +132,10 @@ def summarise(
         fingerprint=fingerprint,
         categories=categories,
         window=StageRate(
-            documents=read.documents, windows=read.windows, bytes=read.bytes, tokens=read.tokens,
+            documents=read.documents,
+            windows=read.windows,
+            bytes=read.bytes,
+            tokens=read.tokens,
             seconds=read.seconds,
         ),
         score=StageRate(windows=scored.windows, tokens=scored.tokens, seconds=scored.seconds)
@@ -143,4 +146,4 @@ def summarise(
             "actor restarts": outcome.registry.restarts if outcome else 0,
             "splits tried again": outcome.registry.retries if outcome else 0,
         },
-    )  # fmt: skip
+    )

@@ -82,10 +82,14 @@ class TableMonitor:
         )
         if self.metrics:
             self.metrics.add(
-                self.stage, table.category, windows=table.scored,
-                tokens=table.scored * self.window, bytes=table.bytes, busy=table.seconds,
+                self.stage,
+                table.category,
+                windows=table.scored,
+                tokens=table.scored * self.window,
+                bytes=table.bytes,
+                busy=table.seconds,
                 waiting=table.waiting,
-            )  # fmt: skip
+            )
 
     def add_failure(self, failure: Failure) -> None:
         if len(self.state.failures) < MAX_FAILURES:

@@ -164,10 +164,14 @@ class SplitWindows:
                 progress.ids.add(data_id)
             markers.append(
                 Marker.of(
-                    split, progress.counts, progress.ids, self.stage.generation,
-                    progress.reader.waits_for, self.stage.max_record_bytes,
+                    split,
+                    progress.counts,
+                    progress.ids,
+                    self.stage.generation,
+                    progress.reader.waits_for,
+                    self.stage.max_record_bytes,
                 )
-            )  # fmt: skip
+            )
 
     def _begun(self, splits: Sequence[Split], attempt: str) -> Iterator[tuple[Split, Begin]]:
         """Each split with what may be done with it, asked when it, or one just before it, is due."""

@@ -145,8 +145,18 @@ def figures(scorer: AttentionScorer, length: int, top: float) -> Figures:
     busy = min(1.0, kernel / stream) if device == "cuda" else None
     share, call_share, stream_share = (work / ms / 1e9 / top for ms in (kernel, call, stream))
     return Figures(
-        length, kernel, call, stream, tflops, share, call_share, stream_share, busy, three / half, peak
-    )  # fmt: skip
+        length,
+        kernel,
+        call,
+        stream,
+        tflops,
+        share,
+        call_share,
+        stream_share,
+        busy,
+        three / half,
+        peak,
+    )
 
 
 def dense_ratio(scorer: AttentionScorer) -> float | None:
@@ -195,11 +205,13 @@ def windows_per_second_written(length: int) -> float:
     ids = (rng.random(rows * length) ** 4 * 8192).astype(np.int32)
     offsets = np.arange(0, rows * length + 1, length, dtype=np.int32)
     text = "".join(chr(97 + int(c)) for c in rng.random(4 * length) ** 2 * 26)
-    table = pa.table({
-        "data_id": [f"{i:032x}" for i in range(rows)],
-        "content": [text] * rows,
-        "input_ids": pa.ListArray.from_arrays(offsets, pa.array(ids)),
-    })  # fmt: skip
+    table = pa.table(
+        {
+            "data_id": [f"{i:032x}" for i in range(rows)],
+            "content": [text] * rows,
+            "input_ids": pa.ListArray.from_arrays(offsets, pa.array(ids)),
+        }
+    )
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
         for i in range(4):

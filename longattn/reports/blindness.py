@@ -109,10 +109,12 @@ def check_ranking(config: Config, seed: int = 0) -> dict[str, Check]:
             values = [_recurrence(ids_nl, config.min_distance, select.rank_by) for ids_nl in kinds]
         groups, draws = native.group_n, generator(seed, name, "check bootstrap")
         found[name] = Check(
-            select.rank_by, config.window.tokens, len(np.unique(groups)),
+            select.rank_by,
+            config.window.tokens,
+            len(np.unique(groups)),
             auc(values[0], values[1], groups, splice.group_n, draws, together=False),
             auc(values[0], values[2], groups, groups, draws, together=True),
-        )  # fmt: skip
+        )
     return found
 
 

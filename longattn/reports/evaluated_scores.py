@@ -38,14 +38,16 @@ class EvaluatedScores:
             FurtherScorer(
                 score,
                 table_parts(
-                    score, window=config.window.tokens, min_distance=config.min_distance,
+                    score,
+                    window=config.window.tokens,
+                    min_distance=config.min_distance,
                     tokenizer=tokenizer.fingerprint,
                     dtype=(score.dtype or DTYPES[device]) if score.model else None,
                 ),
                 device,
             )
             for score in config.scores
-        ]  # fmt: skip
+        ]
 
     def columns(self, ids_nl: Ids) -> dict[str, Floats]:
         """The single values of every score, (n,) each; variance as its negative, so that more is better.

@@ -257,10 +257,19 @@ class _Measure:
 
             causal = CausalModel(causal_model, tokenizer.fingerprint)
         return cls(
-            config, n, config.window.tokens, k, config.select.alpha, seed, scorer,
-            lambda ids_nl: attention(scorer, ids_nl, k, bos), variants(config, scorer, bos),
-            tokenizer, causal, EvaluatedScores(config, tokenizer, scorer.device.type),
-        )  # fmt: skip
+            config,
+            n,
+            config.window.tokens,
+            k,
+            config.select.alpha,
+            seed,
+            scorer,
+            lambda ids_nl: attention(scorer, ids_nl, k, bos),
+            variants(config, scorer, bos),
+            tokenizer,
+            causal,
+            EvaluatedScores(config, tokenizer, scorer.device.type),
+        )
 
     def category(self, name: str, documents: list[Ids]) -> dict[str, Any]:
         rng = generator(self.seed, name, "windows")
@@ -289,9 +298,13 @@ class _Measure:
         told = {scorer: by_kind["native"] for scorer, by_kind in scores.items()}
         log.info("%s: choosing a head", name)
         choice = head_choice(
-            documents, self._of_heads, self.config,
-            windows=max(2, self.n // 2), seed=self.seed, name=name,
-        )  # fmt: skip
+            documents,
+            self._of_heads,
+            self.config,
+            windows=max(2, self.n // 2),
+            seed=self.seed,
+            name=name,
+        )
         aucs = head_aucs(Half(heads.pop("native"), heads), self.alpha)
         ranked = [scorer for scorer in scores if scorer != "random"]
         return {
@@ -302,16 +315,14 @@ class _Measure:
                 for scorer, values in told.items()
             },
             "auc": {scorer: _aucs(by_kind, kinds, draws) for scorer, by_kind in scores.items()},
-            "spearman": {
-                a: {b: spearman(told[a], told[b]) for b in ranked} for a in ranked
-            },
+            "spearman": {a: {b: spearman(told[a], told[b]) for b in ranked} for a in ranked},
             "heads": {
                 "auc": {kind: of.tolist() for kind, of in aucs.items()},
                 "choice": orjson.loads(orjson.dumps(asdict(choice))),
             },
             "stability": stability,
             "pairs": pairs(scores, [kind for kind in kinds if kind.startswith("splice")], ranked),
-        }  # fmt: skip
+        }
 
     def _of_heads(self, ids_nl: Ids) -> tuple[Floats, Floats]:
         scores = self.score(ids_nl).by_head(np.arange(len(ids_nl)))
@@ -350,14 +361,20 @@ def _aucs(
         kind: dict(
             zip(
                 ("auc", "low", "high"),
-                auc(by_kind["native"], by_kind[kind], native, made.group_n, rng,
-                    together=made.group_n is native),
+                auc(
+                    by_kind["native"],
+                    by_kind[kind],
+                    native,
+                    made.group_n,
+                    rng,
+                    together=made.group_n is native,
+                ),
                 strict=True,
             )
         )
         for kind, made in kinds.items()
         if kind != "native"
-    }  # fmt: skip
+    }
 
 
 def _agreement(a_n: Floats, b_n: Floats) -> dict[str, float | None]:

@@ -175,8 +175,19 @@ def text_window(path: str, model: str, window: int) -> Window:
 
 
 def _row(urls: list[str], data_id: str) -> dict[str, Any] | None:
-    columns = ["category", "source", "document_id", "window_index", "token_start", "token_stop",
-       "ds", "variance", *RECURRENCE, "ds_heads", "input_ids"]  # fmt: skip
+    columns = [
+        "category",
+        "source",
+        "document_id",
+        "window_index",
+        "token_start",
+        "token_stop",
+        "ds",
+        "variance",
+        *RECURRENCE,
+        "ds_heads",
+        "input_ids",
+    ]
     for url in urls:
         with open_parquet(url) as parquet:
             ids = parquet.read(columns=["data_id"])["data_id"].to_pylist()

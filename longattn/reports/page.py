@@ -40,14 +40,18 @@ def render(template: str, *, script: str, data: Any, **context: Any) -> str:
         "base-uri 'none'",
         "form-action 'none'",
     ]
-    return _environment().get_template(template).render(
-        policy="; ".join(policy),
-        style=Markup(PAGES.joinpath("style.css").read_text("utf-8")),
-        scripts=[Markup(text) for text in scripts],
-        data=_json(data),
-        version=__version__,
-        **context,
-    )  # fmt: skip
+    return (
+        _environment()
+        .get_template(template)
+        .render(
+            policy="; ".join(policy),
+            style=Markup(PAGES.joinpath("style.css").read_text("utf-8")),
+            scripts=[Markup(text) for text in scripts],
+            data=_json(data),
+            version=__version__,
+            **context,
+        )
+    )
 
 
 def packed(array: Any) -> dict[str, str]:

@@ -109,9 +109,13 @@ def standing_out(far_qk: Floats, uniform_qk: Floats) -> list[Place]:
 
 
 def passage_text(
-    tokenizer: DocumentTokenizer, ids: NDArray[np.int64], bos: int | None,
-    start: int, stop: int, weight_t: NDArray[np.float32],
-) -> Passage:  # fmt: skip
+    tokenizer: DocumentTokenizer,
+    ids: NDArray[np.int64],
+    bos: int | None,
+    start: int,
+    stop: int,
+    weight_t: NDArray[np.float32],
+) -> Passage:
     """Tokens [start, stop) as text, those of most weight marked."""
     tokens = ids[start:stop]
     if bos is not None and start == 0:
@@ -141,6 +145,12 @@ def _segments(data: bytes, mask: NDArray[np.bool_]) -> Iterator[tuple[str, bool]
 def printable(text: str) -> str:
     """Text that a terminal only shows: escape sequences and direction marks of a corpus do nothing."""
     return "".join(
-        c if c == "\n" else "    " if c == "\t" else "\ufffd" if unicodedata.category(c)[0] == "C" else c
+        c
+        if c == "\n"
+        else "    "
+        if c == "\t"
+        else "\ufffd"
+        if unicodedata.category(c)[0] == "C"
+        else c
         for c in text
-    )  # fmt: skip
+    )

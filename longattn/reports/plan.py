@@ -178,9 +178,17 @@ def plan(
         ).finished
         done = f"{finished} of {len(splits)} splits are labelled already; the numbers are of all"
     result = Plan(
-        without_secrets(config.output), categories, _provenance(config, overrides), rate, device,
-        scorers, config.workers.window[1], done, scores, heads=_heads(config),
-    )  # fmt: skip
+        without_secrets(config.output),
+        categories,
+        _provenance(config, overrides),
+        rate,
+        device,
+        scorers,
+        config.workers.window[1],
+        done,
+        scores,
+        heads=_heads(config),
+    )
     if check:
         from longattn.reports.blindness import check_ranking
 

@@ -13,18 +13,37 @@ from longattn.text import count, duration, share, short, size
 
 def print_plan(result: Plan, console: Console) -> None:
     """The plan as tables, for a person or a pipe."""
-    table = _table("category", "files", "size", "read", "documents", "long enough", "windows",
-                   "tokens", "labelled", "kept", "kept tokens", "selected")  # fmt: skip
+    table = _table(
+        "category",
+        "files",
+        "size",
+        "read",
+        "documents",
+        "long enough",
+        "windows",
+        "tokens",
+        "labelled",
+        "kept",
+        "kept tokens",
+        "selected",
+    )
     for name, told in result.categories.items():
         about = "" if told.read == 1 else "~"
         error = f" ±{told.error:.0%}" if told.error else ""
         table.add_row(
-            name, count(told.files), size(told.bytes), share(told.read),
-            about + count(told.documents), about + count(told.long),
-            about + count(told.windows) + error, about + short(told.tokens),
-            size(told.labelled_bytes), about + count(told.kept), short(told.kept_tokens),
+            name,
+            count(told.files),
+            size(told.bytes),
+            share(told.read),
+            about + count(told.documents),
+            about + count(told.long),
+            about + count(told.windows) + error,
+            about + short(told.tokens),
+            size(told.labelled_bytes),
+            about + count(told.kept),
+            short(told.kept_tokens),
             size(told.selected_bytes),
-        )  # fmt: skip
+        )
     console.print(table)
     stated = result.rate_from == "stated"
     kind = "scorer" if stated else {"cuda": "GPU", "cpu": "CPU scorer"}[result.rate_from]

@@ -248,9 +248,11 @@ def _figures(name: str, windows: Windows, chosen: Mapping[str, Any]) -> dict[str
 def _scale(values: NDArray[np.float64]) -> dict[str, float]:
     """What standardizes a score: of all windows, also where the page holds a sample."""
     return {
-        "mean": float(values.mean()), "deviation": float(values.std()),
-        "low": float(values.min()), "high": float(values.max()),
-    }  # fmt: skip
+        "mean": float(values.mean()),
+        "deviation": float(values.std()),
+        "low": float(values.min()),
+        "high": float(values.max()),
+    }
 
 
 def _share(chosen: Mapping[str, Any]) -> int:
@@ -288,11 +290,21 @@ def _funnel(name: str, told: Mapping[str, Any], chosen: Mapping[str, Any]) -> di
         "long": told["documents"] - told["too_short"] - told.get("duplicates", 0)
         if "documents" in told
         else None,
-        **{key: chosen.get(key) for key in (
-            "windows", "kept", "kept_tokens", "ds_mean", "ds_std", "du_mean", "du_std", "threshold",
-        )},
+        **{
+            key: chosen.get(key)
+            for key in (
+                "windows",
+                "kept",
+                "kept_tokens",
+                "ds_mean",
+                "ds_std",
+                "du_mean",
+                "du_std",
+                "threshold",
+            )
+        },
         "out": chosen.get("out", {}),
-    }  # fmt: skip
+    }
 
 
 def _totals(told: Mapping[str, Any], chosen: Mapping[str, Any]) -> dict[str, int | None]:
@@ -342,11 +354,18 @@ def _excerpts(windows: Windows) -> list[dict[str, Any]]:
             continue
         row = windows.table.slice(int(position[0]), 1).to_pylist()[0]
         text = content_of_row(row["url"], row["row"])
-        shown.append({
-            **row, "what": what, "lds": float(windows.lds[position[0]]), "length": len(text),
-            "ranked": float(windows.ranked[position[0]]), "quoted_id": shlex.quote(row["data_id"]),
-            "start": text[:EXCERPT], "end": text[-EXCERPT:] if len(text) > EXCERPT else "",
-        })  # fmt: skip
+        shown.append(
+            {
+                **row,
+                "what": what,
+                "lds": float(windows.lds[position[0]]),
+                "length": len(text),
+                "ranked": float(windows.ranked[position[0]]),
+                "quoted_id": shlex.quote(row["data_id"]),
+                "start": text[:EXCERPT],
+                "end": text[-EXCERPT:] if len(text) > EXCERPT else "",
+            }
+        )
     return shown
 
 

@@ -20,8 +20,15 @@ from longattn.storage.tables import open_parquet, own_files
 
 RECURRENCE = ("recurrence", "recurrence_rarity", "recurrence_pairs")
 NARROW = (
-    "data_id", "document_id", "source", "token_start", "token_stop", "ds", "variance", *RECURRENCE,
-)  # fmt: skip
+    "data_id",
+    "document_id",
+    "source",
+    "token_start",
+    "token_stop",
+    "ds",
+    "variance",
+    *RECURRENCE,
+)
 
 
 @dataclass(frozen=True)
@@ -38,9 +45,13 @@ class Windows:
 
     def rows(self, chosen: NDArray[np.int64]) -> Windows:
         return Windows(
-            self.table.take(pa.array(chosen)), self.ds[chosen], self.variance[chosen],
-            self.lds[chosen], self.ranked[chosen], self.kept[chosen],
-        )  # fmt: skip
+            self.table.take(pa.array(chosen)),
+            self.ds[chosen],
+            self.variance[chosen],
+            self.lds[chosen],
+            self.ranked[chosen],
+            self.kept[chosen],
+        )
 
 
 def labelled_by_category(output: str) -> dict[str, list[str]]:

@@ -137,10 +137,19 @@ def costs(
         of = work.get(record.name, {})
         scored, windows, seconds = (of.get(key) for key in ("scored", "windows", "seconds"))
         each = seconds / scored if scored and seconds else None
-        told.append({
-            "name": record.name, "kind": record.parts.kind, "model": record.model,
-            "dtype": record.parts.dtype, "own_ids": record.parts.tokenizer is not None,
-            "each": each, "scored": scored, "windows": windows,
-            "saved": each * (windows - scored) if each and windows and scored < windows else None,
-        })  # fmt: skip
+        told.append(
+            {
+                "name": record.name,
+                "kind": record.parts.kind,
+                "model": record.model,
+                "dtype": record.parts.dtype,
+                "own_ids": record.parts.tokenizer is not None,
+                "each": each,
+                "scored": scored,
+                "windows": windows,
+                "saved": each * (windows - scored)
+                if each and windows and scored < windows
+                else None,
+            }
+        )
     return told

@@ -24,9 +24,16 @@ from longattn.storage.tables import QUARANTINE, file_metadata, is_own_file, open
 
 log = logging.getLogger("longattn")
 COUNTED = (
-    "records", "documents", "too_short", "duplicates", "inexact", "sampled_out", "tokens", "bytes",
+    "records",
+    "documents",
+    "too_short",
+    "duplicates",
+    "inexact",
+    "sampled_out",
+    "tokens",
+    "bytes",
     "lost_bytes",
-)  # fmt: skip
+)
 SEVERAL = {Reason.UNREADABLE, Reason.TRUNCATED_ARCHIVE}  # one row stands for many records
 
 

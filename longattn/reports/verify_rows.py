@@ -39,9 +39,17 @@ from longattn.windows.recurrence import far_recurrence
 from longattn.windows.tokenizer import DocumentTokenizer, load_tokenizer
 
 SCALARS = [
-    "data_id", "document_id", "window_index", "token_start", "token_stop",
-    "recurrence", "recurrence_rarity", "recurrence_pairs", "ds", "variance",
-]  # fmt: skip
+    "data_id",
+    "document_id",
+    "window_index",
+    "token_start",
+    "token_stop",
+    "recurrence",
+    "recurrence_rarity",
+    "recurrence_pairs",
+    "ds",
+    "variance",
+]
 SCHEMAS = {"labelled": LABELLED, "selected": SELECTED}
 SHOWN = 5  # of many findings of one kind in one file
 HEADS = 1e-6  # of a mean over heads that are stored in float32, relative to the largest
@@ -302,8 +310,9 @@ def statistics_findings(parquet: pq.ParquetFile, group: int, table: pa.Table) ->
             continue
         extremes = pa.compute.min_max(table[name]).as_py()
         if statistics.has_min_max and (statistics.min, statistics.max) != (
-            extremes["min"], extremes["max"],
-        ):  # fmt: skip
+            extremes["min"],
+            extremes["max"],
+        ):
             yield f"statistics row group {group}: extremes of {name} are not those of its rows"
         if statistics.has_null_count and statistics.null_count != table[name].null_count:
             yield f"statistics row group {group}: another number of nulls in {name}"

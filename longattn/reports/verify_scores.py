@@ -60,8 +60,13 @@ def score_findings(tables: WindowTables, origin: Origin, scores: int) -> Iterato
     log.info(
         "%d windows scored again in %s on %s: %d equal bit for bit, the furthest %.1e away; "
         "%.0e and more is a finding",
-        len(drawn), now.dtype, scorer.scorer.device, equal, furthest, tolerance,
-    )  # fmt: skip
+        len(drawn),
+        now.dtype,
+        scorer.scorer.device,
+        equal,
+        furthest,
+        tolerance,
+    )
 
 
 def _settings(origin: Origin) -> ScoreSettings | None:
@@ -74,9 +79,13 @@ def _settings(origin: Origin) -> ScoreSettings | None:
     if origin.is_run:
         return None
     return ScoreSettings(
-        origin.model, parts.min_distances, parts.rope_theta, parts.bos is not None, parts.dtype,
+        origin.model,
+        parts.min_distances,
+        parts.rope_theta,
+        parts.bos is not None,
+        parts.dtype,
         parts.query_stride,
-    )  # fmt: skip
+    )
 
 
 def _row(url: str, row: int) -> dict[str, object]:

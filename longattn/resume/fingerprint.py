@@ -41,9 +41,11 @@ class RunRecord:
     def to_dict(self) -> dict[str, Any]:
         settings = self.config.to_yaml() if self.config else None
         return {
-            "format": FORMAT, "fingerprint": self.fingerprint, "parts": self.parts.to_dict(),
+            "format": FORMAT,
+            "fingerprint": self.fingerprint,
+            "parts": self.parts.to_dict(),
             "config": settings,
-        }  # fmt: skip
+        }
 
 
 def read_run_record(output: str) -> RunRecord | None:

@@ -134,8 +134,10 @@ class Hold:
             if not told:
                 log.info(
                     "waiting up to %.0f s to see whether the run of host %s lives, which holds %s",
-                    EXPIRES, printable(str(there.get("host"))), self._output,
-                )  # fmt: skip
+                    EXPIRES,
+                    printable(str(there.get("host"))),
+                    self._output,
+                )
                 told = True
             time.sleep(BEAT / 4)
 

@@ -68,9 +68,16 @@ class Marker:
         """The marker of a split that has been read to its end."""
         largest = max_record_bytes if counts.bad[Reason.OVER_SIZE_CAP] else 0
         return cls(
-            split.id, split.source, split.category, ids.count, ids.hex, generation,
-            sorted(waits_for), counts, largest,
-        )  # fmt: skip
+            split.id,
+            split.source,
+            split.category,
+            ids.count,
+            ids.hex,
+            generation,
+            sorted(waits_for),
+            counts,
+            largest,
+        )
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Marker:

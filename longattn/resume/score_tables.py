@@ -67,12 +67,15 @@ def read_table_record(output: str, name: str) -> TableRecord | None:
         if stored is None:
             return None
         record = TableRecord(
-            stored["name"], TableParts(**stored["parts"]), tuple(stored["columns"]), stored["model"],
+            stored["name"],
+            TableParts(**stored["parts"]),
+            tuple(stored["columns"]),
+            stored["model"],
             {
                 category: {column: (low, high) for column, (low, high) in of.items()}
                 for category, of in stored["limits"].items()
             },
-        )  # fmt: skip
+        )
         if record.fingerprint != stored["fingerprint"]:
             raise ValueError("its fingerprint is not that of its parts")
         return record

@@ -178,9 +178,12 @@ class FurtherScorer:
         tokens = parts.window * (OWN_ROOM if self._encode else 1)
         if score.kind == "loss_gap":
             self._gap = LossGapScorer.from_pretrained(
-                score.model, tokens=tokens, short=parts.settings["short"], device=device,
+                score.model,
+                tokens=tokens,
+                short=parts.settings["short"],
+                device=device,
                 dtype=parts.dtype,
-            )  # fmt: skip
+            )
         else:
             self._layers = LayerScorer.from_pretrained(
                 score.model, tokens=tokens, layers=score.layers, device=device, dtype=parts.dtype

@@ -147,8 +147,10 @@ def _attentions(module: nn.Module, call: _Call) -> Iterator[Forward]:
     (told,) = seen
     heads, groups, dim = told.q_bhld.shape[1], told.k_bgld.shape[1], told.q_bhld.shape[3]
     options = {
-        "scaling": told.scaling, "softcap": told.softcap, "sliding_window": told.sliding_window
-    }  # fmt: skip
+        "scaling": told.scaling,
+        "softcap": told.softcap,
+        "sliding_window": told.sliding_window,
+    }
 
     def forward(
         hidden_states: Tensor, position_embeddings: tuple[Tensor, Tensor], **rest: Any

@@ -83,9 +83,12 @@ class LanguageModel:
             _require_known_attention(model, config)
             require_room(model, config, tokens, place, getattr(torch, name))
             loaded: Any = AutoModelForCausalLM.from_pretrained(
-                source, dtype=getattr(torch, name), use_safetensors=True,
-                attn_implementation=ATTENTION, trust_remote_code=False,
-            )  # fmt: skip
+                source,
+                dtype=getattr(torch, name),
+                use_safetensors=True,
+                attn_implementation=ATTENTION,
+                trust_remote_code=False,
+            )
         except (OSError, KeyError) as error:
             raise ValueError(f"causal model {model!r}: {first_line(error)}") from error
         return cls.checked(model, loaded.to(place).eval(), fused=place.type == "cuda")

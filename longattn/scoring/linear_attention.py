@@ -145,8 +145,13 @@ def _sliding(q_bhld: Tensor, k_bgld: Tensor, v_bgld: Tensor, scaling: float, win
 
 
 def _capped(
-    q_bhld: Tensor, k_bgld: Tensor, v_bgld: Tensor, scaling: float, softcap: float, window: int | None
-) -> Tensor:  # fmt: skip
+    q_bhld: Tensor,
+    k_bgld: Tensor,
+    v_bgld: Tensor,
+    scaling: float,
+    softcap: float,
+    window: int | None,
+) -> Tensor:
     batch, heads, length, _ = q_bhld.shape
     rows = max(1, BLOCK_ENTRIES // (batch * heads * length))
     parts = []

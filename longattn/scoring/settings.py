@@ -80,9 +80,13 @@ class ScoreSettings:
     def of(cls, config: Config) -> ScoreSettings:
         scorer = config.scorer
         return cls(
-            scorer.model, config.min_distances, scorer.rope_theta, scorer.add_bos, scorer.dtype,
+            scorer.model,
+            config.min_distances,
+            scorer.rope_theta,
+            scorer.add_bos,
+            scorer.dtype,
             scorer.query_stride,
-        )  # fmt: skip
+        )
 
     def distances(self, window: int) -> list[int]:
         k = window // 4 if self.min_distance is None else self.min_distance

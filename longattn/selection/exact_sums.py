@@ -80,12 +80,16 @@ def moments(
     return [
         {
             of: Moments(
-                own.rows, column.means[of], math.sqrt(float(square[of]) / own.rows), own.low, own.high
+                own.rows,
+                column.means[of],
+                math.sqrt(float(square[of]) / own.rows),
+                own.low,
+                own.high,
             )
             for of, own in column.extremes.items()
         }
         for column, square in zip(columns, squares, strict=True)
-    ]  # fmt: skip
+    ]
 
 
 @dataclass(frozen=True)

@@ -211,8 +211,12 @@ def _with_intervals(
     native_n = lds_of_heads(native, native, alpha)[:, 0]
     return {
         kind: auc(
-            native_n, lds_of_heads(means(foil), native, alpha)[:, 0], native.document, foil.document, rng,
+            native_n,
+            lds_of_heads(means(foil), native, alpha)[:, 0],
+            native.document,
+            foil.document,
+            rng,
             together=foil.document is half.native.document,
         )
         for kind, foil in half.foils.items()
-    }  # fmt: skip
+    }

@@ -53,10 +53,14 @@ def long_distance(rows: pa.Table, select: Select) -> Floats:
     ds, variance = (rows[name].to_numpy() for name in ("ds", "variance"))
     if isinstance(select.heads, tuple):
         ds, variance = (
-            np.array([sum(float(row[head]) for head in select.heads) / len(select.heads)
-                      for row in rows[f"{name}_heads"].to_pylist()])
+            np.array(
+                [
+                    sum(float(row[head]) for head in select.heads) / len(select.heads)
+                    for row in rows[f"{name}_heads"].to_pylist()
+                ]
+            )
             for name in ("ds", "variance")
-        )  # fmt: skip
+        )
     return long_distance_scores(ds, variance, select.alpha, select.standardize)
 
 

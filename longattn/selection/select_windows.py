@@ -111,9 +111,13 @@ def select(
         _check_names(table, settings, folder)
         result = choose_windows(table, settings, folder.url)
         urls = write_selected(
-            table, files, size, folder.selection(settings.name),
-            folder.selected_files(settings.name).keys(), {"fingerprint": files.fingerprint, **stored},
-        )  # fmt: skip
+            table,
+            files,
+            size,
+            folder.selection(settings.name),
+            folder.selected_files(settings.name).keys(),
+            {"fingerprint": files.fingerprint, **stored},
+        )
     categories = {name: of.to_dict() for name, of in result.items()}
     record = {**stored, "files": urls, "categories": categories}
     write_record(folder.selection_record(settings.name), record)

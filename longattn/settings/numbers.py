@@ -29,10 +29,11 @@ _NUMBER = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+(?:_[0-9]+)*)(?:\.[0-9]*)?(?:[eE]\
 DECIMAL = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "B": 10**9, "T": 10**12}
 BINARY = {"": 1, "K": 2**10, "M": 2**20}
 BYTES = {
-    "": 1, "B": 1,
+    "": 1,
+    "B": 1,
     **{unit + end: 2 ** (10 * n) for n, unit in enumerate("KMGT", 1) for end in ("", "I", "IB")},
     **{f"{unit}B": 10 ** (3 * n) for n, unit in enumerate("KMGT", 1)},
-}  # fmt: skip
+}
 BYTES_TAKEN = "bytes"
 
 

@@ -23,10 +23,21 @@ from longattn.text import without_secrets
 
 WIDTH = 96
 OFTEN_SET = {
-    "sources", "sources.0.category", "sources.0.path", "output", "window", "window.tokens", "scorer",
-    "scorer.model", "select", "select.alpha", "select.keep", "workers", "workers.window",
+    "sources",
+    "sources.0.category",
+    "sources.0.path",
+    "output",
+    "window",
+    "window.tokens",
+    "scorer",
+    "scorer.model",
+    "select",
+    "select.alpha",
+    "select.keep",
+    "workers",
+    "workers.window",
     "workers.score",
-}  # fmt: skip
+}
 """Settings that a first config sets; the others stand in it as comments."""
 
 
@@ -123,9 +134,13 @@ def settings_page(model: type[BaseModel], mix: type[BaseModel]) -> str:
     ]
     for section, rows in tables.items():
         lines += [
-            "", f"## {section}", "", "| setting | takes | default | what it is |",
-            "|---|---|---|---|", *rows,
-        ]  # fmt: skip
+            "",
+            f"## {section}",
+            "",
+            "| setting | takes | default | what it is |",
+            "|---|---|---|---|",
+            *rows,
+        ]
     return "\n".join(lines) + "\n"
 
 
@@ -233,7 +248,11 @@ def _takes(schema: Mapping[str, Any]) -> str:
     if schema.get("type") == "object" and "additionalProperties" in schema:
         return "sections by name"
     names = {
-        "string": "text", "boolean": "true, false", "integer": "whole number", "number": "number",
-        "null": "null", "array": "list of sections",
-    }  # fmt: skip
+        "string": "text",
+        "boolean": "true, false",
+        "integer": "whole number",
+        "number": "number",
+        "null": "null",
+        "array": "list of sections",
+    }
     return names.get(str(schema.get("type")), "section")

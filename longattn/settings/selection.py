@@ -28,11 +28,14 @@ Quantiles = Annotated[
         }
     ),
 ]
-Heads = Literal["all", "auto"] | Annotated[
-    tuple[Annotated[int, Field(ge=0)], ...],
-    BeforeValidator(lambda value: (value,) if isinstance(value, int) else value),
-    Field(min_length=1),
-]  # fmt: skip
+Heads = (
+    Literal["all", "auto"]
+    | Annotated[
+        tuple[Annotated[int, Field(ge=0)], ...],
+        BeforeValidator(lambda value: (value,) if isinstance(value, int) else value),
+        Field(min_length=1),
+    ]
+)
 
 
 class Keep(Settings):

@@ -105,9 +105,11 @@ def _plain(column: pa.ChunkedArray) -> pa.Array:
 def _is_bytes(kind: pa.DataType) -> bool:
     types = pa.types
     return bool(
-        types.is_string(kind) or types.is_large_string(kind)
-        or types.is_binary(kind) or types.is_large_binary(kind)
-    )  # fmt: skip
+        types.is_string(kind)
+        or types.is_large_string(kind)
+        or types.is_binary(kind)
+        or types.is_large_binary(kind)
+    )
 
 
 def _is_list(kind: pa.DataType) -> bool:

@@ -224,8 +224,11 @@ class _Remote:
         text += b" " * (-len(text) % 8)
         log.info(
             "fetching %d tensors (%s) of the model %s into %s",
-            len(told), shown_size(at), self.shown, cache_folder(),
-        )  # fmt: skip
+            len(told),
+            shown_size(at),
+            self.shown,
+            cache_folder(),
+        )
         head = len(text).to_bytes(8, "little") + text
         with _local_errors():
             _write(target, head)

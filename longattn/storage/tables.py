@@ -95,8 +95,13 @@ def with_schema(table: pa.Table, schema: pa.Schema) -> pa.Table:
 
 METADATA_KEY = b"longattn"
 FOOTER_KINDS = {
-    "rows": int, "digest": str, "fingerprint": str, "runs": list, "split": str, "scored_on": str,
-}  # fmt: skip
+    "rows": int,
+    "digest": str,
+    "fingerprint": str,
+    "runs": list,
+    "split": str,
+    "scored_on": str,
+}
 ROWS_PER_GROUP = 64  # about 16 MB of 32K-token windows: what a reader of whole rows holds
 
 

@@ -51,12 +51,22 @@ def write_checkpoint(folder: Path, tokenizer: str | None) -> None:
     tensors["model.layers.0.input_layernorm.weight"] = torch.ones(HIDDEN, dtype=torch.bfloat16)
     save_file(tensors, folder / "model.safetensors")
     config = {
-        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": HIDDEN,
-        "num_attention_heads": HEADS, "num_key_value_heads": KV_HEADS, "head_dim": DIM,
-        "intermediate_size": HIDDEN, "num_hidden_layers": 1, "vocab_size": VOCABULARY,
-        "rope_theta": 500000.0, "rms_norm_eps": 1e-5, "max_position_embeddings": 131072,
-        "hidden_act": "silu", "tie_word_embeddings": False, "attention_bias": False,
-    }  # fmt: skip
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_size": HIDDEN,
+        "num_attention_heads": HEADS,
+        "num_key_value_heads": KV_HEADS,
+        "head_dim": DIM,
+        "intermediate_size": HIDDEN,
+        "num_hidden_layers": 1,
+        "vocab_size": VOCABULARY,
+        "rope_theta": 500000.0,
+        "rms_norm_eps": 1e-5,
+        "max_position_embeddings": 131072,
+        "hidden_act": "silu",
+        "tie_word_embeddings": False,
+        "attention_bias": False,
+    }
     (folder / "config.json").write_text(json.dumps(config))
     builtin = Path(__file__).parents[2] / "longattn" / "builtin" / "tokenizer.json"
     (folder / "tokenizer.json").write_bytes(Path(tokenizer or builtin).read_bytes())

@@ -116,8 +116,11 @@ def attention_rates() -> None:
     """TFLOP/s of torch's attention backends, causal, keys shared within groups or repeated."""
     print("attention: backend, TFLOP/s with shared keys, with repeated ones")
     for batch, heads, groups, length, dim in [
-        (1, 32, 8, 32768, 128), (6, 32, 8, 8192, 128), (1, 9, 3, 32768, 64), (6, 9, 3, 8192, 64),
-    ]:  # fmt: skip
+        (1, 32, 8, 32768, 128),
+        (6, 32, 8, 8192, 128),
+        (1, 9, 3, 32768, 64),
+        (6, 9, 3, 8192, 64),
+    ]:
         packed = torch.randn(
             batch, length, (heads + 2 * groups), dim, device="cuda", dtype=torch.bfloat16
         )
@@ -166,14 +169,22 @@ def profile(call: Callable[[], object], rows: int) -> None:
 
 @torch.inference_mode()
 def shape(name: str, top: float) -> None:
-    config = LlamaConfig(**SHAPES[name], max_position_embeddings=131072, rope_parameters={"rope_type": "default", "rope_theta": 500000.0})  # fmt: skip
+    config = LlamaConfig(
+        **SHAPES[name],
+        max_position_embeddings=131072,
+        rope_parameters={"rope_type": "default", "rope_theta": 500000.0},
+    )
     model, work = drawn(config), Work(config)
     rng = np.random.default_rng(0)
     plain = {}
     for length, short in WINDOWS[name]:
         ids = (rng.random(length) ** 4 * config.vocab_size).astype(np.int64)
         value = plain_gap(model, ids, short)
-        plain[length] = ids, value, milliseconds(lambda ids=ids, short=short: plain_gap(model, ids, short), 3)  # fmt: skip
+        plain[length] = (
+            ids,
+            value,
+            milliseconds(lambda ids=ids, short=short: plain_gap(model, ids, short), 3),
+        )
     model.set_attn_implementation(ATTENTION)
     made = LanguageModel.checked(name, model, fused=True)
     for length, short in WINDOWS[name]:
@@ -209,7 +220,9 @@ def shape(name: str, top: float) -> None:
         layers = LayerScorer(made, "all")
         took = milliseconds(lambda: layers.score([ids], length // 4), 3)  # noqa: B023
         forward = milliseconds(lambda: made.hidden(sent[None]), 3)  # noqa: B023
-        print(f"  DS of all layers {took:.1f} ms, {took / forward:.2f} x the forward of {forward:.1f} ms")  # fmt: skip
+        print(
+            f"  DS of all layers {took:.1f} ms, {took / forward:.2f} x the forward of {forward:.1f} ms"
+        )
 
 
 def main() -> None:

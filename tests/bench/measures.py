@@ -74,9 +74,12 @@ def main(files: list[str]) -> None:
                 timed(some, lambda ids=ids: [*map(repetition, ids)])
             told = {name: statistics.median(some) / len(rows) for name, some in times.items()}
             repeated = sum(repetition(row["input_ids"]) > 0 for row in rows)
-            print(f"{Path(file).name}, {tokens}: {len(rows)} windows, {repeated} with repetition; " + ", ".join(
-                f"{name} {ms:.2f} ms ({ms / told['actor']:.1%})" for name, ms in told.items()
-            ))  # fmt: skip
+            print(
+                f"{Path(file).name}, {tokens}: {len(rows)} windows, {repeated} with repetition; "
+                + ", ".join(
+                    f"{name} {ms:.2f} ms ({ms / told['actor']:.1%})" for name, ms in told.items()
+                )
+            )
 
 
 if __name__ == "__main__":

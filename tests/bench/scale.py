@@ -146,8 +146,9 @@ def simulate(rates: Rates) -> None:
         alone = alone or rate
         shares = {
             name: s.busy / model.now / s.servers
-            for name, s in model.stations.items() if name in ("claims", "driver", "monitor")
-        }  # fmt: skip
+            for name, s in model.stations.items()
+            if name in ("claims", "driver", "monitor")
+        }
         print(
             f"{gpus:4}  {rate:8.1f}  {rate * rates.windows * rates.window_tokens / 1e9:10.3f}  "
             f"{rate / alone / gpus:9.0%}        "
@@ -185,13 +186,19 @@ def dispatch(actors: int, blocks: int) -> float:
 
     tasks = [{"blocks": 10} for _ in range(blocks // 10)]
     windows = ray.data.from_items(tasks, override_num_blocks=len(tasks)).map_batches(
-        SleepingWindows, batch_size=1, batch_format="numpy",
-        compute=ActorPoolStrategy(size=max(1, actors // 2)), num_cpus=0.01,
-    )  # fmt: skip
+        SleepingWindows,
+        batch_size=1,
+        batch_format="numpy",
+        compute=ActorPoolStrategy(size=max(1, actors // 2)),
+        num_cpus=0.01,
+    )
     scored = windows.map_batches(
-        SleepingScores, batch_size=8, batch_format="pyarrow",
-        compute=ActorPoolStrategy(size=actors), num_cpus=0.01,
-    )  # fmt: skip
+        SleepingScores,
+        batch_size=8,
+        batch_format="pyarrow",
+        compute=ActorPoolStrategy(size=actors),
+        num_cpus=0.01,
+    )
     began = time.process_time()
     scored.write_datasink(Sink(), ray_remote_args={"num_cpus": 0}, concurrency=4)
     return time.process_time() - began
@@ -221,8 +228,13 @@ def measure() -> None:
     from longattn.resume.claims import Registry
 
     folder = tempfile.mkdtemp(prefix="la-")  # short: Ray puts Unix sockets below it
-    ray.init(num_cpus=2, include_dashboard=False, _temp_dir=folder, logging_level="ERROR",
-             object_store_memory=400 * 2**20)  # fmt: skip
+    ray.init(
+        num_cpus=2,
+        include_dashboard=False,
+        _temp_dir=folder,
+        logging_level="ERROR",
+        object_store_memory=400 * 2**20,
+    )
     try:
         context = DataContext.get_current()
         context.target_max_block_size, context.enable_progress_bars = 300_000, False

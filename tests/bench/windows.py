@@ -71,12 +71,17 @@ def measure(folder: str, actors: int) -> float:
     windows = dataset_of_tasks([[split] for split in splits]).map_batches(
         Timed,
         fn_constructor_args=(
-            WindowStage("builtin", WINDOW, WINDOW // 4, {}, output, 512 << 20, BLOCK_BYTES["cuda"], 1),
+            WindowStage(
+                "builtin", WINDOW, WINDOW // 4, {}, output, 512 << 20, BLOCK_BYTES["cuda"], 1
+            ),
             DocumentRegistry([OnDriverNode(Registry, left.labelled, left.documents)]),
             Monitor(OnDriverNode(RunMonitor, 0.01)).window_report(),
         ),
-        batch_size=1, batch_format="numpy", compute=ActorPoolStrategy(size=actors), num_cpus=1,
-    )  # fmt: skip
+        batch_size=1,
+        batch_format="numpy",
+        compute=ActorPoolStrategy(size=actors),
+        num_cpus=1,
+    )
     for _ in windows.iter_internal_ref_bundles():
         pass
     told = [marker.counts for marker in read_markers(output).values()]

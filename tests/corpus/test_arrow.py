@@ -88,8 +88,11 @@ def test_values_that_cannot_be_used(tmp_path: Path) -> None:
             put(tmp_path / "a.arrow", arrow(pa.table({"text": column}))), max_record_bytes=1000
         )
         assert [x.text if isinstance(x, Record) else x.reason for x in items] == [
-            "good", Reason.BAD_UTF8, Reason.OVER_SIZE_CAP, "end",
-        ]  # fmt: skip
+            "good",
+            Reason.BAD_UTF8,
+            Reason.OVER_SIZE_CAP,
+            "end",
+        ]
 
 
 def test_a_truncated_file_or_stream(tmp_path: Path) -> None:

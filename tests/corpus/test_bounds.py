@@ -58,12 +58,15 @@ def test_small_files_that_ask_for_much(tmp_path: Path) -> None:
         ),
         "page.parquet": parquet(
             pa.table({"text": ["a" * (CAP // 4)] * 6}),
-            use_dictionary=False, compression="zstd", write_batch_size=10, data_page_size=1 << 30,
+            use_dictionary=False,
+            compression="zstd",
+            write_batch_size=10,
+            data_page_size=1 << 30,
         ),
         "rows.parquet": parquet(pa.table({"text": pa.nulls(1 << 23, pa.string())})),
         "null.arrow": b"",
         "shared.arrow": b"",
-    }  # fmt: skip
+    }
     for name, column in (("null", pa.nulls(1 << 27)), ("shared", shared)):
         sink = pa.BufferOutputStream()
         batch = pa.record_batch({"text": column})

@@ -100,8 +100,19 @@ def test_a_bounded_number_of_files_is_looked_at(
 
 def test_files_of_other_kinds_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     put(tmp_path / "a.jsonl", jsonl(ROWS))
-    for name in ["a.md", "b.MD", "c/LICENSE", "c/Makefile", "c/notes.txt", "state.json", "x.tar.gz",
-                 ".hidden.md", "_SUCCESS", "deep_$folder$", "a.jsonl.lock"]:  # fmt: skip
+    for name in [
+        "a.md",
+        "b.MD",
+        "c/LICENSE",
+        "c/Makefile",
+        "c/notes.txt",
+        "state.json",
+        "x.tar.gz",
+        ".hidden.md",
+        "_SUCCESS",
+        "deep_$folder$",
+        "a.jsonl.lock",
+    ]:
         put(tmp_path / name, b"x")
     listing = list_sources([Source(str(tmp_path))])
     assert [Path(split.path).name for split in listing.splits] == ["a.jsonl"]
@@ -192,9 +203,15 @@ def test_table_columns_are_typed_as_they_are(tmp_path: Path, name: str) -> None:
     asked = (*columns, "meta.url")
     types, records = typed(Source(str(file), columns=asked))
     plain = {
-        "i8": "int8", "u64": "uint64", "f32": "float", "flag": "bool", "word": "string",
-        "day": "date32[day]", "ns": "timestamp[ns]", "zoned": "timestamp[us, tz=Europe/Berlin]",
-    }  # fmt: skip
+        "i8": "int8",
+        "u64": "uint64",
+        "f32": "float",
+        "flag": "bool",
+        "word": "string",
+        "day": "date32[day]",
+        "ns": "timestamp[ns]",
+        "zoned": "timestamp[us, tz=Europe/Berlin]",
+    }
     assert types == {**plain, "list": "string", "meta": "string", "meta.url": "string"}
     from longattn.corpus.columns import arrow_type
 

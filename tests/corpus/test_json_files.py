@@ -70,9 +70,18 @@ def test_a_bad_value_of_an_array_costs_that_value(tmp_path: Path) -> None:
         b'{"text": "last"}',
     ]
     expected = [
-        "first", Reason.NOT_A_STRING, "nan", Reason.BAD_UTF8, Reason.NOT_JSON, Reason.NOT_OBJECT,
-        Reason.NOT_OBJECT, Reason.NOT_OBJECT, Reason.NO_TEXT_COLUMN, Reason.OVER_SIZE_CAP, "last",
-    ]  # fmt: skip
+        "first",
+        Reason.NOT_A_STRING,
+        "nan",
+        Reason.BAD_UTF8,
+        Reason.NOT_JSON,
+        Reason.NOT_OBJECT,
+        Reason.NOT_OBJECT,
+        Reason.NOT_OBJECT,
+        Reason.NO_TEXT_COLUMN,
+        Reason.OVER_SIZE_CAP,
+        "last",
+    ]
     data = b"[" + b" ,\n ".join(values) + b"]"
     for chunk in (1, 3, 1 << 20):
         with patch.object(records, "CHUNK", chunk):
@@ -119,9 +128,11 @@ def test_a_value_over_the_cap_is_skipped_in_bounded_memory(tmp_path: Path) -> No
 
 VALUE = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=20),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
     max_leaves=8,
-)  # fmt: skip
+)
 
 
 @settings(max_examples=200, deadline=None)
@@ -147,11 +158,13 @@ def test_values_are_those_of_json(values: list[dict], indent: int | None, sizes:
 @settings(max_examples=300, deadline=None)
 @given(
     data=st.lists(
-        st.sampled_from([b"[", b"]", b"{", b"}", b'"', b"\\", b",", b"\n", b"1", b"a", b'{"text": "t"}']),
+        st.sampled_from(
+            [b"[", b"]", b"{", b"}", b'"', b"\\", b",", b"\n", b"1", b"a", b'{"text": "t"}']
+        ),
         max_size=30,
     ).map(b"".join),
     chunk=st.integers(1, 12),
-)  # fmt: skip
+)
 def test_no_bytes_of_an_array_vanish(data: bytes, chunk: int) -> None:
     data = b"[{}" + data
     pieces = [data[i : i + chunk] for i in range(0, len(data), chunk)]

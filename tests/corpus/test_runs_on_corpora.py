@@ -55,8 +55,10 @@ def test_columns_of_the_corpus_join_a_selection_back_to_it(tmp_path: Path) -> No
         got = tables(tmp_path / "out" / folder)
         assert got.schema.names == [*schema.names, "id", "meta", "url"]
         assert [got.schema.field(name).type for name in ("id", "meta", "url")] == [
-            pa.int64(), pa.string(), pa.string(),
-        ]  # fmt: skip
+            pa.int64(),
+            pa.string(),
+            pa.string(),
+        ]
         for row in got.to_pylist():
             number = next(i for text, i in by_text.items() if row["content"].strip() in text)
             ours = row["category"] == "a"

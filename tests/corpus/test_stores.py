@@ -262,9 +262,24 @@ def test_urls_of_members(url: str, member: str, expected: str) -> None:
 
 # ------------------------------------------------------------------------------------ local names
 
-HARD = ["-rf.jsonl", "a::b.jsonl", "a%20b.jsonl", "x?y.jsonl", "#1.jsonl", "back\\slash.jsonl", "~.jsonl",
-        "a\nb.jsonl", "\x1b[31mred.jsonl", "{a,b}.jsonl", "a;b|c&.jsonl", "日本 é\u00a0.jsonl", "a:b@c.jsonl",
-        "trailing .jsonl", "'\".jsonl", "\u202egpj.jsonl"]  # fmt: skip
+HARD = [
+    "-rf.jsonl",
+    "a::b.jsonl",
+    "a%20b.jsonl",
+    "x?y.jsonl",
+    "#1.jsonl",
+    "back\\slash.jsonl",
+    "~.jsonl",
+    "a\nb.jsonl",
+    "\x1b[31mred.jsonl",
+    "{a,b}.jsonl",
+    "a;b|c&.jsonl",
+    "日本 é\u00a0.jsonl",
+    "a:b@c.jsonl",
+    "trailing .jsonl",
+    "'\".jsonl",
+    "\u202egpj.jsonl",
+]
 
 
 def test_any_name_is_read_and_shown_in_one_line(tmp_path: Path) -> None:

@@ -61,9 +61,15 @@ def test_rows_that_cannot_be_used(tmp_path: Path) -> None:
     ]
     items = read(put(tmp_path / "a.csv", b"\n".join(lines)), max_record_bytes=1000)
     assert [x.reason if isinstance(x, BadRecord) else x.text for x in items] == [
-        "good", Reason.BAD_ROW, Reason.BAD_ROW, Reason.BAD_UTF8, Reason.BAD_ROW,
-        Reason.OVER_SIZE_CAP, Reason.OVER_SIZE_CAP, "last",
-    ]  # fmt: skip
+        "good",
+        Reason.BAD_ROW,
+        Reason.BAD_ROW,
+        Reason.BAD_UTF8,
+        Reason.BAD_ROW,
+        Reason.OVER_SIZE_CAP,
+        Reason.OVER_SIZE_CAP,
+        "last",
+    ]
     assert "1 fields, the first row has 2" in items[1].detail  # type: ignore[union-attr]
 
 

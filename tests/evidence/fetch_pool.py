@@ -133,8 +133,11 @@ def documents_of(package: str, family: str, seen: Seen) -> Iterator[dict[str, An
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run(
             ["apt-get", "-qq", "source", "--download-only", "--only-source", package],
-            cwd=folder, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+            cwd=folder,
+            check=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         archives = sorted(
             p for p in Path(folder).iterdir() if ".tar" in p.name and p.suffix != ".asc"
         )
@@ -153,9 +156,13 @@ def documents_of(package: str, family: str, seen: Seen) -> Iterator[dict[str, An
         if taken.get(key, 0) < REPOSITORY_BYTES and seen.take(text):
             taken[key] = taken.get(key, 0) + len(text)
             yield {
-                "content": text, "category": category, "repository": repository, "path": path,
-                "package": package, "licences": licences,
-            }  # fmt: skip
+                "content": text,
+                "category": category,
+                "repository": repository,
+                "path": path,
+                "package": package,
+                "licences": licences,
+            }
 
 
 def further_of(file: Path, seen: Seen) -> Iterator[dict[str, Any]]:

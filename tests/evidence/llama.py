@@ -45,11 +45,16 @@ class Shape:
         if c["model_type"] != "llama" or not c["tie_word_embeddings"]:
             raise ValueError(f"{folder}: a Llama with tied embeddings is needed")
         return cls(
-            c["num_hidden_layers"], c["hidden_size"], c["num_attention_heads"],
-            c["num_key_value_heads"], c.get("head_dim", c["hidden_size"] // c["num_attention_heads"]),
-            c["vocab_size"], c["rms_norm_eps"], c.get("rope_theta") or rope["rope_theta"],
+            c["num_hidden_layers"],
+            c["hidden_size"],
+            c["num_attention_heads"],
+            c["num_key_value_heads"],
+            c.get("head_dim", c["hidden_size"] // c["num_attention_heads"]),
+            c["vocab_size"],
+            c["rms_norm_eps"],
+            c.get("rope_theta") or rope["rope_theta"],
             c["intermediate_size"],
-        )  # fmt: skip
+        )
 
     def random_weights(self) -> dict[str, Tensor]:
         """Of the right sizes, to compile and to time on."""
@@ -57,10 +62,13 @@ class Shape:
         sizes: dict[str, tuple[int, ...]] = {"embedding": (self.vocabulary, c), "norm": (c,)}
         for i in range(self.layers):
             of = {
-                "attention_norm": (c,), "qkv": (wide + 2 * self.key_heads * self.head, c),
-                "out": (c, wide), "mlp_norm": (c,), "gate_up": (2 * self.inner, c),
+                "attention_norm": (c,),
+                "qkv": (wide + 2 * self.key_heads * self.head, c),
+                "out": (c, wide),
+                "mlp_norm": (c,),
+                "gate_up": (2 * self.inner, c),
                 "down": (c, self.inner),
-            }  # fmt: skip
+            }
             sizes |= {f"{i}.{name}": of[name] for name in PER_LAYER}
         generator = torch.Generator().manual_seed(0)
         return {name: 0.02 * torch.randn(size, generator=generator) for name, size in sizes.items()}
@@ -180,9 +188,10 @@ class Llama:
     ) -> None:
         self.shape, self.device, self.dtype, self.f = shape, device, dtype, pieces
         self.backend = {
-            "cudnn": SDPBackend.CUDNN_ATTENTION, "flash": SDPBackend.FLASH_ATTENTION,
+            "cudnn": SDPBackend.CUDNN_ATTENTION,
+            "flash": SDPBackend.FLASH_ATTENTION,
             "math": SDPBackend.MATH,
-        }[attention]  # fmt: skip
+        }[attention]
         self.weights: dict[str, Tensor] = {}
         self._turns: dict[int, tuple[Tensor, Tensor]] = {}
 

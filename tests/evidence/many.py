@@ -116,8 +116,10 @@ def main() -> None:
         write_whole(result, told)
         took = time.monotonic() - began
         longest = max(longest, took)
-        log(f"{arm} {seed} {told.get('tokens_a_second')} tokens/s, {took:.0f} s, far gain "
-            f"{np.mean(told['far_gain']):.4f}")  # fmt: skip
+        log(
+            f"{arm} {seed} {told.get('tokens_a_second')} tokens/s, {took:.0f} s, far gain "
+            f"{np.mean(told['far_gain']):.4f}"
+        )
 
 
 if __name__ == "__main__":

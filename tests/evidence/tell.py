@@ -186,13 +186,18 @@ def page(results: Results) -> str:
             [
                 [arm, ", ".join(f"{x:+.4f}" for x in of)]
                 for arm, of in [
-                    ("random", (results.values("random", "far gain").mean(1)
-                                - results.values("random", "far gain").mean()).tolist()),
+                    (
+                        "random",
+                        (
+                            results.values("random", "far gain").mean(1)
+                            - results.values("random", "far gain").mean()
+                        ).tolist(),
+                    ),
                     *((arm, differences["far gain"][arm].by_seed) for arm in results.others),
                 ]
             ],
         )
-    )  # fmt: skip
+    )
     names = sorted(set(results.category.tolist()))
     for measure in ("far gain", "loss of late positions"):
         parts.append(f"## By category: {measure}, arm minus random")
@@ -230,9 +235,11 @@ def page(results: Results) -> str:
             rows.append(
                 [arm, f"{runs[0]['trained_tokens'] / 1e6:.1f} M"]
                 + [", ".join(str(run[k]) for run in runs) for k in ("documents", "repositories")]
-                + [", ".join(f"{run['tokens_a_second'] / 1e3:.0f}" for run in runs),
-                   f"{np.mean([np.mean(run['train_loss'][-10:]) for run in runs]):.4f}"]
-            )  # fmt: skip
+                + [
+                    ", ".join(f"{run['tokens_a_second'] / 1e3:.0f}" for run in runs),
+                    f"{np.mean([np.mean(run['train_loss'][-10:]) for run in runs]):.4f}",
+                ]
+            )
     parts.append(
         table(
             [

@@ -32,10 +32,18 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model")
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=8192, hidden_size=48, intermediate_size=96, num_hidden_layers=2,
-        num_attention_heads=3, num_key_value_heads=1, head_dim=16, tie_word_embeddings=True,
-        max_position_embeddings=512, rope_theta=1e5, initializer_range=0.3,
-    )  # fmt: skip
+        vocab_size=8192,
+        hidden_size=48,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=3,
+        num_key_value_heads=1,
+        head_dim=16,
+        tie_word_embeddings=True,
+        max_position_embeddings=512,
+        rope_theta=1e5,
+        initializer_range=0.3,
+    )
     model = LlamaForCausalLM(config)
     with torch.no_grad():
         for p in model.parameters():
@@ -144,9 +152,10 @@ def test_chain(model_folder: Path, tmp_path: Path) -> None:
                 for part in range(0, min(len(text), 18_000), 6_000):
                     repository = f"book:{n}" if name == "book" else f"{name}{n}-{part}"
                     row = {
-                        "content": text[part : part + 6_000], "category": name,
+                        "content": text[part : part + 6_000],
+                        "category": name,
                         "repository": repository,
-                    }  # fmt: skip
+                    }
                     out.write(json.dumps(row) + "\n")
     room = tmp_path / "room"
     (room / "model").mkdir(parents=True)
@@ -157,9 +166,12 @@ def test_chain(model_folder: Path, tmp_path: Path) -> None:
         root = str(HERE.parents[1])
         path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
         done = subprocess.run(
-            [sys.executable, str(HERE / script), *map(str, arguments)], check=False, text=True,
-            capture_output=True, env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
+            [sys.executable, str(HERE / script), *map(str, arguments)],
+            check=False,
+            text=True,
+            capture_output=True,
+            env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout
 

@@ -54,10 +54,12 @@ class Trainer:
         for name, t in weights.items():
             self.masters[name].data.copy_(t)
         groups = [
-            {"params": [t for t in self.masters.values() if t.ndim > 1],
-             "weight_decay": self.recipe.weight_decay},
+            {
+                "params": [t for t in self.masters.values() if t.ndim > 1],
+                "weight_decay": self.recipe.weight_decay,
+            },
             {"params": [t for t in self.masters.values() if t.ndim == 1], "weight_decay": 0.0},
-        ]  # fmt: skip
+        ]
         fused = self.model.device != "cpu"
         self.optimizer = torch.optim.AdamW(
             groups, lr=self.recipe.rate, betas=(0.9, 0.95), fused=fused
@@ -101,10 +103,12 @@ def train(
     synchronize(model)
     seconds, tokens = time.monotonic() - started, steps * size * ids.shape[1]
     return {
-        "steps": steps, "trained_tokens": tokens, "seconds": round(seconds, 2),
+        "steps": steps,
+        "trained_tokens": tokens,
+        "seconds": round(seconds, 2),
         "tokens_a_second": round(tokens / seconds),
         "train_loss": [round(x, 4) for x in torch.stack(losses).float()[::10].tolist()],
-    }  # fmt: skip
+    }
 
 
 def synchronize(model: Llama) -> None:

@@ -52,13 +52,16 @@ def cut_document(
         ids = np.asarray(tokenized.ids[start:stop])
         content = tokenized.text(start, stop).encode()
         yield {
-            "category": document["category"], "repository": document["repository"],
-            "document": document_id(text), "index": index, "start": start,
+            "category": document["category"],
+            "repository": document["repository"],
+            "document": document_id(text),
+            "index": index,
+            "start": start,
             "held_out": is_held_out(document["repository"]),
             "recurrence_pairs": far_recurrence(ids, window // 4).recurrence_pairs,
             "compression_ratio": len(content) / len(pa.compress(content, "zstd", asbytes=True)),
             "ids": ids.astype(np.uint16),
-        }  # fmt: skip
+        }
 
 
 def _cut_batch(given: tuple[list[dict[str, Any]], Path, int]) -> list[dict[str, Any]]:
@@ -127,9 +130,11 @@ class HeldOut:
 
     def names(self) -> dict[str, Any]:
         return {
-            "category": self.category, "document": self.document, "repository": self.repository,
+            "category": self.category,
+            "document": self.document,
+            "repository": self.repository,
             "copied": self.copied.tolist(),
-        }  # fmt: skip
+        }
 
 
 class Windows:

@@ -158,5 +158,8 @@ def test_export_json_tells_what_is_there(folder):
     told = json.loads((folder / "mds" / SUMMARY).read_text())
     assert told["tokens"] == 640 and told["parts"] == 1 and told["shuffle"] == 1
     assert told["categories"]["book"] == {
-        "sequences": 40, "documents": 40, "tokens": 320, "share": 0.5
-    }  # fmt: skip
+        "sequences": 40,
+        "documents": 40,
+        "tokens": 320,
+        "share": 0.5,
+    }

@@ -11,8 +11,10 @@ def test_a_line_a_window_that_datasets_reads(tmp_path):
         write_selected(tmp_path, category, of)
     paths = exported(tmp_path, "jsonl", 100_000, part_bytes=3 * 8 * 4)
     assert [path.rpartition("/")[2] for path in paths] == [
-        "a-00000.jsonl.zst", "a-00001.jsonl.zst", "b-00000.jsonl.zst"
-    ]  # fmt: skip
+        "a-00000.jsonl.zst",
+        "a-00001.jsonl.zst",
+        "b-00000.jsonl.zst",
+    ]
     read = datasets.load_dataset(
         "json", data_files=paths, split="train", cache_dir=str(tmp_path / "c")
     )

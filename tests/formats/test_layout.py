@@ -43,8 +43,13 @@ def test_a_seed_gives_one_order_over_all_categories_whatever_the_files(tmp_path,
     names = [name for name, _, _ in found[0]]
     truth = [f"{c}-{i:03d}" for c in ("book", "code") for i in range(30)]
     assert names == sorted(truth, key=lambda name: xxhash.xxh3_64_intdigest(f"5:{name}".encode()))
-    of = {name: row for c, seed in (("book", 1), ("code", 2)) for name, row in
-          zip([f"{c}-{i:03d}" for i in range(30)], drawn(30, 8, 100, seed), strict=True)}  # fmt: skip
+    of = {
+        name: row
+        for c, seed in (("book", 1), ("code", 2))
+        for name, row in zip(
+            [f"{c}-{i:03d}" for i in range(30)], drawn(30, 8, 100, seed), strict=True
+        )
+    }
     assert all(ids == of[name] and name.startswith(category) for name, category, ids in found[0])
 
 

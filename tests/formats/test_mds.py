@@ -10,8 +10,9 @@ def test_a_category_is_a_stream_with_domain_length_and_data_id(tmp_path):
     folders = exported(tmp_path, "mds", 100_000, part_bytes=2 * 300 * 4)
     assert folders == [f"{tmp_path}/mds/book", f"{tmp_path}/mds/code"]
     assert names_of(tmp_path / "mds/book") == [
-        "index.json", *(f"shard.0000{i}.mds" for i in range(3))
-    ]  # fmt: skip
+        "index.json",
+        *(f"shard.0000{i}.mds" for i in range(3)),
+    ]
     for folder, (category, of) in zip(folders, rows.items(), strict=True):
         samples = read_mds(folder)
         assert [sample["input_ids"] for sample in samples] == of

@@ -19,7 +19,7 @@ from tests.formats.made import (
     short_rows,
     write_selected,
     write_short,
-)  # fmt: skip
+)
 
 # A process of its own: importing megatron.core changes more than a test should.
 READ = """
@@ -42,8 +42,10 @@ def read(*prefixes):
     pytest.importorskip("megatron")
     result = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", READ, *map(str, prefixes)],
-        capture_output=True, text=True, timeout=200,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
     assert result.returncode == 0, result.stderr
     return json.loads(result.stdout.splitlines()[-1])
 

@@ -26,9 +26,11 @@ def output(tmp_path_factory, checkpoint):
         for name in ("book", "c", "python")
     ]
     settings = {
-        "sources": sources, "output": str(folder / "out" / "quickstart"),
-        "window": {"tokens": 2048}, "scorer": {"model": checkpoint},
-    }  # fmt: skip
+        "sources": sources,
+        "output": str(folder / "out" / "quickstart"),
+        "window": {"tokens": 2048},
+        "scorer": {"model": checkpoint},
+    }
     summary = la.run(settings, executor="local")
     return folder, sum(of.selection.kept for of in summary.categories.values())
 

@@ -31,9 +31,13 @@ class Gateway:
     def start(self) -> None:
         command = ["bash", CEPH, self.folder, str(self.port), str(self.monitor_port)]
         subprocess.run(
-            command, check=True, timeout=120, env={**os.environ, **KEYS},
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+            command,
+            check=True,
+            timeout=120,
+            env={**os.environ, **KEYS},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
 
     def kill(self) -> None:
         """SIGKILL to all of its daemons; what was stored stays."""

@@ -41,9 +41,13 @@ def test_bounds_and_caps_spill_and_select_the_same(tmp_path, monkeypatch):
     monkeypatch.setattr(select_windows, "write_selected", kept)
     for rank_by, overlap in (("gap", "allow"), ("lds", "prefer_distinct")):
         rule = Select(
-            rank_by=rank_by, overlap=overlap, per_document=1, keep={"count": 20_000}, memory="64M",
+            rank_by=rank_by,
+            overlap=overlap,
+            per_document=1,
+            keep={"count": 20_000},
+            memory="64M",
             where=[{"column": "ds", "quantiles": [0.1, 0.75]}, {"column": "gap", "min": 0.2}],
-        )  # fmt: skip
+        )
         found.clear()
         told = select_windows.select(str(tmp_path / "out"), rule)["book"]
         assert found == reference.selected(table, rule, {"gap": gap})

@@ -55,9 +55,13 @@ def test_a_machine_without_room_is_told_in_a_line(finished, tmp_path, kind, size
     command = [sys.executable, "-c", LIMITED, str(int(kind)), str(size)]
     command += ["run", str(tmp_path / "c.yaml"), "--executor", "local"]
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=120, check=False,
+        command,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    )
     assert "Traceback" not in done.stderr and done.returncode in (0, 1), done.stderr
     if done.returncode:
         assert done.stderr.splitlines()[-1].startswith("longattn: "), done.stderr

@@ -183,8 +183,17 @@ def test_it_prints_whole(report, opened):
 def test_an_evaluation_draws_every_scorer_on_every_foil(tmp_path, opened):
     cell, low = {"auc": 0.9, "low": 0.8, "high": 0.95}, {"auc": 0.1, "low": 0.0, "high": 0.2}
     others = ("splice 4", "splice 8", "blocks 4096", "blocks 512", "unigram")
-    scorers = ("LDS", "DS", "DU", "recurrence", "recurrence_rarity", "recurrence_pairs", "gzip ratio",
-               "loss gap", "DS, every layer")  # fmt: skip
+    scorers = (
+        "LDS",
+        "DS",
+        "DU",
+        "recurrence",
+        "recurrence_rarity",
+        "recurrence_pairs",
+        "gzip ratio",
+        "loss gap",
+        "DS, every layer",
+    )
     told = {
         "documents": 5,
         "windows": 40,

@@ -45,15 +45,28 @@ def cluster():
     }
     head = subprocess.Popen(
         [
-            str(RAY), "start", "--head", "--block", "--node-ip-address=127.0.0.1",
-            f"--port={port}", f"--autoscaling-config={folder}/autoscaling.json", "--num-cpus=1",
-            "--num-gpus=0", "--include-dashboard=false", f"--temp-dir={folder}",
+            str(RAY),
+            "start",
+            "--head",
+            "--block",
+            "--node-ip-address=127.0.0.1",
+            f"--port={port}",
+            f"--autoscaling-config={folder}/autoscaling.json",
+            "--num-cpus=1",
+            "--num-gpus=0",
+            "--include-dashboard=false",
+            f"--temp-dir={folder}",
             f"--object-store-memory={300 * 2**20}",
         ],
-        env={**environment, "RAY_CLOUD_INSTANCE_ID": HEAD_ID,
-             "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD_ID},
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-    )  # fmt: skip
+        env={
+            **environment,
+            "RAY_CLOUD_INSTANCE_ID": HEAD_ID,
+            "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD_ID,
+        },
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
     driver = {
         **environment,
         "RAY_ADDRESS": f"127.0.0.1:{port}",
@@ -113,8 +126,12 @@ def watched(cluster, tmp_path, *arguments):
     command = [sys.executable, "-m", "tests.integration.watched_run", tmp_path / "config.yaml"]
     done = subprocess.run(
         [*map(str, command), *arguments],
-        env=cluster, cwd=ROOT, capture_output=True, text=True, timeout=480,
-    )  # fmt: skip
+        env=cluster,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=480,
+    )
     assert done.returncode == 0, done.stderr
     return json.loads((tmp_path / "seen.json").read_text())
 

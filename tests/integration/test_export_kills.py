@@ -52,8 +52,9 @@ def test_a_killed_export_leaves_nothing_that_looks_whole_and_is_gone_on_with(
         after = (parts - len(kept) if format == "npy" else 0) + 5
         result = subprocess.run(
             [sys.executable, "-c", KILLED, folder, format, str(after)],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}, timeout=200,
-        )  # fmt: skip
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            timeout=200,
+        )
         assert result.returncode == -signal.SIGKILL
         left = contents(place)
         assert SUMMARY not in left and "index.json" not in left and left.items() <= whole.items()

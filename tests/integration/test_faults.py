@@ -173,9 +173,12 @@ def test_a_killed_raylet_with_work_on_it(cluster, documents, checkpoint, unbroke
     )
     at_work = tmp_path / "at work"
     run = faults.start(
-        config, cluster.address, tmp_path / "log", hook=STUCK,
+        config,
+        cluster.address,
+        tmp_path / "log",
+        hook=STUCK,
         environment={"STUCK_NODE": node.node_id, "STUCK": str(at_work)},
-    )  # fmt: skip
+    )
     until(lambda: files(tmp_path / "out") >= 1 and at_work.exists(), run)
     cluster.remove_node(node, allow_graceful=False)
     another = cluster.add_node(num_cpus=2, object_store_memory=100 << 20)
@@ -279,9 +282,13 @@ def test_a_store_that_breaks_a_third_of_requests(
     proxy = FaultyProxy(gateway.endpoint)
     config = settings("s3://bucket/faults/corpus", "s3://bucket/faults/broken", checkpoint)
     run = faults.start(
-        config, cluster.address, tmp_path / "log", hook=IMPATIENT, block=256 << 10,
+        config,
+        cluster.address,
+        tmp_path / "log",
+        hook=IMPATIENT,
+        block=256 << 10,
         environment={**variables, "AWS_ENDPOINT_URL": proxy.endpoint},
-    )  # fmt: skip
+    )
     assert finish(run) == 0, (tmp_path / "log").read_text()
     proxy.close()
     assert all(proxy.faults[kind] > 3 for kind in proxy.KINDS), proxy.faults

@@ -25,9 +25,15 @@ def nodes():
     environment |= {"RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(ROOT)}
     common = ["--block", "--num-cpus=1", f"--object-store-memory={100 * 2**20}"]
     head = [
-        str(RAY), "start", "--head", "--node-ip-address=127.0.0.1", f"--port={port}",
-        "--include-dashboard=false", f"--temp-dir={folder}/h", *common,
-    ]  # fmt: skip
+        str(RAY),
+        "start",
+        "--head",
+        "--node-ip-address=127.0.0.1",
+        f"--port={port}",
+        "--include-dashboard=false",
+        f"--temp-dir={folder}/h",
+        *common,
+    ]
     node = [
         str(RAY),
         "start",
@@ -50,10 +56,14 @@ def nodes():
             # In a folder of its own: what is relative to the driver's is nothing to the workers.
             started.append(
                 subprocess.Popen(
-                    command, env=environment, cwd=folder, start_new_session=True,
-                    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                    command,
+                    env=environment,
+                    cwd=folder,
+                    start_new_session=True,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
                 )
-            )  # fmt: skip
+            )
             ready = (
                 "import ray, sys; ray.init(logging_level='ERROR'); "
                 f"sys.exit(sum(n['Alive'] for n in ray.nodes()) < {len(started)})"
@@ -79,9 +89,13 @@ def nodes():
 def run(settings, folder, environment):
     (folder / "c.yaml").write_text(settings.to_yaml())
     return subprocess.run(
-        [sys.executable, "-m", "longattn", "run", "c.yaml"], cwd=folder, env=environment,
-        capture_output=True, text=True, timeout=240,
-    )  # fmt: skip
+        [sys.executable, "-m", "longattn", "run", "c.yaml"],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
 
 
 def test_an_output_that_a_node_does_not_see_is_refused_by_the_node_s_name(
@@ -106,9 +120,13 @@ def test_relative_paths_work_on_a_ray_that_was_started_elsewhere(
     )
     for scored in ("scored", "nothing to score"):
         result = subprocess.run(
-            [sys.executable, "-m", "longattn", "run", "c.yaml"], cwd=tmp_path, env=environment,
-            capture_output=True, text=True, timeout=240,
-        )  # fmt: skip
+            [sys.executable, "-m", "longattn", "run", "c.yaml"],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=240,
+        )
         assert result.returncode == 0, result.stderr
         assert scored in result.stdout
     assert list((tmp_path / "out/selected/book").glob("*.parquet"))

@@ -38,9 +38,12 @@ class Head:
         command += ["--entrypoint-num-cpus", "1"]  # as many do: one CPU is left to the run
         return subprocess.run(
             [*map(str, command), "--", "python", f"ray_jobs/{script}.py", *arguments],
-            env={**self.environment, **environment}, cwd=ROOT, capture_output=True, text=True,
+            env={**self.environment, **environment},
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
             timeout=240,
-        )  # fmt: skip
+        )
 
 
 @pytest.fixture(scope="module")
@@ -58,12 +61,24 @@ def head():
     port, dashboard, metrics = free_port(), free_port(), free_port()
     process = subprocess.Popen(
         [
-            str(RAY), "start", "--head", "--block", "--num-cpus=2", "--num-gpus=0", f"--port={port}",
-            f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={free_port()}",
-            f"--metrics-export-port={metrics}", f"--temp-dir={folder}", f"--object-store-memory={300 * 2**20}",
+            str(RAY),
+            "start",
+            "--head",
+            "--block",
+            "--num-cpus=2",
+            "--num-gpus=0",
+            f"--port={port}",
+            f"--dashboard-port={dashboard}",
+            f"--dashboard-agent-listen-port={free_port()}",
+            f"--metrics-export-port={metrics}",
+            f"--temp-dir={folder}",
+            f"--object-store-memory={300 * 2**20}",
         ],
-        env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-    )  # fmt: skip
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
     head = Head(f"http://127.0.0.1:{dashboard}", f"http://127.0.0.1:{metrics}/metrics", environment)
     try:
         ready = [str(RAY), "job", "list", "--address", head.dashboard]

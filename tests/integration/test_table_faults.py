@@ -39,10 +39,13 @@ def unbroken(checkpoint, tmp_path_factory):
     scores = [
         {"name": "text", "kind": "measures"},
         {
-            "name": "gap", "kind": "loss_gap", "model": checkpoint, "short": 64,
+            "name": "gap",
+            "kind": "loss_gap",
+            "model": checkpoint,
+            "short": 64,
             "where": [{"column": "compression_ratio", "quantiles": [0.1, 0.9]}],
         },
-    ]  # fmt: skip
+    ]
     config = settings(folder / "documents", folder / "out", checkpoint, scores=scores)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(execution.BLOCK_BYTES, "cpu", 64 << 10)
@@ -117,9 +120,12 @@ def test_a_store_that_breaks_a_third_of_requests(cluster, unbroken, tmp_path):
         proxy = FaultyProxy(endpoint)
         variables = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
         run = faults.start(
-            remote, cluster.address, tmp_path / "log", hook=BROKEN,
+            remote,
+            cluster.address,
+            tmp_path / "log",
+            hook=BROKEN,
             environment={**variables, "AWS_ENDPOINT_URL": proxy.endpoint},
-        )  # fmt: skip
+        )
         assert finish(run) == 0, (tmp_path / "log").read_text()
         proxy.close()
         assert sum(proxy.faults.values()) > 10, proxy.faults

@@ -20,7 +20,7 @@ from tests.formats.made import (
     short_rows,
     write_selected,
     write_short,
-)  # fmt: skip
+)
 
 for package in ("streaming", "olmo_core"):
     if find_spec(package) is None:
@@ -84,8 +84,11 @@ def read(script, argument):
     """What a script prints as JSON: in a process of its own, with stand-ins for what it never calls."""
     result = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", STUBS + script, json.dumps(argument)],
-        capture_output=True, text=True, timeout=300, env={**os.environ, "HF_HUB_OFFLINE": "1"},
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )
     assert result.returncode == 0, result.stderr
     return json.loads(result.stdout.splitlines()[-1])
 

@@ -30,7 +30,11 @@ def copied(finished, tmp_path):
 
 def data_files(output):
     places = ("labelled", "selected")
-    return {p.relative_to(output): p.read_bytes() for f in places for p in (output / f).rglob("*.parquet")}  # fmt: skip
+    return {
+        p.relative_to(output): p.read_bytes()
+        for f in places
+        for p in (output / f).rglob("*.parquet")
+    }
 
 
 def bit_flipped(path, column):
@@ -164,7 +168,10 @@ def test_some_windows_are_scored_again_on_demand(copied, caplog):
     for path in (output / "labelled").rglob("*.parquet"):
 
         def moved(rows):
-            return [{**r, "ds": r["ds"] * 1.01, "ds_heads": [h * 1.01 for h in r["ds_heads"]]} for r in rows]  # fmt: skip
+            return [
+                {**r, "ds": r["ds"] * 1.01, "ds_heads": [h * 1.01 for h in r["ds_heads"]]}
+                for r in rows
+            ]
 
         rewritten(path, moved, reseal=True)
     found = [line for line in verify(str(output), scores=4) if "is now" in line]

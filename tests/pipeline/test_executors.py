@@ -61,9 +61,11 @@ def test_s3_gives_what_local_disk_gives_and_two_actors_what_one_gives(
     fs = s3fs.S3FileSystem(endpoint_url=s3, skip_instance_cache=True)
     fs.put(str(corpus) + "/", "bucket/corpus/", recursive=True)
     remote = config(
-        "s3://bucket/corpus", "s3://bucket/out", checkpoint,
+        "s3://bucket/corpus",
+        "s3://bucket/out",
+        checkpoint,
         workers={"window": [1, 1], "score": [2, 2]},
-    )  # fmt: skip
+    )
     la.run(remote)
     for folder in ("labelled", "selected"):
         here = labelled(settings.output, folder).drop_columns(["source"])

@@ -281,8 +281,13 @@ def test_files_as_the_world_has_them(tmp_path, checkpoint):
     documents = [text[p : p + 7000] for p in range(0, 35_000, 7000)]
     lines = [json.dumps({"content": document}).encode() for document in documents]
     odd = [
-        b'{"content": 12}', b'{"content": null}', b'{"other": 1}', b'{"content": "\\ud800"}', b"\0\0", b"",
-    ]  # fmt: skip
+        b'{"content": 12}',
+        b'{"content": null}',
+        b'{"other": 1}',
+        b'{"content": "\\ud800"}',
+        b"\0\0",
+        b"",
+    ]
     parts = {
         "two words/é 日本/a b.jsonl": b"\xef\xbb\xbf" + b"\r\n".join(lines[:2]) + b"\r\n",
         "two words/again.jsonl": b"\n".join([lines[0], lines[2], lines[2]]),

@@ -38,8 +38,14 @@ def split(name, category="book"):
 
 
 def counts(n):
-    return Counts(records=n + 1, documents=n, windows=2 * n, tokens=100 * n, seconds=n / 10,
-                  bad=Counter(not_json=1))  # fmt: skip
+    return Counts(
+        records=n + 1,
+        documents=n,
+        windows=2 * n,
+        tokens=100 * n,
+        seconds=n / 10,
+        bad=Counter(not_json=1),
+    )
 
 
 def test_a_split_that_is_read_again_is_counted_once(watch):

@@ -132,12 +132,23 @@ def test_shares_at_once_one_killed_and_a_document_in_both(finished, corpus, chec
     path.write_text(settings.to_yaml())
     runs = [
         subprocess.Popen(
-            [sys.executable, "-m", "longattn.cli", "run", str(path), "--executor", "local",
-             "--shard", f"{i}/2"],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            [
+                sys.executable,
+                "-m",
+                "longattn.cli",
+                "run",
+                str(path),
+                "--executor",
+                "local",
+                "--shard",
+                f"{i}/2",
+            ],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
         for i in (1, 2)
-    ]  # fmt: skip
+    ]
     while not list((tmp_path / "out").glob("_longattn/shards/1-of-2.json")):
         time.sleep(0.05)
     runs[0].kill()

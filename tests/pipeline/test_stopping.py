@@ -82,8 +82,10 @@ def test_ctrl_c_finishes_what_is_in_flight_and_a_second_one_ends_at_once(
     path.write_text(settings.to_yaml())
     with subprocess.Popen(
         [sys.executable, "-c", INTERRUPTED, str(path), str(batch_seconds)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    ) as process:  # fmt: skip
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
         assert process.stdout.readline() == "scoring\n"
         began = time.monotonic()
         for _ in range(signals):

@@ -29,9 +29,13 @@ def test_metrics_carry_the_score_as_their_stage():
     monitor.add(TableWritten("book", 10, 7, 2000, 3.0, 0.5))
     assert seen == {
         ("scores/gap", "book"): {
-            "windows": 7, "tokens": 7 * 512, "bytes": 2000, "busy": 3.0, "waiting": 0.5,
+            "windows": 7,
+            "tokens": 7 * 512,
+            "bytes": 2000,
+            "busy": 3.0,
+            "waiting": 0.5,
         }
-    }  # fmt: skip
+    }
 
 
 def test_a_stop_and_too_many_failures_end_it():

@@ -37,9 +37,12 @@ def small_output(folder: Path, checkpoint: str) -> Path:
         {"category": "code", "path": f"{folder}/code.parquet", "sample": {"fraction": 0.8}},
     ]
     settings = {
-        "sources": sources, "output": str(folder / "out"), "window": {"tokens": 128},
-        "scorer": {"model": checkpoint}, "max_bad_fraction": 1,
-    }  # fmt: skip
+        "sources": sources,
+        "output": str(folder / "out"),
+        "window": {"tokens": 128},
+        "scorer": {"model": checkpoint},
+        "max_bad_fraction": 1,
+    }
     la.run(settings, executor="local")
     assert list(verify(str(folder / "out"))) == []
     return folder / "out"

@@ -170,9 +170,15 @@ def causal(tmp_path_factory) -> str:
     path = tmp_path_factory.mktemp("causal")
     torch.manual_seed(1)
     shape = LlamaConfig(
-        vocab_size=8192, hidden_size=64, intermediate_size=64, num_hidden_layers=2,
-        num_attention_heads=2, num_key_value_heads=1, head_dim=32, initializer_range=0.2,
-    )  # fmt: skip
+        vocab_size=8192,
+        hidden_size=64,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=32,
+        initializer_range=0.2,
+    )
     LlamaForCausalLM(shape).save_pretrained(path)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(BUILTIN / name, path)

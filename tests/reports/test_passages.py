@@ -37,7 +37,11 @@ def test_a_passage_that_all_read_fills_no_list_and_the_most_excess_comes_first()
     far_qk[22, 9] = 9 * uniform_qk[22, 9]
     found = [(p.q, p.k) for p in standing_out(far_qk, uniform_qk)]
     assert found.count((22, 9)) == 1 and sum(k == 1 for _, k in found) == 2
-    excess = [far_qk[q, k] - usual_times(far_qk / np.where(uniform_qk, uniform_qk, np.nan))[q, k] * uniform_qk[q, k] for q, k in found]  # fmt: skip
+    excess = [
+        far_qk[q, k]
+        - usual_times(far_qk / np.where(uniform_qk, uniform_qk, np.nan))[q, k] * uniform_qk[q, k]
+        for q, k in found
+    ]
     assert excess == sorted(excess, reverse=True)
 
 

@@ -43,8 +43,10 @@ def test_what_is_read_whole_is_what_the_run_gives(finished):
         got = result.categories[name]
         assert (got.read, got.error) == (1, 0)
         assert (got.documents, got.windows, got.tokens) == (
-            told.counts.documents, told.windows, told.counts.tokens,
-        )  # fmt: skip
+            told.counts.documents,
+            told.windows,
+            told.counts.tokens,
+        )
         assert got.long == told.counts.documents - told.counts.too_short - told.counts.duplicates
         chosen = told.selection.to_dict()
         assert (got.kept, got.kept_tokens) == (chosen["kept"], chosen["kept_tokens"])
@@ -136,9 +138,12 @@ def test_what_will_hurt_is_told(corpus, checkpoint, tmp_path, monkeypatch):
     )
     told = "\n".join(planned(settings).warnings)
     for part in (
-        "too few for a z-score", "98% of the documents are shorter", "20 bad records",
-        "b.jsonl.gz cannot be split", "wants more than there is",
-    ):  # fmt: skip
+        "too few for a z-score",
+        "98% of the documents are shorter",
+        "20 bad records",
+        "b.jsonl.gz cannot be split",
+        "wants more than there is",
+    ):
         assert part in told
     inside = settings.model_copy(update={"output": f"{folder}/out"})
     with pytest.raises(ConfigError, match="lies with the source"):  # as a run refuses it

@@ -112,7 +112,9 @@ def test_nothing_is_asked_of_the_network(tmp_path):
     page = Page(report_page(selected(tmp_path)))
     links = [attrs[n] for _, attrs in page.elements for n in ("src", "href") if n in attrs]
     assert links and all(link.startswith("#") for link in links)
-    (policy,) = [a["content"] for t, a in page.elements if a.get("http-equiv") == "Content-Security-Policy"]  # fmt: skip
+    (policy,) = [
+        a["content"] for t, a in page.elements if a.get("http-equiv") == "Content-Security-Policy"
+    ]
     assert policy.startswith("default-src 'none'; script-src 'sha256-")
 
 
@@ -190,13 +192,25 @@ def test_variance_is_the_word_and_du_is_told_once(tmp_path):
 def test_records_and_windows_are_told_apart_and_sampled_out_ones_counted(tmp_path):
     output = selected(tmp_path)
     assert "sampled out" not in Page(report_page(output)).text
-    read = {"records": 9, "documents": 8, "too_short": 3, "duplicates": 1, "sampled_out": 40,
-            "quarantine": {"no_content": 1}}  # fmt: skip
+    read = {
+        "records": 9,
+        "documents": 8,
+        "too_short": 3,
+        "duplicates": 1,
+        "sampled_out": 40,
+        "quarantine": {"no_content": 1},
+    }
     path = f"{output}/_longattn/summary.json"
     write_json(path, {"output": output, "categories": {"a": read, "b": {**read, "sampled_out": 0}}})
     page = Page(report_page(output))
     a, b = page.data["funnel"]
-    assert [a[n] for n in ("long", "too_short", "duplicates", "bad", "sampled_out")] == [4, 3, 1, 1, 40]  # fmt: skip
+    assert [a[n] for n in ("long", "too_short", "duplicates", "bad", "sampled_out")] == [
+        4,
+        3,
+        1,
+        1,
+        40,
+    ]
     assert [b[n] for n in ("windows", "kept", "sampled_out")] == [60, 15, 0]
     assert "windows sampled out" in page.text
     shown = r"\na\s*".join(["", r"\s*".join(["8", "1", "3", "1", "4", "40", "60", "15", "25 %"])])

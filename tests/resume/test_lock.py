@@ -201,8 +201,10 @@ def test_a_hold_that_a_full_disk_cuts_short_is_not_left(tmp_path, monkeypatch):
 
     whole = Path.open
     monkeypatch.setattr(
-        Path, "open", lambda self, *a, **k: Full(whole(self, *a, **k)) if self == path else whole(self, *a, **k)
-    )  # fmt: skip
+        Path,
+        "open",
+        lambda self, *a, **k: Full(whole(self, *a, **k)) if self == path else whole(self, *a, **k),
+    )
     with pytest.raises(OSError, match="No space left"), held(str(tmp_path)):
         pass
     assert not path.exists()

@@ -27,10 +27,20 @@ UNSAID = ["fingerprint", "scored_by"]
 def composed(output, model, *, without=(), min_distance=None, texts=6):
     """Labelled windows as the functions of `longattn.pipeline.steps` make and write them."""
     text = _first_document("book")
-    documents = pa.table({"content": [text[p : p + 9000] for p in range(0, 9000 * texts, 9000)],
-                          "category": ["book"] * texts})  # fmt: skip
-    cut = DocumentWindows(model=model, window=WINDOW, min_distance=WINDOW // 4, sample=None,
-                          text_column="content", block_bytes=1 << 24)  # fmt: skip
+    documents = pa.table(
+        {
+            "content": [text[p : p + 9000] for p in range(0, 9000 * texts, 9000)],
+            "category": ["book"] * texts,
+        }
+    )
+    cut = DocumentWindows(
+        model=model,
+        window=WINDOW,
+        min_distance=WINDOW // 4,
+        sample=None,
+        text_column="content",
+        block_bytes=1 << 24,
+    )
     windows = pa.concat_tables(cut(documents))
     settings = ScoreSettings(model, min_distance, None, None, None)
     score = ScoreWindows(ScoreStage(settings, "cpu", run=False), lambda *_: None)

@@ -106,7 +106,7 @@ def test_the_next_dtype_is_tried_and_a_model_that_reaches_no_bound_refused(
     with pytest.raises(
         ValueError, match=r"refused on a GPU: .*float16: DS off by .*bfloat16: .*float32: "
     ) as error:
-        precision.choose_dtype(checkpoint)  # fmt: skip
+        precision.choose_dtype(checkpoint)
     assert "\n" not in str(error.value)
 
 

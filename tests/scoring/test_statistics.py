@@ -40,9 +40,14 @@ def test_uniform_attention_gives_the_null_value() -> None:
 
 @settings(max_examples=50, deadline=None)
 @given(
-    st.integers(2, 600), st.data(), st.sampled_from([1, 2, 3]), st.sampled_from([1, 2]),
-    st.sampled_from([1, 8, 17]), st.sampled_from([0.0, 1.0, 30.0, 1000.0]), st.integers(0, 2**30),
-)  # fmt: skip
+    st.integers(2, 600),
+    st.data(),
+    st.sampled_from([1, 2, 3]),
+    st.sampled_from([1, 2]),
+    st.sampled_from([1, 8, 17]),
+    st.sampled_from([0.0, 1.0, 30.0, 1000.0]),
+    st.integers(0, 2**30),
+)
 def test_blocked_equals_dense(length, data, group, kv_heads, dim, size, seed) -> None:
     """Any length, distance and grouping; size 1000 has logits of thousands and a running maximum."""
     min_distance = data.draw(st.integers(1, length))

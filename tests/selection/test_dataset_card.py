@@ -54,9 +54,12 @@ def test_datasets_loads_all_categories_or_one_with_their_types(output):
 def test_datasets_loads_it_offline_from_the_environment_alone(output, tmp_path):
     code = "import datasets, sys; print(len(datasets.load_dataset(sys.argv[1], split='train')))"
     result = subprocess.run(
-        [sys.executable, "-c", code, str(output)], capture_output=True, text=True, timeout=100,
+        [sys.executable, "-c", code, str(output)],
+        capture_output=True,
+        text=True,
+        timeout=100,
         env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home")},
-    )  # fmt: skip
+    )
     assert int(result.stdout) == len(pq.read_table(output / "selected")), result.stderr
 
 

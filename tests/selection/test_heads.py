@@ -76,9 +76,11 @@ def test_halves_that_disagree_take_all_heads() -> None:
 def test_a_head_that_gains_nothing_over_the_mean_is_not_taken() -> None:
     """All heads tell alike: their mean has less noise than any one, whichever both halves name."""
     chosen = {
-        choose_head(_half(seed, np.full(HEADS, 1.0)), _half(seed + 500, np.full(HEADS, 1.0)), alpha=0.0).head
+        choose_head(
+            _half(seed, np.full(HEADS, 1.0)), _half(seed + 500, np.full(HEADS, 1.0)), alpha=0.0
+        ).head
         for seed in range(30)
-    }  # fmt: skip
+    }
     assert chosen == {None}
 
 

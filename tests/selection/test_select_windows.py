@@ -108,11 +108,16 @@ def figures(rows, chosen):
         }
         ds, du = [each["ds"] for each in own], [-each["variance"] for each in own]
         told[category] = CategorySelection(
-            len(own), len(of_all) - len(own), len(kept),
-            sum(each["token_stop"] - each["token_start"] for each in kept), len(held),
-            *population(ds), *population(du),
-            min((chosen[each["data_id"]] for each in kept), default=None), None,
-        )  # fmt: skip
+            len(own),
+            len(of_all) - len(own),
+            len(kept),
+            sum(each["token_stop"] - each["token_start"] for each in kept),
+            len(held),
+            *population(ds),
+            *population(du),
+            min((chosen[each["data_id"]] for each in kept), default=None),
+            None,
+        )
     return told
 
 
@@ -182,9 +187,14 @@ def test_more_than_memory_holds_is_spilled_and_selects_the_same(tmp_path, monkey
     scores = {"ds": draw.random(n), "variance": draw.random(n)}
     empty = {f.name: pa.nulls(n, f.type) for f in LABELLED}
     values = {
-        **empty, **scores, "data_id": ids, "category": ["book"] * n, "document_id": ids,
-        "token_start": np.zeros(n, np.int64), "token_stop": np.full(n, 9),
-    }  # fmt: skip
+        **empty,
+        **scores,
+        "data_id": ids,
+        "category": ["book"] * n,
+        "document_id": ids,
+        "token_start": np.zeros(n, np.int64),
+        "token_stop": np.full(n, 9),
+    }
     table = pa.table(values, schema=LABELLED)
     path = tmp_path / "out/labelled/book/a.parquet"
     path.parent.mkdir(parents=True)

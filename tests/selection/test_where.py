@@ -68,12 +68,13 @@ def with_heads(values, number):
 @given(
     rows=st.lists(
         st.tuples(window, score, score, score, st.one_of(st.none(), value), value),
-        min_size=1, max_size=30,
+        min_size=1,
+        max_size=30,
     ),
     cut=st.integers(0, 30),
     rules=rules,
     few=st.sampled_from([0, 1000]),
-)  # fmt: skip
+)
 def test_any_rule_selects_what_the_reference_selects(tmp_path_factory, rows, cut, rules, few):
     tmp_path = tmp_path_factory.mktemp("where")
     further = {"gap": [each[4] for each in rows], "gap_weighted": [each[5] for each in rows]}
@@ -156,8 +157,9 @@ def test_a_category_may_have_its_own_bounds_and_budget(tmp_path):
         categories={"code": {"keep": {"tokens": 40}, "where": []}},
     )
     assert {name: (of.kept, of.out) for name, of in told.items()} == {
-        "book": (3, {"recurrence at most 0.5": 19}), "code": (5, {}),
-    }  # fmt: skip
+        "book": (3, {"recurrence at most 0.5": 19}),
+        "code": (5, {}),
+    }
 
 
 def test_a_category_without_windows_is_named(tmp_path, caplog):

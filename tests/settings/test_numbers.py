@@ -104,8 +104,27 @@ def test_the_schema_accepts_what_is_read_and_refuses_what_is_not(kind):
         one["pattern"] for one in adapter.json_schema()["anyOf"] if one["type"] == "string"
     )
     read = 0
-    for text in ("15B", "1.5M", "32K", "32k", "512M", "512MiB", "512mb", "1G", "1T", "10,000", "3e9",
-                 "1_000", "64", "1,5B", "10,00", "K", "many", "-3", "0x10"):  # fmt: skip
+    for text in (
+        "15B",
+        "1.5M",
+        "32K",
+        "32k",
+        "512M",
+        "512MiB",
+        "512mb",
+        "1G",
+        "1T",
+        "10,000",
+        "3e9",
+        "1_000",
+        "64",
+        "1,5B",
+        "10,00",
+        "K",
+        "many",
+        "-3",
+        "0x10",
+    ):
         try:
             adapter.validate_python(text)
             accepted = True

@@ -44,7 +44,11 @@ def test_a_doubled_key_is_refused_with_its_line(tmp_path):
 
 def test_yaml_is_read_as_safely_as_before():
     text = "a: &x {b: 1}\nc:\n  <<: *x\n  d: [1, 2]\n1: x\n"
-    assert read_yaml(text) == yaml.safe_load(text) == {"a": {"b": 1}, "c": {"b": 1, "d": [1, 2]}, 1: "x"}  # fmt: skip
+    assert (
+        read_yaml(text)
+        == yaml.safe_load(text)
+        == {"a": {"b": 1}, "c": {"b": 1, "d": [1, 2]}, 1: "x"}
+    )
     with pytest.raises(yaml.YAMLError):
         read_yaml("!!python/object/apply:os.getcwd []")
 

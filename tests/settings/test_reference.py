@@ -44,10 +44,11 @@ def test_the_comments_of_the_first_config_show_every_setting_at_its_default(text
     """Each `# name: value` made a setting changes nothing; then every setting is set."""
     names = {field.path.rpartition(".")[2] for field in setting_fields(Config)}
     lines = [
-        re.sub(r"^( *)# (?=(\w+): )", r"\1", line) if (m := re.match(r" *# (\w+): ", line)) and m[1] in names
+        re.sub(r"^( *)# (?=(\w+): )", r"\1", line)
+        if (m := re.match(r" *# (\w+): ", line)) and m[1] in names
         else line
         for line in text.splitlines()
-    ]  # fmt: skip
+    ]
     whole = yaml.safe_load("\n".join(lines))
     assert Config.parse(whole) == Config.parse(yaml.safe_load(text))
     for field in setting_fields(Config):
@@ -102,10 +103,14 @@ def test_the_schema_takes_good_configs_and_refuses_bad_ones(text):
         validator.validate(values)
         Config.parse(values)
     bad = [
-        {"output": "o"}, {**minimal, "windw": {}}, {**minimal, "window": {"tokens": 3}},
-        {**minimal, "window": {"tokens": "lots"}}, {**minimal, "select": {"standardize": "x"}},
-        {**minimal, "workers": {"score": [1, 2, 3]}}, {**minimal, "select": {"keep": {"fraction": 2}}},
-    ]  # fmt: skip
+        {"output": "o"},
+        {**minimal, "windw": {}},
+        {**minimal, "window": {"tokens": 3}},
+        {**minimal, "window": {"tokens": "lots"}},
+        {**minimal, "select": {"standardize": "x"}},
+        {**minimal, "workers": {"score": [1, 2, 3]}},
+        {**minimal, "select": {"keep": {"fraction": 2}}},
+    ]
     for values in bad:
         assert not validator.is_valid(values)
         with pytest.raises(ConfigError):

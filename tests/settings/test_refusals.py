@@ -64,10 +64,18 @@ def test_settings_of_any_kind_are_checked_in_one_line():
     source = Source(category="a", path="/x")
     assert Source.check(source, "source") == source
     for kind, value, line in (
-        (Sample, 0.1, "sample: Sample or a mapping of its fields (fraction, seed) is required, not float"),
-        (Sample, {"fraction": 2}, "sample: fraction: Input should be less than or equal to 1 (given: 2)"),
+        (
+            Sample,
+            0.1,
+            "sample: Sample or a mapping of its fields (fraction, seed) is required, not float",
+        ),
+        (
+            Sample,
+            {"fraction": 2},
+            "sample: fraction: Input should be less than or equal to 1 (given: 2)",
+        ),
         (Source, {"category": "a"}, "sample: path: Field required (given: 'nothing')"),
-    ):  # fmt: skip
+    ):
         with pytest.raises(ConfigError) as caught:
             kind.check(value, "sample")
         assert str(caught.value) == line

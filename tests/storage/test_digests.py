@@ -14,10 +14,15 @@ from tests.labelled import labelled_table
 
 SCHEMA = pa.schema(
     [
-        ("text", pa.string()), ("n", pa.int32()), ("x", pa.float64()), ("y", pa.float32()),
-        ("flag", pa.bool_()), ("ids", pa.list_(pa.int32())), ("u", pa.uint64()),
+        ("text", pa.string()),
+        ("n", pa.int32()),
+        ("x", pa.float64()),
+        ("y", pa.float32()),
+        ("flag", pa.bool_()),
+        ("ids", pa.list_(pa.int32())),
+        ("u", pa.uint64()),
     ]
-)  # fmt: skip
+)
 ROWS = st.lists(
     st.fixed_dictionaries(
         {

@@ -68,8 +68,12 @@ def test_leftovers_of_killed_writers_are_swept_and_those_of_living_ones_are_not(
         fcntl.flock(held, fcntl.LOCK_EX)
         sweep(str(tmp_path / "out"))
         assert [path.exists() for path in (done, half, dead, living, other)] == [
-            True, False, False, True, True,
-        ]  # fmt: skip
+            True,
+            False,
+            False,
+            True,
+            True,
+        ]
     sweep(str(tmp_path / "out"))
     assert not living.exists()
     assert all(path.exists() for path in others)
@@ -184,8 +188,11 @@ def test_row_groups_are_small_and_the_footer_says_what_is_inside(folder):
         assert [parquet.metadata.row_group(i).num_rows for i in range(2)] == [64, 36]
         digest = row_digest(parquet.read().replace_schema_metadata())
         assert file_metadata(parquet) == {
-            "fingerprint": "f", "runs": [], "rows": 100, "digest": digest.hex,
-        }  # fmt: skip
+            "fingerprint": "f",
+            "runs": [],
+            "rows": 100,
+            "digest": digest.hex,
+        }
     footer = fastparquet.ParquetFile(url).key_value_metadata
     assert json.loads(footer["longattn"])["fingerprint"] == "f"
 

@@ -34,10 +34,18 @@ NEEDED = {"model.embed_tokens.weight", "model.layers.0.input_layernorm.weight",
 def whole(tmp_path_factory):
     """A model of several layers in one file, and in several, with the built-in tokenizer."""
     torch.manual_seed(0)
-    model = LlamaForCausalLM(LlamaConfig(
-        vocab_size=8192, hidden_size=64, intermediate_size=2048, num_hidden_layers=LAYERS,
-        num_attention_heads=2, num_key_value_heads=1, head_dim=32, initializer_range=0.4,
-    )).to(torch.bfloat16)  # fmt: skip
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=8192,
+            hidden_size=64,
+            intermediate_size=2048,
+            num_hidden_layers=LAYERS,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            head_dim=32,
+            initializer_range=0.4,
+        )
+    ).to(torch.bfloat16)
     folders = {}
     for name, shard in (("one", "1GB"), ("shards", "2MB")):
         folders[name] = tmp_path_factory.mktemp(name)
@@ -209,8 +217,15 @@ def test_what_is_missing_or_wrong_is_named(copied, whole, s3):
 def test_a_header_that_points_past_the_end_or_lacks_a_tensor(copied, whole):
     index = json.loads((whole["shards"] / "model.safetensors.index.json").read_text())
     shard = index["weight_map"]["model.embed_tokens.weight"]
-    head = json.dumps({"model.embed_tokens.weight": {
-        "dtype": "F32", "shape": [2, 2], "data_offsets": [0, 1 << 40]}}).encode()  # fmt: skip
+    head = json.dumps(
+        {
+            "model.embed_tokens.weight": {
+                "dtype": "F32",
+                "shape": [2, 2],
+                "data_offsets": [0, 1 << 40],
+            }
+        }
+    ).encode()
     put(copied, shard, len(head).to_bytes(8, "little") + head + b"\0" * 16)
     assert "its header points past its end" in refusal(copied)
     save_file({"other": torch.zeros(2)}, "/tmp/other.safetensors")
@@ -291,10 +306,13 @@ def test_a_model_in_memory_and_a_file_url_are_taken(whole):
     memory.put(f"{whole['shards']}/", "/model/", recursive=True)
     local = open_checkpoint(str(whole["shards"])).fingerprint()
     assert open_checkpoint("memory://model").fingerprint() == local
-    settings = la.Config.parse({
-        "sources": [{"category": "a", "path": "x"}], "output": "o",
-        "scorer": {"model": f"file://{whole['one']}"},
-    })  # fmt: skip
+    settings = la.Config.parse(
+        {
+            "sources": [{"category": "a", "path": "x"}],
+            "output": "o",
+            "scorer": {"model": f"file://{whole['one']}"},
+        }
+    )
     assert model_folder(settings.scorer.model) == whole["one"]
     memory.rm("/model", recursive=True)
 
@@ -309,9 +327,12 @@ def test_plan_run_inspect_verify_and_evaluate_take_it(uploaded, corpus, tmp_path
     for settings in (remote, local):
         la.run(settings, executor="local")
     files = {
-        out: {p.relative_to(tmp_path / out): p.read_bytes() for p in (tmp_path / out).rglob("*.parquet")}
+        out: {
+            p.relative_to(tmp_path / out): p.read_bytes()
+            for p in (tmp_path / out).rglob("*.parquet")
+        }
         for out in ("remote", "local")
-    }  # fmt: skip
+    }
     assert files["remote"] == files["local"]
     assert la.verify(remote.output, scores=2) == []
     row = la.select(remote.output)["book"]

@@ -30,8 +30,10 @@ def test_a_file_is_synced_renamed_and_its_folder_synced(tmp_path, monkeypatch):
     with staged(str(target)) as aside:
         aside.write_bytes(b"whole")
     assert calls == [
-        ("fsync", str(aside)), ("rename", str(aside), str(target)), ("fsync", str(tmp_path / "a")),
-    ]  # fmt: skip
+        ("fsync", str(aside)),
+        ("rename", str(aside), str(target)),
+        ("fsync", str(tmp_path / "a")),
+    ]
     assert aside.parent == target.parent and target.read_bytes() == b"whole"
 
 

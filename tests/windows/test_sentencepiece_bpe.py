@@ -75,11 +75,35 @@ def ids_of(kind: str, text: str) -> list[int]:
 
 HOSTILE = TEXTS | st.lists(
     st.sampled_from(
-        ["▁", " ", "▁▁", "> ", ">▁", "<0x0A>", "<0x", "\n", "\n\n", "</s>", "</s>  ", "<table>",
-         "a b", "a▁b", "a", "你好", "，", "é", "\U0001f469\u200d", "\x00", ";", "<unk>", "12", "   "]
+        [
+            "▁",
+            " ",
+            "▁▁",
+            "> ",
+            ">▁",
+            "<0x0A>",
+            "<0x",
+            "\n",
+            "\n\n",
+            "</s>",
+            "</s>  ",
+            "<table>",
+            "a b",
+            "a▁b",
+            "a",
+            "你好",
+            "，",
+            "é",
+            "\U0001f469\u200d",
+            "\x00",
+            ";",
+            "<unk>",
+            "12",
+            "   ",
+        ]
     ),
     max_size=30,
-).map("".join)  # fmt: skip
+).map("".join)
 
 
 @pytest.mark.parametrize("kind", KINDS)
