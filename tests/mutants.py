@@ -1,6 +1,6 @@
 """Do the tests notice? python tests/mutants.py [--sample N] [--seed S] [TARGET ...]
 
-cosmic-ray (`pip install -e '.[dev]'`) changes one operator or constant of a target at a time and runs
+cosmic-ray (`pip install -e '.[mutants]'`) changes one operator or constant of a target at a time and runs
 the tests that `[tool.cosmic-ray.tests]` of pyproject.toml gives it. A sample, drawn by the seed, is
 spread over the targets by their sizes. It changes files in place: run it in a clean git worktree, from
 its root. Prints each mutant that no test noticed, then how many of each target were noticed.
@@ -27,7 +27,7 @@ def prepared(folder: Path, target: str, tests: str, timeout: float) -> Path:
         "module-path": target,
         "timeout": timeout,
         "excluded-modules": [],
-        "test-command": f"{sys.executable} -m pytest -q -x -p no:cacheprovider {tests}",
+        "test-command": f"{sys.executable} -m pytest -q -x -n 0 -p no:cacheprovider {tests}",
         "distributor": {"name": "local"},
     }
     name = target.replace("/", "-")
