@@ -158,8 +158,8 @@ def _measure_ranking(output: str) -> None:
     selection = read_record(folder.selection_record(last_selection(folder)))
     if run is None or run.config is None or selection is None:
         return
-    select = Select.check(selection["select"], "select")
     try:
+        select = Select.check(selection.get("select"), "select")
         record_check(run.config.model_copy(update={"output": output, "select": select}))
     except (OSError, ValueError) as error:  # the corpus is elsewhere now
         log.warning("what ranks was not measured: %s", error)

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 import longattn as la
 from longattn.cli import app
-from longattn.reports import report
+from longattn.reports import report, report_windows
 from longattn.reports.page import render
 from longattn.reports.report import report_page, uniform_ds, write_report
 from longattn.resume.fingerprint import own_folder
@@ -135,7 +135,7 @@ def test_over_the_limit_whole_files_are_left_out_and_it_is_said(tmp_path, monkey
         write_labelled(output, "a", table)
     la.select(output, keep={"fraction": 0.5})
     monkeypatch.setattr(report, "MAX_ROWS", 60)
-    monkeypatch.setattr(report, "READERS", 1)
+    monkeypatch.setattr(report_windows, "READERS", 1)
     text = Page(report_page(output)).text
     assert re.search(r"of 80 of 200\s+windows", text)
 

@@ -31,6 +31,6 @@ def test_the_kept_are_the_best_ties_by_id_and_as_many_as_asked(values, keep):
 
 def test_a_budget_that_is_met_exactly_is_spent():
     lds, tokens = np.array([1.0, 3.0, 2.0]), np.array([5, 5, 7])
-    assert within(lds, tokens, Keep(tokens=12)).tolist() == [1, 2]
-    assert within(lds, tokens, Keep(tokens=11)).tolist() == [1]
-    assert within(lds, tokens, Keep(tokens=17)).tolist() == [1, 2, 0]
+    assert within(lds, tokens, Keep(tokens=12), 12).tolist() == [1, 2]
+    assert within(lds, tokens, Keep(tokens=11), 11).tolist() == [1]
+    assert within(lds, tokens, Keep(tokens=17), 17).tolist() == [1, 2, 0]
