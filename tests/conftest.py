@@ -21,6 +21,9 @@ from tests.s3 import environment, moto_server
 settings.register_profile("untimed", deadline=None)  # other work on the machine fails no test
 settings.load_profile("untimed")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+if "PYTEST_XDIST_WORKER" in os.environ:  # the processes share the cores
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
 BUILTIN = SAMPLES.parent / "builtin"
 WINDOW = 512
 
