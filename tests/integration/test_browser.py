@@ -204,6 +204,23 @@ def test_an_evaluation_draws_every_scorer_on_every_foil(tmp_path, opened):
         },
         "spearman": {"LDS": {"LDS": 1.0}},
         "stability": {"alpha 0": {"spearman": None, "kept": 0.5}},
+        "heads": {
+            "choice": {
+                "why": f"head 1 tells {HOSTILE}",
+                "judgements": [
+                    {
+                        "head": 1,
+                        "auc": {"splice 2": (0.9, 0.8, 0.95)},
+                        "mean_auc": {"splice 2": (0.1, 0.0, 0.2)},
+                    }
+                ]
+                * 2,
+            },
+            "auc": {"splice 2": [0.5, 0.9]},
+        },
+        "pairs": [
+            {"scores": ["LDS", "loss gap"], "auc": 0.9, "better": 0.8, "gain": 0.1, "worth": True}
+        ],
     }
     settings = {
         "model": HOSTILE,
@@ -213,6 +230,7 @@ def test_an_evaluation_draws_every_scorer_on_every_foil(tmp_path, opened):
         "sources": [HOSTILE],
     }
     result = {"settings": settings, "uniform_ds": 0.4, "categories": {HOSTILE: told, "b": told}}
+    result["costs"] = {"gap": 0.5}
     _, url = write_evaluation(str(tmp_path), result)
     for width in WIDTHS:
         page = opened(url, width)
@@ -222,7 +240,7 @@ def test_an_evaluation_draws_every_scorer_on_every_foil(tmp_path, opened):
         )
         assert len(set(fills)) == len(scorers), "each in a colour of its own"
         assert page.evaluate("document.documentElement.scrollWidth") <= width
-        assert page.locator("td.above, td.below").count() == 2 * 7 * len(scorers)
+        assert page.locator("td.above, td.below").count() == 2 * (7 * len(scorers) + 2 * 2)
         table = "document.querySelector('.scroll')"
         if width == 1280:
             assert page.evaluate(f"{table}.scrollWidth <= {table}.clientWidth"), "no column is cut"
