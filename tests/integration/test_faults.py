@@ -233,7 +233,7 @@ def test_a_run_that_stands_still_says_what_it_waits_for_and_ends(
     run = faults.start(config, cluster.address, tmp_path / "log", hook=STILL)
     assert finish(run, 120) == 1
     said = (tmp_path / "log").read_text()
-    waiting = r"its scorers, or the storage; `ray status` and the Ray dashboard tell more"
+    waiting = r"its scorers, or the storage; `ray status` and the Ray dashboard say more"
     assert f"no progress for a minute or more; waiting for {waiting}" in said
     assert f"longattn: no progress for 15 s; waited for {waiting}; run again to go on" in said
     run = faults.start(config, cluster.address, tmp_path / "log")
