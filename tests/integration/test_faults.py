@@ -66,11 +66,11 @@ def until(condition, run, seconds=200):
 
 
 def test_drivers_killed_at_random_moments(cluster, documents, checkpoint, unbroken, tmp_path):
-    """Twenty kills: half at a moment of the time an unbroken run takes, half after its files appear."""
+    """Twelve kills: half at a moment of the time an unbroken run takes, half after its files appear."""
     chance = random.Random(4)
     killed_with, outputs = [], [tmp_path / "0"]
     seconds = json.loads((unbroken / "_longattn/summary.json").read_text())["seconds"]
-    while len(killed_with) < 20:
+    while len(killed_with) < 12:
         output = outputs[-1]
         before = files(output)
         run = faults.start(
