@@ -8,6 +8,7 @@ say, by the category's tokens a byte.
 
 from __future__ import annotations
 
+import logging
 import math
 import tempfile
 import time
@@ -38,6 +39,8 @@ from longattn.storage.tables import parquet_writer
 from longattn.text import without_secrets
 from longattn.windows.cutting import WindowCutter, sliding_windows, window_table
 from longattn.windows.tokenizer import load_tokenizer
+
+log = logging.getLogger("longattn")
 
 READ_BYTES = 192 << 20  # stored bytes read of all categories together
 FILES = 32  # of a category that are looked into
@@ -192,6 +195,7 @@ def plan(
     if check:
         from longattn.reports.blindness import check_ranking
 
+        log.info("measuring whether what ranks tells anything here; --no-check leaves that out")
         told = check_ranking(config)
         result.checks.update({name: of.line() for name, of in told.items()})
     result.warnings.extend(_warnings(config, files, result))

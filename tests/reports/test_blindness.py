@@ -68,9 +68,11 @@ def test_long_windows_are_measured_shorter_on_a_cpu(corpus, checkpoint, tmp_path
     assert found["book"].line().endswith("256 tokens)")
 
 
-def test_plan_says_it_and_no_check_leaves_it_out(corpus, checkpoint, tmp_path):
+def test_plan_says_it_and_no_check_leaves_it_out(corpus, checkpoint, tmp_path, caplog):
+    caplog.set_level("INFO", "longattn")
     settings = config(corpus, tmp_path, checkpoint)
     said = plan(settings, windows_per_second=1.0).checks
+    assert "--no-check leaves that out" in caplog.text  # before it, which takes seconds
     assert said == {name: of.line() for name, of in check_ranking(settings).items()}
     assert plan(settings, windows_per_second=1.0, check=False).checks == {}
 
