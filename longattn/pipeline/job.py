@@ -235,8 +235,7 @@ class Job:
                 missing = outcome.registry.failed[:3] or [s.source for s in labelled.splits[:3]]
                 raise RunError(
                     f"{len(labelled.splits)} of {labelled.finished + len(labelled.splits)} splits are "
-                    f"unfinished: "
-                    f"{'; '.join(missing)}; run again"
+                    f"unfinished: {'; '.join(missing)}; run again"
                 )
         else:
             record = read_run_record(self.config.output)  # none is there if a share has no splits

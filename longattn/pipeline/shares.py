@@ -55,7 +55,7 @@ def is_last(job: Job, own: Shard, stop: Stop, stack: ExitStack) -> bool:
         if stop.asked.is_set():
             raise stop.error
     job.shard = None
-    # Not `job.remaining`, which puts right what others may be writing.
+    # Only read: what is not whole here may be at work in another run.
     left = find_remaining(output, job.splits).splits
     unfinished = {Shard.of(split.id, own.count) for split in left}
     if unfinished:

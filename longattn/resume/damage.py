@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 
 from longattn.storage.files import join, move
 from longattn.storage.output_folder import OutputFolder
@@ -25,7 +26,8 @@ def set_aside(output: str, damaged: Mapping[str, str]) -> None:
         below = "splits" if url.startswith(folder.markers) else place.rpartition("/")[2]
         if url.startswith(join(folder.url, "scores/")):
             below = place.removeprefix(f"{folder.url}/")
-        move(url, join(folder.damaged, below, name))
+        with suppress(FileNotFoundError):  # the run of another share has moved it
+            move(url, join(folder.damaged, below, name))
     for url, why in list(damaged.items())[:SHOWN]:
         what = "its splits are read" if url.endswith(".json") else "its windows are scored"
         log.warning("%s: %s; set aside in damaged/, %s again", without_secrets(url), why, what)

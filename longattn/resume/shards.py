@@ -2,7 +2,7 @@
 
 `2/8` is the second of eight shares. Which share a split falls to is told by its id alone, so runs on
 eight clusters agree without a word, also when the listing has grown between their starts. Each share
-has a hold of its own; a run of the whole has all of them, and so waits for none.
+has a hold of its own. A run without a share and runs of shares exclude each other.
 
 A document that lies in two shares may be scored by both: its windows are then there twice, and
 `select` counts them and uses each once.
