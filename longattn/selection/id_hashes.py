@@ -40,7 +40,7 @@ class IdHashes:
         ends = np.cumsum(np.bincount(partition, minlength=PARTITIONS))
         self._runs.append(self._rows + np.concatenate([[0], ends]))
         self._rows += len(run)
-        left = memoryview(run).cast("B")
+        left = run.data.cast("B")
         with storage_errors(str(self._path)):
             while left:
                 left = left[self._file.write(left) :]
@@ -68,7 +68,7 @@ class IdHashes:
 def _repeated(file: int, pieces: NDArray[np.int64]) -> Hashes:
     """What is more than once in pieces of a file of hashes."""
     hashes = np.empty(np.diff(pieces).sum(), np.uint64)
-    into, done = memoryview(hashes).cast("B"), 0
+    into, done = hashes.data.cast("B"), 0
     for start, stop in (8 * pieces).tolist():
         while start < stop:
             read = os.preadv(file, [into[done : done + stop - start]], start)

@@ -37,6 +37,7 @@ from longattn.text import without_secrets
 log = logging.getLogger("longattn")
 
 INSERTED = 1 << 17  # rows handed to the database at a time: a row group of it
+ID_HASH = "hash(data_id)"
 _COPIES = """
 CREATE OR REPLACE TABLE copies AS SELECT position, category FROM (
     SELECT position, category,
@@ -103,7 +104,7 @@ class ScoreTable:
         of = ", ".join(of for _, of in self.columns.in_database.values())
         with self._registered(table) as connection:
             connection.execute(f"INSERT INTO windows SELECT {of} FROM rows")
-            hashes = connection.sql("SELECT hash(data_id) AS hash FROM rows").to_arrow_table()
+            hashes = connection.sql(f"SELECT {ID_HASH} AS hash FROM rows").to_arrow_table()
         self._hashes.append(hashes["hash"].to_numpy())
 
     def _codes(self, names: pa.ChunkedArray) -> np.ndarray:
@@ -141,7 +142,7 @@ class ScoreTable:
             with self._registered(names.append_column("position", positions)):
                 connection.execute(
                     "INSERT INTO suspects SELECT position, data_id FROM rows "
-                    "WHERE hash(data_id) IN (FROM repeated)"
+                    f"WHERE {ID_HASH} IN (FROM repeated)"
                 )
         connection.execute(_COPIES)
         of = connection.execute("SELECT category, count(*) FROM copies GROUP BY category")

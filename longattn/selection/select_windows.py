@@ -390,7 +390,9 @@ def _drop_beyond(table: ScoreTable, category: int, span: _Span) -> None:
         connection.execute(f"DELETE {of_category} < {literal(value)}")
         equal = f"{of_category} = {literal(value)}"
         last = _last(table, equal, span.left - int(before)) if rows > 1 else None
-        beyond = "" if last is None else "AND position IN (SELECT position FROM tied WHERE data_id > ?)"
+        beyond = (
+            "" if last is None else "AND position IN (SELECT position FROM tied WHERE data_id > ?)"
+        )
         connection.execute(f"DELETE {equal} {beyond}", [] if last is None else [last])
 
 

@@ -130,9 +130,7 @@ def _up_to(table: ScoreTable, category: int, column: str, rank: int) -> str:
     table.connection.execute(
         f"CREATE OR REPLACE TABLE {first} AS SELECT position FROM tied ORDER BY data_id LIMIT {ties}"
     )
-    return (
-        f"({column} < {of_value} OR ({column} = {of_value} AND position IN (FROM {first})))"
-    )
+    return f"({column} < {of_value} OR ({column} = {of_value} AND position IN (FROM {first})))"
 
 
 def _by_category(tests: dict[int, str], categories: int) -> str:

@@ -34,18 +34,18 @@ class WindowNames:
     def __init__(self, folder: Path) -> None:
         self._path = folder / "names.arrow"
         self._sink = pa.OSFile(str(self._path), "wb")
-        self._writer = pa.ipc.new_file(self._sink, SCHEMA)
+        options = pa.ipc.IpcWriteOptions(compression="lz4", use_threads=False)
+        self._writer = pa.ipc.new_file(self._sink, SCHEMA, options=options)
         self._starts = [0]  # position of the first row of each block, and of the next one
         self._source: pa.OSFile | None = None
         self._block: tuple[int, pa.Table] = -1, SCHEMA.empty_table()  # the one read last
 
     def append(self, rows: pa.Table) -> None:
         """Add windows as one block."""
-        if len(rows):
-            (block,) = rows.select(SCHEMA.names).cast(SCHEMA).combine_chunks().to_batches()
+        for block in rows.select(SCHEMA.names).cast(SCHEMA).combine_chunks().to_batches():
             with storage_errors(str(self._path)):
                 self._writer.write_batch(block)
-            self._starts.append(self._starts[-1] + len(rows))
+            self._starts.append(self._starts[-1] + len(block))
 
     def __len__(self) -> int:
         return self._starts[-1]
@@ -74,8 +74,9 @@ class WindowNames:
 
     def _finish(self) -> None:
         if not self._sink.closed:
-            self._writer.close()
-            self._sink.close()
+            with storage_errors(str(self._path)):
+                self._writer.close()
+                self._sink.close()
 
     def _read(self, number: int) -> pa.Table:
         if self._source is None:
