@@ -26,6 +26,7 @@ SCHEMA = pa.schema(
         ("stop", LABELLED.field("token_stop").type),
     ]
 )
+BLOCK = 1 << 17  # windows that are read together
 
 
 class WindowNames:
@@ -41,8 +42,8 @@ class WindowNames:
         self._block: tuple[int, pa.Table] = -1, SCHEMA.empty_table()  # the one read last
 
     def append(self, rows: pa.Table) -> None:
-        """Add windows as one block."""
-        for block in rows.select(SCHEMA.names).cast(SCHEMA).combine_chunks().to_batches():
+        """Add windows, in blocks of at most `BLOCK`."""
+        for block in rows.select(SCHEMA.names).cast(SCHEMA).combine_chunks().to_batches(BLOCK):
             with storage_errors(str(self._path)):
                 self._writer.write_batch(block)
             self._starts.append(self._starts[-1] + len(block))

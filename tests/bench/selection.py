@@ -15,8 +15,11 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
-from longattn.storage.tables import LABELLED, parquet_writer
+from longattn.storage.digests import sealed
+from longattn.storage.tables import LABELLED, METADATA_KEY
 
 FILE_ROWS = 250_000
 MEMORY = "512MB"
@@ -57,20 +60,23 @@ print(json.dumps({"seconds": seconds, "cpu": sum(os.times()[:2]) - used, "gib": 
 
 
 def write_drawn(folder: str, rows: int, *, columns: bool = False) -> None:
+    """Files as runs write them, but for the digests of their rows, which nothing here reads."""
     rng = np.random.default_rng(0)
     category = Path(folder, "labelled", "book")
     category.mkdir(parents=True)
     for start in range(0, rows, FILE_ROWS):
         n = min(FILE_ROWS, rows - start)
-        digests = rng.bytes(8 * n + 16).hex()
-        documents = [digests[16 * (i & -2) : 16 * (i & -2) + 32] for i in range(n)]
-        first = np.arange(n) % 2 * 16384
+        names = np.frombuffer(rng.bytes(8 * n + 16).hex().encode(), "S32")[np.arange(n) // 2]
+        document = pa.array(names).cast(pa.string())
+        second = np.arange(n) % 2
         values = {
-            "data_id": [f"book-{name}-{i % 2}" for i, name in enumerate(documents)],
+            "data_id": pc.binary_join_element_wise(
+                "book", document, pa.array(second).cast(pa.string()), "-"
+            ),
             "category": pa.array(["book"] * n),
-            "document_id": documents,
-            "token_start": first,
-            "token_stop": first + 32768,
+            "document_id": document,
+            "token_start": second * 16384,
+            "token_stop": second * 16384 + 32768,
             "ds": rng.normal(0.3, 0.03, n),
             "variance": rng.gamma(4, 2e-8, n),
         }
@@ -80,9 +86,14 @@ def write_drawn(folder: str, rows: int, *, columns: bool = False) -> None:
             pa.array(values[f.name], f.type) if f.name in values else pa.nulls(n, f.type)
             for f in LABELLED
         ]
-        path = category / f"{start:012d}.parquet"
-        with parquet_writer(path, LABELLED, {"fingerprint": "drawn"}) as writer:
-            writer.write_table(pa.table(arrays, schema=LABELLED))
+        metadata = {METADATA_KEY: json.dumps(sealed({"fingerprint": "drawn", "rows": n})).encode()}
+        pq.write_table(
+            pa.table(arrays, schema=LABELLED).replace_schema_metadata(metadata),
+            category / f"{start:012d}.parquet",
+            compression="zstd",
+            use_dictionary=["category", "source", "document_id"],
+            write_page_checksum=True,
+        )
 
 
 def measure(folder: str, *, columns: bool = False) -> dict[str, float]:
