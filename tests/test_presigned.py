@@ -117,6 +117,13 @@ def test_a_url_that_a_store_presigned(s3, tmp_path, checkpoint, version, caplog,
     windows, told = read_and_kept(url, tmp_path, checkpoint, caplog, capfd)
     assert windows == 16
     assert [s for s in secrets if any(s in text for text in told)] == []
+    later = client.generate_presigned_url("get_object", Params=place, ExpiresIn=7200)
+    assert later != url
+    settings = at(later, tmp_path / "out", checkpoint)
+    with caplog.at_level(logging.WARNING, "longattn"):
+        caplog.clear()
+        assert la.run(settings, executor="local").splits["read"] == 0
+    assert [line for line in caplog.messages if "gone" in line or "changed" in line] == []
 
 
 def test_what_a_store_refuses_tells_no_signature(signed, tmp_path, checkpoint, capfd):

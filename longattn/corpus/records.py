@@ -26,7 +26,7 @@ from fsspec.spec import AbstractBufferedFile
 
 from longattn.storage.files import filesystem, is_local, storage_errors
 from longattn.storage.identity import identity
-from longattn.text import without_secrets
+from longattn.text import without_secrets, without_signature
 
 CHUNK = 8 << 20  # bytes asked of the storage at a time
 TAIL = 1 << 20  # the same, past the end of a split, where only the rest of one line is wanted
@@ -62,7 +62,8 @@ class Split:
     @cached_property
     def id(self) -> str:
         """32 hex digits over all that decides what the split yields."""
-        path = re.sub("(?<=://)[^/?#]*@", "", self.path)  # who asks does not matter
+        # Who asks does not matter, nor what with: signed URLs expire, and are signed anew.
+        path = without_signature(re.sub("(?<=://)[^/?#]*@", "", self.path))
         what = [self.category, path, self.text_column, self.start, self.stop, self.version]
         return sha256(json.dumps(what).encode()).hexdigest()[:32]
 

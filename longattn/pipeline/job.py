@@ -410,7 +410,7 @@ class Job:
         return proofs
 
     def _log_stale(self, stale: dict[str, int]) -> None:
-        listed = {split.source for split in self.splits}
+        listed = {split.source for split in self.splits} if stale else set()
         for path, windows in list(stale.items())[:SHOWN]:
             what = "has changed" if path in listed else "is gone from the listing"
             log.warning("%s %s; %d windows labelled from what it was stay", path, what, windows)
