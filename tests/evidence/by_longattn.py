@@ -1,11 +1,11 @@
 """The pool through longattn's own main job: its documents in, its windows and scores out.
 
-    python by_longattn.py split POOL ROOM [--megabytes 16]
+    python by_longattn.py split POOL ROOM [--shares compiled=0.615] [--megabytes 16]
     cd ROOM && longattn run pool.yaml            # writes ROOM/run
     python by_longattn.py gather RUN HELD_OUT OUT
 
 `split` writes the documents that may be trained on to ROOM/corpus, a category a group of files, and all
-others to ROOM/held_out. `gather` puts the labelled windows of RUN before those of HELD_OUT (what
+others to ROOM/held_out; of a category with a share, that share of the documents by the hash of their text. `gather` puts the labelled windows of RUN before those of HELD_OUT (what
 `windows.py cut` wrote), in one form, with OUT/scores.npz: a value of each score for each window of the pool.
 """
 
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ TABLES = {"gap": ["gap", "gap_weighted"], "text": ["compression_ratio"]}
 LABELLED = ["category", "repository", "document_id", "window_index", "token_start", "token_stop"]
 
 
-def split(pool: Path, room: Path, megabytes: float) -> dict[str, int]:
+def split(pool: Path, room: Path, shares: dict[str, float], megabytes: float) -> dict[str, int]:
     """Bytes by category; files are named `<category>-<number>.jsonl.zst`."""
     for side in ("corpus", "held_out"):
         (room / side).mkdir(parents=True)
@@ -60,6 +61,9 @@ def split(pool: Path, room: Path, megabytes: float) -> dict[str, int]:
             category = row["category"]
             if category == BOOK or is_held_out(row["repository"]):
                 outside.write(line)
+                continue
+            drawn = int.from_bytes(sha256(row["content"].encode()).digest()[:4]) / 2**32
+            if drawn >= shares.get(category, 1):
                 continue
             lines.setdefault(category, []).append(line)
             held[category] = held.get(category, 0) + len(line)
@@ -137,10 +141,13 @@ def main() -> None:
     )
     parser.add_argument("command", choices=["split", "gather"])
     parser.add_argument("folders", type=Path, nargs="+")
+    parser.add_argument("--shares", nargs="*", default=[])
     parser.add_argument("--megabytes", type=float, default=16)
     given = parser.parse_args()
     if given.command == "split":
-        print(split(*given.folders, given.megabytes))
+        named = (share.split("=") for share in given.shares)
+        shares = {category: float(share) for category, share in named}
+        print(split(*given.folders, shares, given.megabytes))
     else:
         print(gather(*given.folders), "windows of the pool")
 
