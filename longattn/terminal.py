@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import logging
-import os
-import re
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from threading import Thread
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
@@ -16,78 +11,7 @@ from rich.table import Table
 
 from longattn.text import count, duration, short, size
 
-log = logging.getLogger("longattn")
 WIDTH = 80  # of what is not shown in a terminal
-
-
-def quieten_ray() -> None:
-    """Leave out what Ray logs of itself."""
-    # That a cluster started here asks for a token, which Ray itself keeps, is no news.
-    authentication = logging.getLogger("ray._private.authentication.authentication_token_setup")
-    authentication.addFilter(lambda record: "is enabled" not in record.getMessage())
-    if not os.environ.get("LONGATTN_TRACEBACK"):
-        import ray.data  # noqa: F401 - its handlers
-
-        # Ray Data logs a failure in 110 lines, which its log file has too.
-        for handler in logging.getLogger("ray.data").handlers:
-            if isinstance(handler, logging.StreamHandler):
-                handler.setLevel(logging.CRITICAL)
-
-
-# Ray Data hands each actor of a pool two objects that it has put into the store itself, its context and
-# what it runs; an actor that may be restarted makes Ray's core log an error of that each time it is
-# created. The driver holds both for as long as the pool lives, so a restart finds them.
-_OWN_ARGUMENTS = re.compile(
-    rb"core_worker\.cc.* has constructor arguments in the object store and max_restarts > 0"
-)
-
-
-@contextmanager
-def without_argument_errors() -> Iterator[None]:
-    """Ray's core writes to the terminal in the block, but for its lines on constructor arguments.
-
-    Only file descriptor 2 knows them: they come from C++. `sys.stderr` writes past the filter.
-    """
-    terminal = _terminal()
-    if terminal is None:
-        yield
-        return
-    reading, writing = os.pipe()
-    os.dup2(writing, 2)
-    os.close(writing)
-    passing = Thread(target=_pass_on, args=(reading, terminal), daemon=True)
-    passing.start()
-    before = sys.stderr
-    ours = [h for h in logging.getLogger().handlers if getattr(h, "stream", None) is before]
-    direct = os.fdopen(os.dup(terminal), "w", 1, encoding=before.encoding, errors=before.errors)
-    sys.stderr = direct
-    for handler in ours:
-        handler.setStream(direct)  # type: ignore[attr-defined]
-    try:
-        yield
-    finally:
-        sys.stderr = before
-        for handler in ours:
-            handler.setStream(before)  # type: ignore[attr-defined]
-        direct.close()
-        os.dup2(terminal, 2)
-        passing.join(5)  # a process that Ray started and that outlives it may hold the pipe
-
-
-def _terminal() -> int | None:
-    """Another descriptor of what 2 is; None where `sys.stderr` is not that, as in a notebook."""
-    try:
-        sys.stderr.flush()
-        return os.dup(2) if sys.stderr.fileno() == 2 else None
-    except (OSError, ValueError, AttributeError):
-        return None
-
-
-def _pass_on(reading: int, writing: int) -> None:
-    with os.fdopen(reading, "rb") as lines, os.fdopen(writing, "wb", 0) as terminal:
-        for line in lines:
-            if not _OWN_ARGUMENTS.search(line):
-                terminal.write(line)
 
 
 def console(width: int = WIDTH) -> Console:
