@@ -261,7 +261,9 @@ def evaluate(
     windows: Annotated[int, typer.Option(min=2, help="native windows a category")] = 40,
     causal_model: Annotated[
         str | None,
-        typer.Option(help="folder or hub id with the scorer's tokenizer, for the dear baselines"),
+        typer.Option(
+            help="folder, hub id or URL, with the scorer's tokenizer, for the dear baselines"
+        ),
     ] = None,
     held_out: Annotated[
         float | None,

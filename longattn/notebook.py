@@ -217,7 +217,7 @@ def evaluate(
         config: path, mapping or `Config`.
         overrides: `a.b=value`, as `--set` takes them.
         windows: native windows a category.
-        causal_model: folder or hub id with the scorer's tokenizer, for the dear baselines.
+        causal_model: folder, hub id or URL, with the scorer's tokenizer, for the dear baselines.
         held_out: take only documents that `builtin/train.py` held out with this share.
         seed: decides what is drawn.
 

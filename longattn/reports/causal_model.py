@@ -22,7 +22,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from longattn.models import whole_model
 from longattn.scoring.statistics import attention_sums, statistics_from_sums
-from longattn.text import first_line
+from longattn.text import first_line, without_secrets
 from longattn.windows.tokenizer import load_tokenizer
 
 _ROWS = 1024  # positions whose logits are held at a time: 0.5 GB in float32 at 128256 tokens
@@ -34,7 +34,7 @@ class CausalModel:
     """A causal language model whose tokenizer is that of the scorer.
 
     Args:
-        model: a local folder or a hub id; its weights are safetensors.
+        model: a local folder, a hub id or the URL of a folder on a store; its weights are safetensors.
         tokenizer: fingerprint of the scorer's tokenizer, for the pairs must be of the same tokens.
 
     Raises:
@@ -42,9 +42,9 @@ class CausalModel:
     """
 
     def __init__(self, model: str, tokenizer: str) -> None:
-        source = whole_model(model)
+        source, shown = whole_model(model), without_secrets(model)
         if load_tokenizer(model).fingerprint != tokenizer:
-            raise ValueError(f"causal model {model!r}: its tokenizer is not that of the scorer")
+            raise ValueError(f"causal model {shown!r}: its tokenizer is not that of the scorer")
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
         try:
@@ -52,9 +52,9 @@ class CausalModel:
                 source, dtype=dtype, use_safetensors=True, attn_implementation=_NAME
             )
         except OSError as error:
-            raise ValueError(f"causal model {model!r}: {first_line(error)}") from error
+            raise ValueError(f"causal model {shown!r}: {first_line(error)}") from error
         self.model = loaded.to(self.device).eval()
-        self._compare_with_own_loss(model)
+        self._compare_with_own_loss(shown)
 
     @torch.inference_mode()
     def scores(self, window_l: NDArray[np.integer], min_distance: int) -> tuple[float, float]:

@@ -175,13 +175,14 @@ def evaluate(
     if causal_model and 2 * config.min_distance > config.window.tokens:
         raise ValueError("a loss gap wants a min_distance of half the window or less")
     require_reachable(config.scorer.model)
+    require_reachable(causal_model or "")
     documents = long_documents(config, seed=seed, held_out=held_out)
     measure = _Measure.of(config, windows, causal_model, seed)
     categories = {name: measure.category(name, found) for name, found in documents.items()}
     return {
         "settings": {
             "model": without_secrets(config.scorer.model),
-            "causal_model": causal_model,
+            "causal_model": causal_model and without_secrets(causal_model),
             "window": config.window.tokens,
             "min_distance": config.min_distance,
             "alpha": config.select.alpha,
