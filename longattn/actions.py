@@ -134,8 +134,9 @@ def evaluate(
     seed: int,
 ) -> None:
     from longattn.config import Config
-    from longattn.reports.evaluation import FEW_DOCUMENTS, LABELS, write_evaluation
     from longattn.reports.evaluation import evaluate as measure
+    from longattn.reports.evaluation import write_evaluation
+    from longattn.reports.evaluation_record import FEW_DOCUMENTS, LABELS
     from longattn.text import without_secrets
 
     config = Config.of(path, overrides or [])

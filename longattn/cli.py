@@ -360,7 +360,7 @@ def bench(
 
         lengths = [read_number(WindowLength, "--length", text) for text in length or ["32K"]]
         result = run_bench(model, lengths, read_number(Count, "--tokens", tokens))
-        print(json.dumps(result, indent=1) if json_ else shown(result))
+        print(json.dumps(result.to_dict(), indent=1) if json_ else shown(result))
 
     guarded(work)
 

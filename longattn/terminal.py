@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
 from longattn.text import count, duration, short, size
+
+if TYPE_CHECKING:
+    from longattn.reports.evaluation_record import Evaluation, HeadsEvaluation
 
 WIDTH = 80  # of what is not shown in a terminal
 
@@ -66,53 +69,48 @@ def show_categories(categories: Mapping[str, Mapping[str, Any]], rank_by: str) -
     )
 
 
-def show_evaluation(result: Mapping[str, Any], labels: Mapping[str, str], few: int) -> None:
+def show_evaluation(result: Evaluation, labels: Mapping[str, str], few: int) -> None:
     """A table for each category: AUC with its interval, a row a score, a column a kind of foil.
 
     Args:
-        result: as `evaluate` gives it.
         labels: what scores are called here.
         few: documents below which intervals are too narrow.
     """
-    for name, category in result["categories"].items():
-        kinds = list(category["auc"]["LDS"])
+    for name, category in result.categories.items():
+        kinds = list(category.auc["LDS"])
         rows = table(f"{name}: AUC, native against", *kinds)
-        for scorer, cells in category["auc"].items():
-            rows.add_row(
-                labels.get(scorer, scorer),
-                *("{auc:.2f} ({low:.2f}-{high:.2f})".format_map(cells[k]) for k in kinds),
-            )
+        for scorer, cells in category.auc.items():
+            rows.add_row(labels.get(scorer, scorer), *(str(cells[kind]) for kind in kinds))
         console(160).print(rows)
-        _show_heads(name, category["heads"])
-        if category["documents"] < few:
-            print(f"intervals from {category['documents']} documents are too narrow")
-        worth = [pair for pair in category["pairs"] if pair["worth"]]
+        _show_heads(name, category.heads)
+        if category.documents < few:
+            print(f"intervals from {category.documents} documents are too narrow")
+        worth = [pair for pair in category.pairs if pair.worth]
         for pair in worth[:2]:
-            a, b = (labels.get(scorer, scorer) for scorer in pair["scores"])
+            a, b = (labels.get(scorer, scorer) for scorer in pair.scores)
             print(
-                f"splices: {a} + {b} has AUC {pair['auc']:.2f}, the better of the two "
-                f"{pair['better']:.2f} (chosen on these windows)"
+                f"splices: {a} + {b} has AUC {pair.auc:.2f}, the better of the two "
+                f"{pair.better:.2f} (chosen on these windows)"
             )
         if not worth:
             print("splices: no two scores together are better than the better of them")
-    for name, seconds in result["costs"].items():
+    for name, seconds in result.costs.items():
         print(f"score {name}: {duration(seconds)} a window here")
 
 
-def _show_heads(name: str, heads: Mapping[str, Any]) -> None:
+def _show_heads(name: str, heads: HeadsEvaluation) -> None:
     """AUC of every head, and what choosing one gives on documents that did not choose."""
-    kinds, choice = heads["auc"], heads["choice"]
-    rows = table(f"{name}: AUC of each head", *kinds)
-    for head, cells in enumerate(zip(*kinds.values(), strict=True)):
+    rows = table(f"{name}: AUC of each head", *heads.auc)
+    for head, cells in enumerate(zip(*heads.auc.values(), strict=True)):
         rows.add_row(f"head {head}", *(f"{value:.2f}" for value in cells))
     console(160).print(rows)
-    print(f"{name}: {choice['why']}")
-    for half in choice["judgements"]:
+    print(f"{name}: {heads.choice.why}")
+    for half in heads.choice.judgements:
         shown = ", ".join(
-            f"{kind} {auc:.2f} ({low:.2f}-{high:.2f}), mean of heads {half['mean_auc'][kind][0]:.2f}"
-            for kind, (auc, low, high) in half["auc"].items()
+            f"{kind} {auc:.2f} ({low:.2f}-{high:.2f}), mean of heads {half.mean_auc[kind][0]:.2f}"
+            for kind, (auc, low, high) in half.auc.items()
         )
-        print(f"  head {half['head']}, chosen on half, on the unseen documents: {shown}")
+        print(f"  head {half.head}, chosen on half, on the unseen documents: {shown}")
 
 
 def show_stages(summary: Mapping[str, Any]) -> None:

@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from fsspec import AbstractFileSystem
 
@@ -118,10 +118,17 @@ class _File:
     """What is another string for another version of the file."""
 
 
+class _Tensor(TypedDict):
+    """What a safetensors file says of a tensor."""
+
+    dtype: str
+    shape: list[int]
+    data_offsets: list[int]
+
+
 @dataclass(frozen=True)
 class _Header:
-    tensors: dict[str, Any]
-    """dtype, shape and data_offsets of each."""
+    tensors: dict[str, _Tensor]
     start: int
     """Where the data begin, to which the offsets count."""
 
@@ -201,8 +208,8 @@ class _Remote:
         """A local folder with these files whole."""
 
         def fetch(folder: Path) -> None:
-            total = sum(file.size for file in files)
-            if total > PIECE:
+            if any(file.name.endswith(".safetensors") for file in files):
+                total = sum(file.size for file in files)
                 shown = shown_size(total)
                 self._require_room(folder, total)
                 log.info("fetching the model %s (%s) into %s", self.shown, shown, cache_folder())
@@ -243,7 +250,7 @@ class _Remote:
             length = int.from_bytes(self.read(file, 0, 8), "little") if file.size >= 8 else -1
             if not 0 < length <= min(file.size - 8, MAX_HEADER):
                 raise ValueError("its header has no length")
-            tensors: dict[str, Any] = json.loads(self.read(file, 8, 8 + length))
+            tensors: dict[str, _Tensor] = json.loads(self.read(file, 8, 8 + length))
             tensors.pop("__metadata__", None)
             for of in tensors.values():
                 first, last = of["data_offsets"]
@@ -259,7 +266,7 @@ class _Remote:
     def copy(self, tensors: Mapping[str, str], files: Mapping[str, _File], target: Path) -> None:
         """Write some tensors into a safetensors file of their own."""
         headers = {name: self.header(file) for name, file in files.items()}
-        told: dict[str, Any] = {}
+        told: dict[str, _Tensor] = {}
         pieces: list[
             tuple[_File, int, int, int]
         ] = []  # of which file, from where to where, to where

@@ -257,7 +257,6 @@ def test_a_whole_model_that_is_not_there_or_does_not_fit(copied, monkeypatch):
 
     with monkeypatch.context() as patched:
         patched.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(9, 9, 1000))
-        patched.setattr("longattn.storage.remote_model.PIECE", 1 << 12)
         assert "and 1 kB free in" in refused()
     index = "model.safetensors.index.json"
     weights = json.loads(s3fs.S3FileSystem().cat_file(f"{copied}/{index}"))["weight_map"]
@@ -453,7 +452,7 @@ def test_plan_run_inspect_verify_and_evaluate_take_it(uploaded, corpus, tmp_path
     assert np.allclose(found.ds_h.mean(), pq.read_table(name)["ds"][0].as_py(), rtol=1e-5)
     monkeypatch.setattr("longattn.reports.evaluation.variants", lambda *_: {})  # nine times as long
     result = la.evaluate(remote, ["select.alpha=1"], windows=2)
-    assert result["settings"]["model"] == url
+    assert result.settings.model == url
 
 
 @pytest.mark.parametrize("uploaded", ["shards"], indirect=True)
