@@ -159,8 +159,8 @@ def evaluate(
     """
     if windows < 2:
         raise ValueError(f"windows {windows}: allowed: 2 or more")
-    if causal_model and 2 * config.min_distance > config.window.tokens:
-        raise ValueError("a loss gap wants a min_distance of half the window or less")
+    if causal_model and not 2 <= config.min_distance <= config.window.tokens / 2:
+        raise ValueError("a loss gap wants a min_distance of 2 to half the window")
     require_reachable(config.scorer.model)
     require_reachable(causal_model or "")
     documents = long_documents(config, seed=seed, held_out=held_out)
@@ -246,7 +246,7 @@ class _Measure:
         if causal_model:
             from longattn.reports.causal_model import CausalModel
 
-            causal = CausalModel(causal_model, tokenizer.fingerprint)
+            causal = CausalModel(causal_model, tokenizer.fingerprint, config.window.tokens)
         return cls(
             config,
             n,

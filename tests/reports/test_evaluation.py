@@ -188,7 +188,7 @@ def causal(tmp_path_factory) -> str:
 
 def test_the_causal_baselines_are_those_of_transformers(causal):
     ids = np.random.default_rng(0).integers(0, 8192, 300)
-    gap, ds = CausalModel(causal, load_tokenizer("builtin").fingerprint).scores(ids, 64)
+    gap, ds = CausalModel(causal, load_tokenizer("builtin").fingerprint, 300).scores(ids, 64)
 
     model = LlamaForCausalLM.from_pretrained(causal, attn_implementation="eager").eval()
 
@@ -206,7 +206,7 @@ def test_the_causal_baselines_are_those_of_transformers(causal):
 
 def test_a_causal_model_with_another_tokenizer_is_refused(causal):
     with pytest.raises(ValueError, match="tokenizer is not that of the scorer"):
-        CausalModel(causal, "other")
+        CausalModel(causal, "other", 300)
 
 
 @pytest.fixture(scope="module")

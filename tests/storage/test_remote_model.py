@@ -234,7 +234,7 @@ def test_further_scores_and_an_evaluations_model_are_those_of_the_local_folder(
     assert tables["there"] == tables["here"] and len(tables["here"]) == 2
     ids_l = np.random.default_rng(0).integers(0, 8192, 256)
     fingerprint = load_tokenizer(str(folder)).fingerprint
-    there, here = (CausalModel(str(m), fingerprint).scores(ids_l, 64) for m in (url, folder))
+    there, here = (CausalModel(str(m), fingerprint, 256).scores(ids_l, 64) for m in (url, folder))
     assert there == here
 
 
