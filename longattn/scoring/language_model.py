@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
-from longattn.models import whole_model
+from longattn.models import errors_name_url, whole_model
 from longattn.scoring.linear_attention import ATTENTION, BLOCK_ENTRIES, fused_backends
-from longattn.text import first_line
+from longattn.text import first_line, without_secrets
 
 Ids = NDArray[np.integer]
 
@@ -62,7 +62,8 @@ class LanguageModel:
         """Load a model that has room for so many tokens.
 
         Args:
-            model: a local folder or a hub id; its weights are safetensors.
+            model: a local folder, a hub id or the URL of a folder on a store; its weights are
+                safetensors.
             tokens: the most that one pass is given.
             device: "cpu" or "cuda[:i]"; a GPU if there is one by default.
             dtype: bfloat16 on a GPU and float32 on a CPU by default.
@@ -77,7 +78,7 @@ class LanguageModel:
         name = dtype or allowed[0]
         if name not in allowed:
             raise ValueError(f"dtype {name!r} on {place.type}: allowed: {', '.join(allowed)}")
-        source = whole_model(model)
+        source, model = whole_model(model), without_secrets(model)
         try:
             config = AutoConfig.from_pretrained(source, trust_remote_code=False)
             _require_known_attention(model, config)
@@ -90,7 +91,8 @@ class LanguageModel:
                 trust_remote_code=False,
             )
         except (OSError, KeyError) as error:
-            raise ValueError(f"causal model {model!r}: {first_line(error)}") from error
+            with errors_name_url(model, source):
+                raise ValueError(f"causal model {model!r}: {first_line(error)}") from error
         return cls.checked(model, loaded.to(place).eval(), fused=place.type == "cuda")
 
     @classmethod
