@@ -31,6 +31,11 @@ log = logging.getLogger("longattn")
 READERS = 16  # threads for small reads; an object store answers many at once
 STAGING = "longattn-staged-"  # in the temporary folder, on its way to an object store
 ASIDE = ".longattn-"  # begins the name of a local file while it is written
+ENCODED = re.compile(
+    r"(?:%[0-9A-Fa-f]{2}|[\w.~:/@!$&'()*+,;=-])*\?(?:%[0-9A-Fa-f]{2}|[\w.~:/?@!$&'()*+,;=-])*$",
+    re.A,
+)
+"""A URL with a query that needs no encoding."""
 A = TypeVar("A")
 B = TypeVar("B")
 TRIES = 12  # of a request to a store: they bridge a minute without it
@@ -69,7 +74,8 @@ def filesystem(url: str) -> tuple[AbstractFileSystem, str]:
             from aiohttp import ClientTimeout
 
             limits = ClientTimeout(total=None, sock_connect=10, sock_read=READ_TIMEOUT)
-            options = {"client_kwargs": {"timeout": limits}}
+            # A signature is of a query as it is written: aiohttp would send `%2F` in it as `/`.
+            options = {"client_kwargs": {"timeout": limits}, "encoded": bool(ENCODED.match(url))}
         cls = get_filesystem_class(scheme)
         options |= cls._get_kwargs_from_urls(url)
         fs = cls(**options)
