@@ -244,7 +244,7 @@ def sweep(output: str) -> None:
             if re.fullmatch(r"[0-9a-f]{32}", file.name.removeprefix(ASIDE).removesuffix(".tmp")):
                 file.unlink(missing_ok=True)
     elif "s3" in fs.protocol:
-        _abort_uploads(fs, path)
+        _abort_uploads(fs, output, path)
     for file in Path(tempfile.gettempdir()).glob(f"{STAGING}*"):
         if file.is_file() and file.stat().st_uid == os.getuid():
             with file.open() as staging:
@@ -255,17 +255,17 @@ def sweep(output: str) -> None:
                 file.unlink(missing_ok=True)
 
 
-def _abort_uploads(fs: Any, path: str) -> None:
+def _abort_uploads(fs: Any, url: str, path: str) -> None:
     """Free what the parts of unfinished uploads take, where we are allowed to."""
     bucket, _, folder = path.partition("/")
     where = {"Bucket": bucket, "Prefix": f"{folder.rstrip('/')}/"}
     try:
-        with storage_errors(path):
+        with storage_errors(url):
             for upload in fs.call_s3("list_multipart_uploads", **where).get("Uploads", []):
                 key, upload_id = upload["Key"], upload["UploadId"]
                 fs.call_s3("abort_multipart_upload", Bucket=bucket, Key=key, UploadId=upload_id)
     except OSError as error:
-        log.warning("unfinished uploads below %s may remain: %s", path, error)
+        log.warning("unfinished uploads may remain: %s", error)
 
 
 def _fsync(path: Path) -> None:
