@@ -79,6 +79,26 @@ def run(
     _show_written(OutputFolder(config.output).shown())
 
 
+def follow(
+    path: str,
+    overrides: list[str] | None,
+    executor: Executor,
+    interval: str,
+    idle: str,
+    *,
+    check: bool,
+) -> None:
+    from longattn.config import Config
+    from longattn.pipeline.follow import follow as follow_sources
+
+    on_ray = executor == Executor.RAY
+    if on_ray:
+        quieten_ray()
+    config = Config.of(path, overrides or [])
+    with without_argument_errors() if on_ray else nullcontext():
+        follow_sources(config, interval, idle=idle, executor=executor.value, check=check)
+
+
 def _show_written(places: list[str]) -> None:
     from longattn.text import without_secrets
 

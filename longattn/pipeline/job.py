@@ -23,6 +23,7 @@ from longattn.errors import FolderError, RunError
 from longattn.models import require_reachable
 from longattn.pipeline.execution import Executor, Outcome, Work
 from longattn.pipeline.failures import reason_of
+from longattn.pipeline.feed import Feed
 from longattn.pipeline.remarks import remarks
 from longattn.pipeline.score_tables import (
     TableJob,
@@ -163,9 +164,9 @@ class Job:
                         return own
                     done = self.label(stop, hold)  # what all shares have labelled
                 self.tables = self.score(stop)
-            return self._finish(done, stop, hold, select_after=select_after)
+            return self.finish(done, stop, hold, select_after=select_after)
 
-    def _finish(self, done: Done, stop: Stop, hold: Hold, *, select_after: bool) -> RunSummary:
+    def finish(self, done: Done, stop: Stop, hold: Hold, *, select_after: bool) -> RunSummary:
         """Select from what is labelled, and sum up."""
         if self.config.select.heads == "auto" and done.labelled.windows:
             self._choose_heads()
@@ -206,8 +207,11 @@ class Job:
             self._report()
         return summary
 
-    def label(self, stop: Stop, hold: Hold) -> Done:
-        """Score every window that is not labelled yet; raises RunError where some remain."""
+    def label(self, stop: Stop, hold: Hold, feed: Feed | None = None) -> Done:
+        """Score every window that is not labelled yet; raises RunError where some remain.
+
+        With a `feed`, what comes meanwhile, too, and what then remains is left to its owner.
+        """
         with warn_if_slow("reading the ledger"):
             if shards_held(self.config.output) in ([], [self.shard]):
                 sweep(self.config.output)  # else another run writes there
@@ -216,7 +220,8 @@ class Job:
         self._log_stale(left.stale)
         if left.windows:
             self._log_new_columns()
-        if read_run_record(self.config.output) is not None:  # else done before
+        first = feed is None or not feed.executions
+        if first and read_run_record(self.config.output) is not None:  # else done before
             check_sources(left.splits)
         outcome, labelled = None, left
         if left.splits:
@@ -227,11 +232,14 @@ class Job:
                 types = self._column_types(left.splits)
                 typed = replace(left, splits=with_types(left.splits, types))
                 settings = replace(self.settings, dtype=self.precision["dtype"])
-                work = Work(self.config, settings, typed, generation, self._asked(types))
+                columns = self._asked(types)
+                work = Work(self.config, settings, typed, generation, columns, feed)
                 outcome = stages.execute(work, stop)
+            if feed:
+                self.splits = feed.watch.splits
             with warn_if_slow("reading the ledger"):
                 labelled = self._remaining()
-            if labelled.splits:
+            if labelled.splits and not feed:
                 missing = outcome.registry.failed[:3] or [s.source for s in labelled.splits[:3]]
                 raise RunError(
                     f"{len(labelled.splits)} of {labelled.finished + len(labelled.splits)} splits are "

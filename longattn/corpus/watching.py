@@ -1,0 +1,146 @@
+"""Files as they come: the sources listed again and again, and which of their files stand still.
+
+A file is taken once two listings, one after the other, told the same size and the same mark of it
+(ETag, hash or time): one that is still being written differs. A file that is taken and then changes
+is a new one, as it is for a run that is started again.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from longattn.corpus.parts import cut_files
+from longattn.corpus.records import Split
+from longattn.corpus.sources import SPLIT_BYTES, Source, file_key, list_files
+from longattn.text import first_line, without_secrets
+
+log = logging.getLogger("longattn")
+
+Key = tuple[str, str, str]
+
+
+@dataclass(frozen=True)
+class Arrivals:
+    """What one look at the sources brought."""
+
+    taken: list[Split] = field(default_factory=list)
+    """Files that stand still since the look before, large ones cut, in order of category and path."""
+    changed: list[str] = field(default_factory=list)
+    """Files that were taken and are now others: each is taken again once it stands still."""
+    gone: list[str] = field(default_factory=list)
+    """Files that were taken and are no longer there."""
+
+
+class SourceWatch:
+    """Some sources, watched; `look` lists them once.
+
+    Args:
+        sources: where to look.
+        split_bytes: as `list_sources` takes it.
+        clock: seconds, of any origin.
+    """
+
+    def __init__(
+        self,
+        sources: Iterable[Source],
+        *,
+        split_bytes: int = SPLIT_BYTES,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.sources, self.split_bytes, self.clock = list(sources), split_bytes, clock
+        self.newest: float | None = None
+        """When the newest file was seen first."""
+        self.looks = 0
+        self._seen: dict[Key, Split] = {}  # by the last look
+        self._since: dict[str, float] = {}  # split of a whole file -> when it was seen first
+        self._taken: dict[Key, tuple[str, list[Split]]] = {}  # split of the whole file, its parts
+        self._of_source: dict[int, list[Split]] = {}  # what each source held when it last answered
+        self._problems: dict[int, str] = {}  # why a source gave no files, for people
+
+    @property
+    def splits(self) -> list[Split]:
+        """Of all files that are taken and still what they were, in order of category and path."""
+        return [part for key in sorted(self._taken) for part in self._taken[key][1]]
+
+    def since(self, key: Key, otherwise: float) -> float:
+        """When a file that is there was seen first, as it is now."""
+        return self._since[self._seen[key].id] if key in self._seen else otherwise
+
+    @property
+    def waiting_since(self) -> float | None:
+        """When the oldest file was seen that is not taken yet; None where all are."""
+        waiting = [self._since[of.id] for key, of in self._seen.items() if key not in self._taken]
+        return min(waiting, default=None)
+
+    def look(self) -> Arrivals:
+        """List the sources, and take what stands still.
+
+        A source that fails to answer, or matches nothing, is reported once and keeps, or loses, its
+        files; it is asked again at the next look.
+        """
+        now = self.clock()
+        there, told = self._listed()
+        self.looks += 1
+        since = {file.id: self._since.get(file.id, now) for file in there.values()}
+        if any(name not in self._since for name in since):
+            self.newest = now
+        changed, gone = [], []
+        for key, (name, _) in list(self._taken.items()):
+            if key not in there:
+                gone.append(key)
+            elif there[key].id != name:
+                changed.append(key)
+        for key in (*changed, *gone):
+            del self._taken[key]
+        still = [
+            file
+            for key, file in sorted(there.items())
+            if key in told - self._taken.keys() and self._seen.get(key) == file
+        ]
+        self._seen, self._since = there, since
+        taken = []
+        for file in still:
+            parts = self._cut(file)
+            if parts:
+                self._taken[file_key(file)] = file.id, parts
+                taken += parts
+        named = [[without_secrets(key[1]) for key in keys] for keys in (changed, gone)]
+        return Arrivals(taken, *named)
+
+    def _listed(self) -> tuple[dict[Key, Split], set[Key]]:
+        """The files there are, and which of them are told of by this listing, not by one before."""
+        files: dict[Key, Split] = {}
+        told: set[Key] = set()
+        for number, source in enumerate(self.sources):
+            problem = ""
+            try:
+                self._of_source[number] = list_files(source, may_be_missing=True)[0]
+                if not self._of_source[number]:
+                    problem = "no file is there"
+            except (OSError, ValueError) as error:
+                problem = first_line(error)
+            found = self._of_source.get(number, ())
+            if not problem:
+                told.update(map(file_key, found))
+            self._report(number, source, problem)
+            for file in found:
+                files.setdefault(file_key(file), file)
+        return files, told
+
+    def _report(self, number: int, source: Source, problem: str) -> None:
+        before, self._problems[number] = self._problems.get(number, ""), problem
+        if problem and problem != before:
+            log.warning("%s: %s; it is listed again", without_secrets(source.path), problem)
+        elif before and not problem:
+            log.info("%s: there again", without_secrets(source.path))
+
+    def _cut(self, file: Split) -> list[Split]:
+        """The parts of a file; none where it cannot be had now: the next look tries again."""
+        try:
+            return cut_files([file], self.split_bytes)
+        except (OSError, ValueError) as error:
+            log.warning("%s: taken later: %s", file.source, first_line(error))
+            return []
