@@ -4,17 +4,17 @@ import json
 import signal
 import threading
 import time
-from contextlib import contextmanager
+from pathlib import Path
 
 import boto3
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import s3fs
 
 import longattn as la
+from longattn.corpus.reading import read_split
 from longattn.errors import Interrupted, RunError
-from longattn.pipeline import feed, in_process, stopping
+from longattn.pipeline import feed, in_process, stopping, window_actor
 from longattn.pipeline.follow import Follow
 from longattn.pipeline.job import Job
 from longattn.pipeline.score_actor import ScoreWindows
@@ -38,19 +38,18 @@ def quick(monkeypatch):
 def texts(corpus):
     lines = (corpus / "book").glob("*.jsonl")
     found = [json.loads(line)["content"] for file in sorted(lines) for line in file.open()]
-    return [text for text in found if len(text) > 100]
+    return [text[:3500] for text in found if len(text) > 100]  # of a window or two
 
 
 @pytest.fixture
 def bucket(s3, tmp_path):
-    """Puts files into a folder of its own; `.url` names it."""
+    """A folder of its own on the server, to put files into; `.url` names it."""
     return Bucket(s3, tmp_path.name.replace("_", "-"))
 
 
 class Bucket:
     def __init__(self, endpoint, folder):
         self.client, self.folder = boto3.client("s3", endpoint_url=endpoint), folder
-        self.files = s3fs.S3FileSystem(endpoint_url=endpoint, skip_instance_cache=True)
         self.url = f"s3://bucket/{folder}"
 
     def put(self, name, texts):
@@ -60,18 +59,11 @@ class Bucket:
     def delete(self, name):
         self.client.delete_object(Bucket="bucket", Key=f"{self.folder}/{name}")
 
-    def read(self, output, folder="labelled"):
-        place = f"bucket/{output}/{folder}"
-        self.files.invalidate_cache()
-        if not self.files.exists(place):
-            return pa.table({"data_id": pa.array([], pa.string())})
-        return pq.read_table(place, filesystem=self.files).sort_by("data_id")
-
 
 def settings(bucket, output, checkpoint, **select):
     values = {
         "sources": [{"category": "book", "path": f"{bucket.url}/"}],
-        "output": f"s3://bucket/{output}",
+        "output": str(output),
         "window": {"tokens": WINDOW},
         "scorer": {"model": checkpoint},
         "select": {"keep": {"fraction": 0.5}, **select},
@@ -79,31 +71,45 @@ def settings(bucket, output, checkpoint, **select):
     return la.Config.parse(values)
 
 
-@contextmanager
-def following(config, *, idle=600.0, interval=0.3):
+def read(output, folder="labelled"):
+    files = sorted(Path(output, folder).rglob("*.parquet"))
+    if not files:
+        return pa.table({"data_id": pa.array([], pa.string())})
+    return pa.concat_tables([pq.read_table(file) for file in files]).sort_by("data_id")
+
+
+def plain(bucket, output, checkpoint):
+    """What a run over the files that are there labels and selects, into a folder of its own."""
+    la.run(settings(bucket, output, checkpoint), executor="local")
+    return read(output), read(output, "selected")
+
+
+class Following:
     """A run that goes on in a thread; stopped, as by SIGTERM, at the end of the block."""
-    stop, raised = Stop(), []
 
-    def work():
+    def __init__(self, config, *, idle=600.0, interval=0.3):
+        self.config, self.stop, self.error = config, Stop(), None
+        self.follow = Follow(Job(config, "local"), interval, idle)
+        self.thread = threading.Thread(target=self._work)
+
+    def _work(self):
         try:
-            job = Job(config, "local")
-            job.check()
-            with held(config.output, stop.end) as hold:
-                Follow(job, interval, idle).run(stop, hold)
-        except Exception as error:
-            raised.append(error)
+            with held(self.config.output, self.stop.end) as hold:
+                self.follow.run(self.stop, hold)
+        except Exception as error:  # noqa: BLE001 - raised at the end of the block
+            self.error = error
 
-    thread = threading.Thread(target=work)
-    thread.start()
-    try:
-        yield raised
-    finally:
-        stop.end(Interrupted(signal.SIGTERM))
-        thread.join(SECONDS)
-    assert not thread.is_alive()
-    if not isinstance(raised[0], Interrupted):
-        raise raised[0]
-    assert raised[0].exit_status == 75
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.stop.end(Interrupted(signal.SIGTERM))
+        self.thread.join(SECONDS)
+        assert not self.thread.is_alive()
+        if not isinstance(self.error, Interrupted):
+            raise self.error
+        assert self.error.exit_status == 75
 
 
 def wait_until(true):
@@ -117,80 +123,78 @@ def ids(table):
     return table["data_id"].to_pylist()
 
 
-def plain(bucket, output, checkpoint, **select):
-    """A run over the files that are there, into a folder of its own."""
-    config = settings(bucket, output, checkpoint, **select)
-    la.run(config, executor="local")
-    return bucket.read(output), bucket.read(output, "selected")
-
-
 def test_what_comes_is_scored_once_and_selected_as_a_run_over_the_final_files_does(
     bucket, texts, checkpoint, tmp_path
 ):
-    out, whole = f"{tmp_path.name}-out", f"{tmp_path.name}-whole"
+    out = tmp_path / "out"
     config = settings(bucket, out, checkpoint, every="1 windows")
-    record = f"{config.output}/_longattn/selection.json"
-    bucket.put("a.jsonl", texts[:3])
-    kept = []
-    with following(config):
+    record, seen = f"{out}/_longattn/selection.json", [0]
+    bucket.put("0.jsonl", texts[:2])
+    with Following(config) as run:
         for n in range(3):
             if n:
-                bucket.put(f"{n}.jsonl", texts[2 + n : 5 + n])  # the first of them is not new
-            wait_until(lambda: len(bucket.read(out)) > sum(kept))
-            kept.append(len(bucket.read(out)) - sum(kept))
-            wait_until(lambda: (read_json(record) or {}).get("files"))
-            named = read_json(record)["files"]
-            selected = pq.read_table([f.removeprefix("s3://") for f in named], filesystem=bucket.files)
-            assert 0 < len(selected) <= sum(kept)
-    labelled, selected = plain(bucket, whole, checkpoint)
-    assert bucket.read(out).equals(labelled)
-    again = la.run(config, executor="local")
-    assert again.score.windows == 0
-    assert ids(bucket.read(out, "selected")) == ids(selected)
+                bucket.put(f"{n}.jsonl", texts[n : n + 2])  # the first of them is not new
+            wait_until(lambda: len(read(out)) > seen[-1] and not run.follow.feed.lag.unscored)
+            seen.append(len(read(out)))
+            wait_until(lambda: _selected_of(record) == seen[-1])
+            named = read_json(record)["files"]  # all of it is there before the record says so
+            kept = sum(pq.read_metadata(file).num_rows for file in named)
+            assert 0 < kept == sum(c["kept"] for c in read_json(record)["categories"].values())
+        assert str(run.follow.feed.lag).endswith("ago, all scored")
+    labelled, selected = plain(bucket, tmp_path / "whole", checkpoint)
+    assert read(out).equals(labelled)
+    assert la.run(config, executor="local").score.windows == 0
+    assert ids(read(out, "selected")) == ids(selected)
     assert list(verify(config.output)) == []
 
 
+def _selected_of(record):
+    """Windows that the last selection counts."""
+    told = read_json(record) or {"categories": {}}
+    return sum(category["windows"] for category in told["categories"].values())
+
+
 def test_a_file_that_grows_is_taken_once_it_stands_still(bucket, texts, checkpoint, tmp_path):
-    out = f"{tmp_path.name}-out"
+    out = tmp_path / "out"
     bucket.put("a.jsonl", texts[:1])
-    with following(settings(bucket, out, checkpoint), interval=0.6):
-        for n in range(1, 13):  # another file at each look
-            bucket.put("b.jsonl", [texts[1] + "x" * n])
-            time.sleep(0.15)
+    with Following(settings(bucket, out, checkpoint)) as run:
+        looks = run.follow.feed.watch
+        for n in range(1, 6):  # another file at each look
+            bucket.put("b.jsonl", [f"{texts[1]} {n}"])
+            now = looks.looks
+            wait_until(lambda now=now: looks.looks > now)
         bucket.put("b.jsonl", texts[1:3])
-        wait_until(lambda: len(ids(bucket.read(out))) >= 2)
-        labelled, _ = plain(bucket, f"{tmp_path.name}-whole", checkpoint)
-        wait_until(lambda: len(bucket.read(out)) >= len(labelled))
-    assert ids(bucket.read(out)) == ids(labelled)
+        labelled, _ = plain(bucket, tmp_path / "whole", checkpoint)
+        wait_until(lambda: len(read(out)) >= len(labelled))
+    assert ids(read(out)) == ids(labelled)
 
 
 def test_a_file_that_is_replaced_or_removed_is_reported_and_what_was_labelled_of_it_stays(
     bucket, texts, checkpoint, tmp_path, caplog
 ):
     caplog.set_level("INFO", "longattn")
-    out = f"{tmp_path.name}-out"
+    out = tmp_path / "out"
     config = settings(bucket, out, checkpoint)
     bucket.put("a.jsonl", texts[:2])
     bucket.put("b.jsonl", texts[2:3])
-    first, _ = plain(bucket, f"{tmp_path.name}-first", checkpoint)
-    with following(config):
-        wait_until(lambda: len(bucket.read(out)) == len(first))
-        bucket.put("a.jsonl", texts[1:2] + texts[4:6])  # one of its documents is the old one's
+    first, _ = plain(bucket, tmp_path / "first", checkpoint)
+    with Following(config):
+        wait_until(lambda: len(read(out)) == len(first))
+        bucket.put("a.jsonl", texts[1:2] + texts[4:5])  # one of its documents is the old one's
         bucket.delete("b.jsonl")
         wait_until(lambda: "/a.jsonl has changed since it was taken" in caplog.text)
         wait_until(lambda: "/b.jsonl is gone from the listing" in caplog.text)
-        wait_until(lambda: len(bucket.read(out)) > len(first))
-        final, _ = plain(bucket, f"{tmp_path.name}-final", checkpoint)
-        wait_until(lambda: len(bucket.read(out)) >= len({*ids(first), *ids(final)}))
-    assert ids(bucket.read(out)) == sorted({*ids(first), *ids(final)})
+        final, _ = plain(bucket, tmp_path / "final", checkpoint)
+        wait_until(lambda: len(read(out)) >= len({*ids(first), *ids(final)}))
+    assert ids(read(out)) == sorted({*ids(first), *ids(final)})
     assert la.run(config, executor="local").score.windows == 0
     assert list(verify(config.output)) == []
 
 
 def test_scorers_stay_between_arrivals_until_the_run_is_idle_and_it_selects_then(
-    bucket, texts, checkpoint, tmp_path, monkeypatch
+    bucket, texts, checkpoint, tmp_path, monkeypatch, caplog
 ):
-    out, made = f"{tmp_path.name}-out", []
+    out, made = tmp_path / "out", []
 
     class Counted(ScoreWindows):
         def __init__(self, *arguments):
@@ -198,53 +202,48 @@ def test_scorers_stay_between_arrivals_until_the_run_is_idle_and_it_selects_then
             super().__init__(*arguments)
 
     monkeypatch.setattr(in_process, "ScoreWindows", Counted)
-    config = settings(bucket, out, checkpoint)
-    summary = f"{config.output}/_longattn/summary.json"
-    sizes = [0]
+    summary, sizes = f"{out}/_longattn/summary.json", [0]
 
-    def arrives(name, *which):
-        bucket.put(name, [texts[n] for n in which])
-        wait_until(lambda: len(bucket.read(out)) > sizes[-1])
-        sizes.append(len(bucket.read(out)))
+    def arrives(name, which):
+        bucket.put(name, [texts[which]])
+        wait_until(lambda: len(read(out)) > sizes[-1])
+        sizes.append(len(read(out)))
 
-    with following(config, idle=2.5):
+    bucket.put("a.jsonl", texts[:1])
+    with Following(settings(bucket, out, checkpoint)) as run:
         arrives("a.jsonl", 0)
         arrives("b.jsonl", 1)
         assert len(made) == 1 and read_json(summary) is None
-        wait_until(lambda: read_json(summary) is not None)  # a time without files
+        run.follow.feed.idle = 0.0
+        wait_until(lambda: read_json(summary) is not None)
         assert read_json(summary)["splits"]["all"] == 2
         arrives("c.jsonl", 2)
         assert len(made) == 2
-        bucket.delete("c.jsonl")
-        bucket.delete("b.jsonl")
-        bucket.delete("a.jsonl")  # no file at all is no reason to end
-        time.sleep(1)
+        for name in "abc":
+            bucket.delete(f"{name}.jsonl")
+        wait_until(lambda: "no file is there" in caplog.text)  # which is no reason to end
+        arrives("d.jsonl", 3)
 
 
 def test_what_cannot_be_read_is_tried_again_and_then_ends_the_run(
     bucket, texts, checkpoint, tmp_path, monkeypatch, caplog
 ):
-    from longattn.pipeline import window_actor
-
-    read = window_actor.read_split
-
-    def broken(split, **settings):
+    def reading(split, **settings):
         if split.path.endswith("b.jsonl"):
             raise OSError("the store is away")
-        return read(split, **settings)
-
-    def reading(split, **settings):
-        yield from broken(split, **settings)
+        yield from read_split(split, **settings)
 
     monkeypatch.setattr(window_actor, "read_split", reading)
     bucket.put("a.jsonl", texts[:1])
     bucket.put("b.jsonl", texts[1:2])
-    config = settings(bucket, f"{tmp_path.name}-out", checkpoint)
-    with pytest.raises(RunError, match=r"1 splits are unfinished.*store is away.*tried 3 times"):
-        with following(config, idle=0.2, interval=0.2) as raised:
-            wait_until(lambda: raised)
+    config = settings(bucket, tmp_path / "out", checkpoint)
+    with (
+        pytest.raises(RunError, match=r"1 splits are unfinished.*store is away.*tried 3 times"),
+        Following(config, idle=0.2, interval=0.2) as run,
+    ):
+        wait_until(lambda: run.error)
     assert caplog.text.count("they are tried again") == 2
-    assert len(bucket.read(f"{tmp_path.name}-out")) > 0
+    assert len(read(config.output)) > 0
     monkeypatch.undo()
     assert la.run(config, executor="local").splits["read"] == 1
 
