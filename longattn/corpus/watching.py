@@ -65,6 +65,11 @@ class SourceWatch:
         """Of all files that are taken and still what they were, in order of category and path."""
         return [part for key in sorted(self._taken) for part in self._taken[key][1]]
 
+    @property
+    def paths(self) -> list[str]:
+        """Of all files that are there, taken or not, without secrets."""
+        return [split.source for split in self._seen.values()]
+
     def since(self, key: Key, otherwise: float) -> float:
         """When a file that is there was seen first, as it is now."""
         return self._since[self._seen[key].id] if key in self._seen else otherwise

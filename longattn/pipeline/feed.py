@@ -58,7 +58,7 @@ class Feed:
 
     Args:
         watch: the sources.
-        interval, idle: seconds between two listings; without a new file, after which an execution ends.
+        interval, idle: seconds between two listings; with nothing to do, after which an execution ends.
         tend: called each second of an execution with its progress; says whether it is to end.
         exporter: makes the metrics of the lag; None where nobody reads them.
     """
@@ -81,7 +81,7 @@ class Feed:
         self._given = 0
         self._closed = True
         self._listed = 0.0  # when, by the monotonic clock
-        self._came = 0.0
+        self._busy = 0.0  # when something was taken or scored last
 
     def look(self) -> Arrivals:
         """List the sources if it is time to, and report what has become of files that were taken."""
@@ -119,7 +119,7 @@ class Feed:
         """
         self.executions += 1
         self._tasks, self._given, self._closed, self.error = SimpleQueue(), 0, False, None
-        self._came = time.monotonic()
+        self._busy = time.monotonic()
         monitor.expect(self._since(splits))
         self._give(splits)
 
@@ -145,14 +145,16 @@ class Feed:
         taken = self.look().taken
         unknown = {name for split in taken for name, _ in split.columns} - columns.keys()
         if taken and not self._closed and not unknown:
-            self._came = time.monotonic()
+            self._busy = time.monotonic()
             monitor.expect(self._since(taken), sum(split.size for split in taken))
             self._give(with_types(taken, columns))
         progress = monitor.progress()
         self._note(progress)
         failed = len(registry.state().failed)
         rest = progress.unscored - failed
-        quiet = time.monotonic() - self._came >= self.idle
+        if rest > 0:
+            self._busy = time.monotonic()
+        quiet = time.monotonic() - self._busy >= self.idle
         if self._closed:
             return
         # The types of new columns, and what failed, are looked at between two executions.

@@ -217,13 +217,15 @@ class Job:
                 sweep(self.config.output)  # else another run writes there
             grown = grown_samples(self.config.output, self.samples)
             left = self._remaining(grown)
-        self._log_stale(left.stale)
+        first = feed is None or not feed.executions  # later a feed reports what becomes of files
+        if first:
+            self._log_stale(left.stale, set(feed.watch.paths) if feed else set())
         if left.windows:
             self._log_new_columns()
-        first = feed is None or not feed.executions
         if first and read_run_record(self.config.output) is not None:  # else done before
             check_sources(left.splits)
         outcome, labelled = None, left
+        before = {split.id for split in self.splits} - {split.id for split in left.splits}
         if left.splits:
             generation = left.generation + hold.owner["takeovers"]
             with self._executor()(self.config, self.settings) as stages:
@@ -237,6 +239,8 @@ class Job:
                 outcome = stages.execute(work, stop)
             if feed:
                 self.splits = feed.watch.splits
+                came = [split for split in self.splits if split.id not in before]
+                left = replace(left, splits=came)
             with warn_if_slow("reading the ledger"):
                 labelled = self._remaining()
             if labelled.splits and not feed:
@@ -417,8 +421,8 @@ class Job:
             proofs |= selection_proof(self.folder, self.config.select.name)
         return proofs
 
-    def _log_stale(self, stale: dict[str, int]) -> None:
-        listed = {split.source for split in self.splits}
+    def _log_stale(self, stale: dict[str, int], waiting: set[str]) -> None:
+        listed = {split.source for split in self.splits} | waiting
         for path, windows in list(stale.items())[:SHOWN]:
             what = "has changed" if path in listed else "is gone from the listing"
             log.warning("%s %s; %d windows labelled from what it was stay", path, what, windows)
