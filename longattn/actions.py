@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from longattn.command import Executor
-from longattn.settings.numbers import ByteSize, read_number
+from longattn.settings.numbers import ByteSize, Seconds, read_number
 from longattn.terminal import (
     console,
     quieten_ray,
@@ -95,8 +95,12 @@ def follow(
     if on_ray:
         quieten_ray()
     config = Config.of(path, overrides or [])
+    times = [
+        read_number(Seconds, name, given)
+        for name, given in (("--follow", interval), ("--idle", idle))
+    ]
     with without_argument_errors() if on_ray else nullcontext():
-        follow_sources(config, interval, idle=idle, executor=executor.value, check=check)
+        follow_sources(config, times[0], idle=times[1], executor=executor.value, check=check)
 
 
 def _show_written(places: list[str]) -> None:
