@@ -162,18 +162,20 @@ def test_a_job_that_follows_scores_what_comes_until_it_is_stopped(
     def rows():
         return len(pq.read_table(out / "labelled")) if (out / "labelled").exists() else 0
 
-    deadline, before = time.monotonic() + 200, 0
-    for path, lines in zip([None, *late], ["", *text], strict=True):
-        if path:
-            path.write_text(lines)
-        while rows() <= before:
-            assert time.monotonic() < deadline, head.job("logs", "follows").stdout
-            time.sleep(0.5)
-        before = rows()
-    with urllib.request.urlopen(head.metrics, timeout=10) as answer:
-        told = {f.name for f in text_string_to_metric_families(answer.read().decode())}
-    assert {f"ray_{metric}" for metric, _ in LAG_METRICS.values()} <= told
-    assert head.job("stop", "follows").returncode == 0
+    try:
+        deadline, before = time.monotonic() + 400, 0
+        for path, lines in zip([None, *late], ["", *text], strict=True):
+            if path:
+                path.write_text(lines)
+            while rows() <= before:
+                assert time.monotonic() < deadline, head.job("logs", "follows").stdout
+                time.sleep(0.5)
+            before = rows()
+        with urllib.request.urlopen(head.metrics, timeout=10) as answer:
+            told = {f.name for f in text_string_to_metric_families(answer.read().decode())}
+        assert {f"ray_{metric}" for metric, _ in LAG_METRICS.values()} <= told
+    finally:
+        assert head.job("stop", "follows").returncode == 0
     assert "STOPPED" in head.job("status", "follows").stdout
     assert "longattn: stopped by SIGTERM; run again to go on" in head.job("logs", "follows").stdout
     whole = la.run(config(documents, tmp_path / "whole", checkpoint), executor="local")

@@ -225,6 +225,22 @@ def test_scorers_stay_between_arrivals_until_the_run_is_idle_and_it_selects_then
         arrives("d.jsonl", 3)
 
 
+def test_further_scores_are_computed_before_each_selection(bucket, texts, checkpoint, tmp_path):
+    out, record = tmp_path / "out", f"{tmp_path}/out/_longattn/selection.json"
+    of = {"every": "1 windows", "rank_by": "compression_ratio"}
+    values = settings(bucket, out, checkpoint, **of).model_dump(exclude_unset=True)
+    config = la.Config.parse({**values, "scores": [{"name": "text", "kind": "measures"}]})
+    seen = [0]
+    bucket.put("0.jsonl", texts[:1])
+    with Following(config):
+        for n in range(2):
+            if n:
+                bucket.put("1.jsonl", texts[1:2])
+            wait_until(lambda: len(read(out)) > seen[-1] and _selected_of(record) == len(read(out)))
+            seen.append(len(read(out)))
+            assert ids(read(out, "scores/text")) == ids(read(out))
+
+
 def test_what_cannot_be_read_is_tried_again_and_then_ends_the_run(
     bucket, texts, checkpoint, tmp_path, monkeypatch, caplog
 ):
