@@ -54,9 +54,11 @@ class SourceWatch:
         self.newest: float | None = None
         """When the newest file was seen first."""
         self.looks = 0
+        self.waiting_since: float | None = None
+        """When the oldest file was seen first that is not taken yet; None where all are."""
         self._seen: dict[Key, Split] = {}  # by the last look
-        self._since: dict[str, float] = {}  # split of a whole file -> when it was seen first
-        self._taken: dict[Key, tuple[str, list[Split]]] = {}  # split of the whole file, its parts
+        self._since: dict[Key, float] = {}  # when each was seen first, as it is now
+        self._taken: dict[Key, tuple[str, list[Split]]] = {}  # version of the file, its parts
         self._of_source: dict[int, list[Split]] = {}  # what each source held when it last answered
         self._problems: dict[int, str] = {}  # why a source gave no files, for people
 
@@ -72,13 +74,7 @@ class SourceWatch:
 
     def since(self, key: Key, otherwise: float) -> float:
         """When a file that is there was seen first, as it is now."""
-        return self._since[self._seen[key].id] if key in self._seen else otherwise
-
-    @property
-    def waiting_since(self) -> float | None:
-        """When the oldest file was seen that is not taken yet; None where all are."""
-        waiting = [self._since[of.id] for key, of in self._seen.items() if key not in self._taken]
-        return min(waiting, default=None)
+        return self._since.get(key, otherwise)
 
     def look(self) -> Arrivals:
         """List the sources, and take what stands still.
@@ -86,32 +82,30 @@ class SourceWatch:
         A source that fails to answer, or matches nothing, is reported once and keeps, or loses, its
         files; it is asked again at the next look.
         """
-        now = self.clock()
+        now, before = self.clock(), self._seen
         there, told = self._listed()
         self.looks += 1
-        since = {file.id: self._since.get(file.id, now) for file in there.values()}
-        if any(name not in self._since for name in since):
+        same = {key for key, of in there.items() if key in before and _same(of, before[key])}
+        self._since = {key: self._since[key] if key in same else now for key in there}
+        if len(same) < len(there):
             self.newest = now
-        changed, gone = [], []
-        for key, (name, _) in list(self._taken.items()):
-            if key not in there:
-                gone.append(key)
-            elif there[key].id != name:
-                changed.append(key)
+        gone = [key for key in self._taken if key not in there]
+        changed = [
+            key
+            for key, (version, _) in self._taken.items()
+            if key in there and there[key].version != version
+        ]
         for key in (*changed, *gone):
             del self._taken[key]
-        still = [
-            file
-            for key, file in sorted(there.items())
-            if key in told - self._taken.keys() and self._seen.get(key) == file
-        ]
-        self._seen, self._since = there, since
+        self._seen = there
         taken = []
-        for file in still:
-            parts = self._cut(file)
+        for key in sorted(same & told - self._taken.keys()):
+            parts = self._cut(there[key])
             if parts:
-                self._taken[file_key(file)] = file.id, parts
+                self._taken[key] = there[key].version, parts
                 taken += parts
+        waiting = (self._since[key] for key in there.keys() - self._taken.keys())
+        self.waiting_since = min(waiting, default=None)
         named = [[without_secrets(key[1]) for key in keys] for keys in (changed, gone)]
         return Arrivals(taken, *named)
 
@@ -149,3 +143,8 @@ class SourceWatch:
         except (OSError, ValueError) as error:
             log.warning("%s: taken later: %s", file.source, first_line(error))
             return []
+
+
+def _same(one: Split, other: Split) -> bool:
+    """Whether a file is what it was: its size, and the mark that the listing told."""
+    return one.version == other.version and one.marks == other.marks

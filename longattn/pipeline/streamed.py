@@ -11,8 +11,10 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import ray
 from ray.data import Dataset
@@ -102,21 +104,31 @@ def streaming(context: DataContext, idle: float) -> None:
 
 
 def packed(table: pa.Table) -> pa.Table:
-    """A table as one row of bytes."""
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    data = sink.getvalue()
+    """A table as one row of bytes, copied once."""
+    size = pa.MockOutputStream()
+    _write(table, size)
+    data = pa.allocate_buffer(size.size())
+    _write(table, pa.FixedSizeBufferWriter(data))
     ends = pa.array([0, data.size], pa.int64()).buffers()[1]
     column = pa.Array.from_buffers(pa.large_binary(), 1, [None, ends, data])
     return pa.table({"table": column})
 
 
+def _write(table: pa.Table, sink: Any) -> None:
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+
+
 def unpacked(block: pa.Table) -> pa.Table:
-    """The table that is packed in a row; an empty block as it is."""
+    """The table that is packed in a row, in place; an empty block as it is."""
     if not len(block):
         return block
-    tables = [pa.ipc.open_stream(row.as_buffer()).read_all() for row in block["table"]]
+    tables = []
+    for rows in block["table"].chunks:  # a row by itself would be a copy
+        _, ends, data = rows.buffers()
+        bounds = np.frombuffer(ends, np.int64)[rows.offset :][: len(rows) + 1].tolist()
+        parts = [data.slice(start, stop - start) for start, stop in pairwise(bounds)]
+        tables += [pa.ipc.open_stream(part).read_all() for part in parts]
     return pa.concat_tables(tables)
 
 

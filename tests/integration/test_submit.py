@@ -176,7 +176,7 @@ def test_a_job_that_follows_scores_what_comes_until_it_is_stopped(
         assert {f"ray_{metric}" for metric, _ in LAG_METRICS.values()} <= told
     finally:
         assert head.job("stop", "follows").returncode == 0
-    assert "STOPPED" in head.job("status", "follows").stdout
+    assert "Job 'follows' was stopped" in head.job("status", "follows").stdout
     assert "longattn: stopped by SIGTERM; run again to go on" in head.job("logs", "follows").stdout
     whole = la.run(config(documents, tmp_path / "whole", checkpoint), executor="local")
     again = la.run(settings, executor="local")

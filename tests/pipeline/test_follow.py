@@ -268,7 +268,9 @@ def test_a_table_goes_through_a_row_and_back():
     table = pa.table({"ids": pa.array([[1, 2], [3]], pa.list_(pa.int32())), "text": ["a", "ü"]})
     row = packed(table)
     assert len(row) == 1 and unpacked(row).equals(table)
-    assert unpacked(pa.concat_tables([row, row])).equals(pa.concat_tables([table, table]))
+    two = pa.concat_tables([row, row])
+    assert unpacked(two).equals(pa.concat_tables([table, table]))
+    assert unpacked(two.combine_chunks().slice(1)).equals(table)
     assert len(unpacked(pa.table({}))) == 0
 
 
