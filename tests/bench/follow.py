@@ -13,12 +13,14 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
 from longattn.config import Config
+from longattn.corpus.watching import SourceWatch
 from longattn.errors import Interrupted
 from longattn.pipeline.feed import Feed
 from longattn.pipeline.follow import Follow
@@ -36,15 +38,21 @@ ROUNDS = 5
 
 
 def in_process(files: int, windows: int) -> None:
-    spent = {"follow": 0.0}
-    tick = Feed._tick
+    spent = Counter()
 
-    def timed(self, *arguments) -> None:
-        started = time.thread_time()
-        tick(self, *arguments)
-        spent["follow"] += time.thread_time() - started
+    def timed(of: type, method: str) -> None:
+        call = getattr(of, method)
 
-    Feed._tick = timed
+        def work(self, *arguments):
+            started = time.thread_time()
+            result = call(self, *arguments)
+            spent[method] += time.thread_time() - started
+            return result
+
+        setattr(of, method, work)
+
+    timed(Feed, "_tick")
+    timed(SourceWatch, "look")
     words = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:
         corpus = Path(folder, "corpus")
@@ -79,9 +87,11 @@ def in_process(files: int, windows: int) -> None:
         threading.Thread(target=end_when_scored, daemon=True).start()
         with held(config.output, stop.end) as hold, suppress(Interrupted):
             follow.run(stop, hold)
+    rest = spent["_tick"] - spent["look"]
     print(
-        f"{files} files, listed every second: {spent['follow']:.2f} of {spent['all']:.1f} s of "
-        f"processor time, {spent['follow'] / spent['all']:.2%}"
+        f"{spent['all']:.1f} s of processor time, of which following {spent['_tick'] / spent['all']:.2%}: "
+        f"listing {files} files every second {spent['look']:.3f} s, the rest {rest:.3f} s; "
+        f"every minute both would be {(spent['look'] / 60 + rest) / spent['all']:.2%}"
     )
 
 
