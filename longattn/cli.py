@@ -275,7 +275,9 @@ def evaluate(
     windows: Annotated[int, typer.Option(min=2, help="native windows a category")] = 40,
     causal_model: Annotated[
         str | None,
-        typer.Option(help="folder or hub id with the scorer's tokenizer, for the dear baselines"),
+        typer.Option(
+            help="folder, hub id or URL, with the scorer's tokenizer, for the dear baselines"
+        ),
     ] = None,
     held_out: Annotated[
         float | None,
@@ -372,7 +374,7 @@ def bench(
 
         lengths = [read_number(WindowLength, "--length", text) for text in length or ["32K"]]
         result = run_bench(model, lengths, read_number(Count, "--tokens", tokens))
-        print(json.dumps(result, indent=1) if json_ else shown(result))
+        print(json.dumps(result.to_dict(), indent=1) if json_ else shown(result))
 
     guarded(work)
 

@@ -144,7 +144,7 @@ def open_listed(split: Split) -> Iterator[Any]:
     with storage_errors(split.path):
         file = fs.open(path, "rb", cache_type="none")
     with file:
-        check_unchanged(split, *_identity_of_open(fs, path, file))
+        check_unchanged(split, *_identity_of_open(fs, split.path, path, file))
         etag = str(getattr(file, "read_kw", {}).get("IfMatch", ""))
         if etag.startswith("W/"):  # which no If-Match ever meets
             del file.read_kw["IfMatch"]
@@ -210,7 +210,7 @@ def read_listed(file: Any, split: Split, start: int, wanted: int) -> bytes:
 
 
 def _identity_of_open(
-    fs: AbstractFileSystem, path: str, file: Any
+    fs: AbstractFileSystem, url: str, path: str, file: Any
 ) -> tuple[int, str, tuple[tuple[str, str], ...]]:
     if is_local(fs):
         return local_identity(path)
@@ -219,7 +219,7 @@ def _identity_of_open(
         told = identity(details) if details.get("size") is not None else None
         if told and told[2]:
             return told
-    with storage_errors(path):
+    with storage_errors(url):
         return identity(fs.info(path))
 
 

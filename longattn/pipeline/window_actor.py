@@ -35,7 +35,7 @@ from longattn.resume.markers import IdSet, Marker, write_markers
 from longattn.storage.files import join, remove
 from longattn.storage.output_folder import OutputFolder
 from longattn.storage.tables import QUARANTINE, write_table
-from longattn.windows.cutting import WindowCutter, window_table
+from longattn.windows.cutting import WindowCutter, WindowRow, window_table
 from longattn.windows.tokenizer import load_tokenizer
 
 QUARANTINE_ROWS = 10_000  # bad records held before a quarantine file is written
@@ -118,7 +118,7 @@ class SplitWindows:
 
     def _blocks(self, task: str) -> Iterator[pa.Table]:
         """The windows of a task, in tables of `block_bytes` or, the last, less."""
-        rows: list[dict[str, Any]] = []
+        rows: list[WindowRow] = []
         splits: list[str] = []
         size = 0
         markers: list[Marker] = []
@@ -142,7 +142,7 @@ class SplitWindows:
         if markers:
             write_markers(self.stage.output, markers)
 
-    def _rows(self, task: str, markers: list[Marker]) -> Iterator[tuple[dict[str, Any], str]]:
+    def _rows(self, task: str, markers: list[Marker]) -> Iterator[tuple[WindowRow, str]]:
         """New windows of the splits of a task, each with its split; markers of those at their end."""
         attempt = uuid.uuid4().hex
         for split, begin in self._begun(unpack_task(task), attempt):
@@ -185,7 +185,7 @@ class SplitWindows:
             yield from zip(some, verdicts, strict=False)
             at += len(verdicts)
 
-    def _windows(self, split: Split, progress: SplitProgress) -> Iterator[dict[str, Any]]:
+    def _windows(self, split: Split, progress: SplitProgress) -> Iterator[WindowRow]:
         """Windows of a split that are not labelled yet."""
         started = time.perf_counter()
         counts, reader = progress.counts, progress.reader
@@ -251,7 +251,7 @@ class SplitWindows:
 
     def _cut(
         self, record: Record | BadRecord, split: Split, progress: SplitProgress
-    ) -> Iterator[dict[str, Any]] | BadRecord:
+    ) -> Iterator[WindowRow] | BadRecord:
         if isinstance(record, BadRecord):
             return record
         try:
@@ -313,7 +313,7 @@ class DocumentWindows:
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
         names = set(batch.column_names)
-        rows: list[dict[str, Any]] = []
+        rows: list[WindowRow] = []
         for row in batch.to_pylist():
             category = row["category"] if "category" in names else "default"
             self.cutter.samples = {category: self.sample}

@@ -145,7 +145,7 @@ def _write(
     with staged(target) as local, parquet_writer(local, schema, metadata) as writer:
         for file in of:
             rows, lds = row_of[file_of == file], lds_of[file_of == file]
-            with open_parquet(files.urls[file]) as parquet:
+            with open_parquet(files.urls[file], dictionaries=["category", "source"]) as parquet:
                 start = 0
                 for group in range(parquet.num_row_groups):
                     stop = start + parquet.metadata.row_group(group).num_rows

@@ -200,6 +200,11 @@ class Select(Settings):
         own = self.categories.get(category)
         return self.where if own is None or own.where is None else own.where
 
+    def counts_tokens(self) -> bool:
+        """Whether some category's budget is one of tokens."""
+        keeps = [self.keep, *(own.keep for own in self.categories.values() if own.keep)]
+        return any(keep.tokens is not None for keep in keeps)
+
     def bound_columns(self) -> tuple[str, ...]:
         """Columns of all bounds, each once."""
         bounds = [*self.where, *(b for own in self.categories.values() for b in own.where or ())]
