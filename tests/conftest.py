@@ -16,9 +16,12 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import longattn as la
 from longattn.samples import SAMPLES
+from tests.examples import examples
 from tests.s3 import environment, moto_server
 
-settings.register_profile("untimed", deadline=None)  # other work on the machine fails no test
+settings.register_profile(
+    "untimed", max_examples=examples(100), deadline=None
+)  # other work on the machine fails no test
 settings.load_profile("untimed")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 if "PYTEST_XDIST_WORKER" in os.environ:  # the processes share the cores

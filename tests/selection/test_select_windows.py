@@ -19,6 +19,7 @@ from longattn.selection.overlap import distinct_scores
 from longattn.selection.select_windows import CategorySelection
 from longattn.storage.files import list_files
 from longattn.storage.tables import LABELLED, SELECTED, write_table
+from tests.examples import examples
 from tests.labelled import labelled_table, write_labelled
 from tests.s3 import CountingProxy, environment
 from tests.selection import golden_cases
@@ -126,7 +127,7 @@ def population(x):
     return mean, math.sqrt(math.fsum((v - mean) * (v - mean) for v in x) / len(x))
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(
     rows=st.lists(st.tuples(window, score, score, score), min_size=1, max_size=40),
     cuts=st.lists(st.integers(0, 40), max_size=3),
@@ -276,7 +277,7 @@ def test_another_selection_replaces_the_first_and_the_same_one_rewrites_nothing(
     assert manifest["files"] == there and manifest["select"]["keep"] == {"count": 4}
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=examples(8), deadline=None)
 @given(st.integers(300, 5000))
 def test_selected_files_have_about_the_size_asked(tmp_path_factory, file_bytes):
     tmp_path = tmp_path_factory.mktemp("sizes")
