@@ -163,6 +163,7 @@ def _first_document(name: str) -> str:
         return json.loads(next(file))["content"]
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the marks in its own hook, which else is first
 def pytest_collection_modifyitems(items):
     """Of the processes of `pytest`, one runs all tests on Ray, on one cluster; files stay whole."""
     for item in items:
