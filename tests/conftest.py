@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import tempfile
+from functools import cache
 from pathlib import Path
 
 import pyarrow as pa
@@ -163,9 +164,21 @@ def _first_document(name: str) -> str:
         return json.loads(next(file))["content"]
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the marks in its own hook, which else is first
-def pytest_collection_modifyitems(items):
-    """Of the processes of `pytest`, one runs all tests on Ray, on one cluster; files stay whole."""
-    for item in items:
-        on_ray = "ray_cluster" in item.fixturenames
-        item.add_marker(pytest.mark.xdist_group("ray" if on_ray else item.path.name))
+def pytest_xdist_make_scheduler(config, log):
+    """Files stay whole; those with a test on Ray, and thus one cluster, are all of one process.
+
+    In place of `--dist loadgroup`, whose groups pytest-xdist 3.8 does not hand on under pytest 9.2.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class WholeFiles(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "on Ray" if _is_on_ray(config.rootpath / file) else file
+
+    return WholeFiles(config, log)
+
+
+@cache
+def _is_on_ray(file: Path) -> bool:
+    return "ray_cluster" in file.read_text()
