@@ -22,6 +22,8 @@ from tests.s3 import environment, moto_server
 settings.register_profile("untimed", deadline=None)  # other work on the machine fails no test
 settings.load_profile("untimed")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+# Ray's workers are as nice as this process: at 15, its default, whatever else runs here starves them.
+os.environ.setdefault("RAY_worker_niceness", "0")
 if "PYTEST_XDIST_WORKER" in os.environ:  # the processes share the cores
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
