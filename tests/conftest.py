@@ -167,7 +167,7 @@ def _first_document(name: str) -> str:
 
 
 def pytest_xdist_make_scheduler(config, log):
-    """Files stay whole; those with a test on Ray, and thus one cluster, are all of one process.
+    """Files stay whole, and those that share a server or a cluster are of one process.
 
     In place of `--dist loadgroup`, whose groups pytest-xdist 3.8 does not hand on under pytest 9.2.
     """
@@ -176,11 +176,19 @@ def pytest_xdist_make_scheduler(config, log):
     class WholeFiles(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.partition("::")[0]
-            return "on Ray" if _is_on_ray(config.rootpath / file) else file
+            return _shared_by(config.rootpath / file) or file
 
+    config.option.loadscopereorder = False  # in the order of collection
     return WholeFiles(config, log)
 
 
 @cache
-def _is_on_ray(file: Path) -> bool:
-    return "ray_cluster" in file.read_text()
+def _shared_by(file: Path) -> str | None:
+    """The costly fixture that the tests of a file share with those of others."""
+    text = file.read_text()
+    return next((name for name in ("gateway", "ray_cluster") if name in text), None)
+
+
+def pytest_collection_modifyitems(items):
+    """First come the files that share a fixture: at the end no process waits for them."""
+    items.sort(key=lambda item: _shared_by(item.path) is None)
