@@ -11,9 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 from hypothesis import settings
-from transformers import LlamaConfig, LlamaForCausalLM
 
 import longattn as la
 from longattn.samples import SAMPLES
@@ -25,6 +23,8 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 # Ray's workers are as nice as this process: at 15, its default, whatever else runs here starves them.
 os.environ.setdefault("RAY_worker_niceness", "0")
 if "PYTEST_XDIST_WORKER" in os.environ:  # the processes share the cores
+    import torch  # not by the process that starts the others, which wait for it
+
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
 BUILTIN = SAMPLES.parent / "builtin"
@@ -76,6 +76,9 @@ def ray_cluster(s3):
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory) -> str:
     """A one-layer Llama with random weights and the built-in tokenizer: scores differ, fast."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
     path = tmp_path_factory.mktemp("checkpoint")
     torch.manual_seed(0)
     config = LlamaConfig(

@@ -16,8 +16,6 @@ from longattn.cli import app
 from tests.broken import quiet_log
 from tests.conftest import config
 
-ROOT = Path(__file__).parent.parent
-
 
 @pytest.fixture(scope="module")
 def ray_folder():
@@ -29,13 +27,12 @@ def ray_folder():
 
 @pytest.fixture(scope="module")
 def longattn(ray_folder):
-    """Runs the command, or another Python program, in a process of its own."""
+    """Runs the command in a process of its own."""
 
-    def call(*arguments, program=("-m", "longattn.cli"), cwd=None):
+    def call(*arguments):
         return subprocess.run(
-            [sys.executable, *program, *arguments],
+            [sys.executable, "-m", "longattn.cli", *arguments],
             env={**os.environ, "RAY_TMPDIR": ray_folder, "RAY_AUTH_MODE": "disabled"},
-            cwd=cwd,
             capture_output=True,
             text=True,
             timeout=200,
@@ -209,11 +206,3 @@ def test_the_shell_completes_commands_and_options():
 
     assert completed("longattn s") == ["score", "select"]
     assert "--windows-per-second" in completed("longattn plan --w")
-
-
-@pytest.mark.parametrize("name", ["run", "score", "select"])
-def test_job_scripts_run_from_any_folder(name, longattn, tmp_path):
-    script = ROOT / "ray_jobs" / f"{name}.py"
-    result = longattn("--help", program=[str(script)], cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
-    assert f"Example: longattn {name} " in result.stdout

@@ -26,14 +26,18 @@ def rows(path, filesystem=None):
 
 
 def test_a_run_over_the_store_gives_what_local_disk_gives_and_two_actors_what_one_gives(
-    gateway, corpus, checkpoint, finished
+    gateway, corpus, checkpoint, finished, tmp_path, monkeypatch
 ):
-    here, _ = finished
+    """The corpus, the model and the output are there."""
+    here, by_process = finished
+    monkeypatch.setenv("LONGATTN_CACHE", str(tmp_path))
     fs = s3fs.S3FileSystem(endpoint_url=gateway.endpoint, skip_instance_cache=True)
     fs.put(f"{corpus}/", "bucket/corpus/", recursive=True)
+    fs.put(f"{checkpoint}/", "bucket/model/", recursive=True)
     workers = {"window": [1, 1], "score": [2, 2]}
-    settings = config("s3://bucket/corpus", "s3://bucket/out", checkpoint, workers=workers)
+    settings = config("s3://bucket/corpus", "s3://bucket/out", "s3://bucket/model", workers=workers)
     first = la.run(settings)
+    assert first.fingerprint == by_process.fingerprint
     for folder in ("labelled", "selected"):
         there = rows(f"bucket/out/{folder}", fs)
         assert there["source"][0].as_py().startswith("s3://bucket/corpus/")
