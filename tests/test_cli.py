@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-import ray
 from typer.testing import CliRunner
 
 from longattn.cli import app
@@ -96,20 +95,6 @@ def test_select_alone_keeps_other_windows_without_ray(ran, longattn, ray_folder)
     assert table["category"].to_pylist() == ["book"] * 3 + ["code"] * 3
 
 
-def test_too_many_bad_records_fail_with_one_line(
-    longattn, corpus, checkpoint, tmp_path, ray_cluster, monkeypatch
-):
-    monkeypatch.setenv("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
-    (tmp_path / "bad.jsonl").write_text('{"content": "x"}\nbad\n' * 1000)
-    sources = [{"category": "a", "path": str(tmp_path / "bad.jsonl")}]
-    settings = config(corpus, tmp_path / "out", checkpoint, sources=sources)
-    result = longattn("run", write(tmp_path, settings))
-    assert result.returncode == 1
-    (line,) = [line for line in result.stderr.splitlines() if line.startswith("longattn: ")]
-    assert re.search(r"records are bad \(not_json \d+\), over max_bad_fraction 0.01", line)
-    assert "Traceback" not in result.stderr and not result.stdout
-
-
 @pytest.fixture
 def refused_ray(monkeypatch):
     """Fails where a command reaches for Ray."""
@@ -125,6 +110,17 @@ def here(*arguments):
     """The command in this process; a traceback fails."""
     with quiet_log():
         return CliRunner().invoke(app, [*arguments], catch_exceptions=False)
+
+
+def test_too_many_bad_records_on_ray_fail_with_one_line(corpus, checkpoint, tmp_path, ray_cluster):
+    (tmp_path / "bad.jsonl").write_text('{"content": "x"}\nbad\n' * 1000)
+    sources = [{"category": "a", "path": str(tmp_path / "bad.jsonl")}]
+    settings = config(corpus, tmp_path / "out", checkpoint, sources=sources)
+    result = here("run", write(tmp_path, settings))
+    assert result.exit_code == 1
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("longattn: ")]
+    assert re.search(r"records are bad \(not_json \d+\), over max_bad_fraction 0.01", line)
+    assert "Traceback" not in result.stderr and not result.stdout
 
 
 @pytest.mark.parametrize(
