@@ -70,7 +70,7 @@ class RayTables:
             tasks = ray.data.from_items(
                 [{"url": url} for url in labelled], override_num_blocks=min(files, MOST_TASKS)
             )
-            written = tasks.map_batches(
+            written = tasks.map_batches_internal(
                 ScoreTables,
                 fn_constructor_args=(here, reports),
                 batch_size=None,

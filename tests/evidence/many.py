@@ -1,12 +1,11 @@
-"""Score the pool and train all arms on the cards of one machine: start one of these a card.
+"""Train all arms on the cards of one machine: start one of these a card.
 
     CUDA_VISIBLE_DEVICES=3 python many.py ROOM [--tokens 50_000_000] [--seconds 700]
 
 ROOM/model holds config.json from the start; ROOM/model/model.safetensors and ROOM/windows may come
-later, and compiling goes on meanwhile. Blocks of windows are scored by whichever process claims them
-first (a folder made), then runs: the lines of ROOM/runs.txt, `arm seed`, in order. Results are
-ROOM/results/<arm>-<seed>.json; a run with a result is not run again. No run starts that would not end
-within --seconds of the start.
+later, and compiling goes on meanwhile. A run, which is a line of ROOM/runs.txt (`arm seed`, in order),
+is done by whichever process claims it first (a folder made). Results are ROOM/results/<arm>-<seed>.json;
+a run with a result is not run again. No run starts that would not end within --seconds of the start.
 """
 
 from __future__ import annotations
@@ -19,12 +18,8 @@ import numpy as np
 import torch
 from llama import Llama, Shape, packed
 from measure import CHUNKS_AT_ONCE, WINDOWS_AT_ONCE, best_model
-from numpy.typing import NDArray
-from score import load_scorer, score_block
 from train import Experiment, Recipe, Trainer, write_whole
 from windows import Windows
-
-BLOCK = 128  # windows
 
 
 def log(what: str) -> None:
@@ -57,31 +52,12 @@ def warm_up(trainer: Trainer, length: int, short: int) -> None:
     model.token_losses(chunks.to(model.device), short)
 
 
-def score_all(
-    room: Path, ids_nl: NDArray[np.uint16], model: Llama, short: int
-) -> dict[str, NDArray[np.float64]]:
-    """Score the blocks of the pool that nobody claimed, and read all of them."""
-    folder, scorer = room / "scores", None
-    blocks = range(0, len(ids_nl), BLOCK)
-    for i in blocks:
-        if not (folder / f"{i}.npz").exists() and is_mine(folder / f"{i}.claim"):
-            scorer = scorer or load_scorer(room / "model", model.device)
-            scores = score_block(model, scorer, ids_nl[i : i + BLOCK], short)
-            np.savez(folder / f"{i}.partial.npz", **scores)
-            (folder / f"{i}.partial.npz").rename(folder / f"{i}.npz")
-    for i in blocks:
-        wait_for(folder / f"{i}.npz")
-    read = [dict(np.load(folder / f"{i}.npz")) for i in blocks]
-    return {name: np.concatenate([block[name] for block in read]) for name in read[0]}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("room", type=Path)
     parser.add_argument("--tokens", type=int, default=Recipe.tokens)
-    parser.add_argument("--share", type=float, default=1.0, help="of the pool's documents")
     parser.add_argument("--short", type=int, default=1024)
     parser.add_argument("--length", type=int, default=8192)
     parser.add_argument("--seconds", type=float, default=1e9)
@@ -99,11 +75,9 @@ def main() -> None:
     trainer.start(weights)
     wait_for(room / "windows" / "windows.parquet")
     windows = Windows(room / "windows")
-    rows = windows.pool(given.share)
-    log(f"scoring {len(rows)} windows")
-    scores = score_all(room, windows.ids[rows], model, given.short)
-    log("scored")
-    experiment = Experiment(windows, rows, scores, given.device)
+    with np.load(room / "windows" / "scores.npz") as scores:
+        experiment = Experiment(windows, dict(scores), given.device)
+    log(f"{len(experiment.rows)} windows of the pool")
     longest = 0.0
     for line in (room / "runs.txt").read_text().splitlines():
         arm, seed = line.split()

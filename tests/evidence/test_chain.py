@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import os
@@ -20,6 +21,7 @@ from arms import CORE, FURTHER, draw, top  # noqa: E402
 from fetch_pool import Seen, is_held_out  # noqa: E402
 from llama import PLAIN, Llama, Shape, packed  # noqa: E402
 from measure import copy_margin, gap_of  # noqa: E402
+from windows import Windows  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +168,11 @@ def test_chain(model_folder: Path, tmp_path: Path) -> None:
         root = str(HERE.parents[1])
         path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
         done = subprocess.run(
-            [sys.executable, str(HERE / script), *map(str, arguments)],
+            [
+                sys.executable,
+                script if script == "-m" else str(HERE / script),
+                *map(str, arguments),
+            ],
             check=False,
             text=True,
             capture_output=True,
@@ -175,8 +181,23 @@ def test_chain(model_folder: Path, tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    windows = ["--window", 512, "--tokenizer", room / "model", "--processes", 1]
-    run("windows.py", "cut", pool, room / "windows", *windows)
+    run("by_longattn.py", "split", pool, room)
+    told = (HERE / "pool.yaml").read_text().replace("tokens: 8192", "tokens: 512")
+    for old, new in (("compiled", "c"), ("script", "python"), ("short: 1024", "short: 32")):
+        told = told.replace(old, new)
+    manual = next(line for line in told.splitlines() if "manual" in line)
+    (room / "pool.yaml").write_text(told.replace(manual, ""))
+    with contextlib.chdir(room):
+        run("-m", "longattn", "run", "pool.yaml", "--executor", "local")
+    cut = ["--window", 512, "--tokenizer", room / "model", "--processes", 1]
+    run("windows.py", room / "held_out", tmp_path / "held_out", *cut)
+    run("by_longattn.py", "gather", room / "run", tmp_path / "held_out", room / "windows")
+    windows = Windows(room / "windows")
+    with np.load(room / "windows" / "scores.npz") as scores:
+        assert {len(of) for of in scores.values()} == {len(windows.pool())}
+        near = [float(np.asarray(of, np.float64).std()) for of in scores.values()]
+    assert min(near) > 0
+    assert not set(windows.held_out().document) & set(windows.column("document")[windows.pool()])
     arms = ["random", "lds_top"]
     runs = [f"{arm} {seed}" for seed in (1, 2) for arm in arms]
     (room / "runs.txt").write_text("\n".join([*runs, "base 0"]))

@@ -1,6 +1,6 @@
 """Continue the training of a small Llama on one arm's windows with one seed, then measure: one JSON.
 
-    python train.py MODEL WINDOWS SCORES.npz ARM SEED RESULT.json [--tokens 50_000_000]
+    python train.py MODEL WINDOWS ARM SEED RESULT.json [--tokens 50_000_000]
 
 AdamW on float32 weights, of which bfloat16 copies compute; a constant rate after a warm-up; one epoch.
 Does nothing where RESULT.json is there already.
@@ -119,20 +119,10 @@ def synchronize(model: Llama) -> None:
 class Experiment:
     """The pool, its scores and the held-out windows: what every run needs."""
 
-    def __init__(
-        self,
-        windows: Windows,
-        rows: NDArray[np.int64],
-        scores: dict[str, NDArray[Any]],
-        device: str,
-    ) -> None:
-        self.windows, self.rows = windows, rows
+    def __init__(self, windows: Windows, scores: dict[str, NDArray[Any]], device: str) -> None:
+        self.windows, self.rows = windows, windows.pool()
         self.category = windows.column("category")[self.rows]
-        cheap = ("recurrence_pairs", "compression_ratio")
-        self.scores = {
-            name: np.asarray(of, np.float64)
-            for name, of in [*scores.items(), *((n, windows.column(n)[self.rows]) for n in cheap)]
-        }
+        self.scores = {name: np.asarray(of, np.float64) for name, of in scores.items()}
         self.document = windows.column("document")
         self.repository = windows.column("repository")
         self.held_out = windows.held_out()
@@ -171,7 +161,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    for name in ("model", "windows", "scores"):
+    for name in ("model", "windows"):
         parser.add_argument(name, type=Path)
     parser.add_argument("arm")
     parser.add_argument("seed", type=int)
@@ -186,8 +176,8 @@ def main() -> None:
     model = best_model(Shape.read(given.model), given.device)
     model.load(weights)
     windows = Windows(given.windows)
-    with np.load(given.scores) as scores:
-        experiment = Experiment(windows, windows.pool(), dict(scores), given.device)
+    with np.load(given.windows / "scores.npz") as scores:
+        experiment = Experiment(windows, dict(scores), given.device)
     trainer = Trainer(model, Recipe(tokens=given.tokens))
     write_whole(given.result, experiment.run(trainer, weights, given.arm, given.seed, given.short))
 

@@ -1,7 +1,6 @@
-"""Windows of the pool by longattn, and which of them train and which measure.
+"""Windows by longattn, and which of them train and which measure.
 
-    python windows.py cut POOL OUT --tokenizer MODEL [--window 8192] [--processes N]
-    python windows.py merge PART... OUT
+    python windows.py DOCUMENTS OUT --tokenizer MODEL [--window 8192] [--processes N]
 
 Writes OUT/ids.npy (uint16, a window a row) and OUT/windows.parquet: category, repository, document,
 index, start, held_out, recurrence_pairs, compression_ratio. longattn's Algorithm 1 lets the windows of a
@@ -105,17 +104,15 @@ def cut(pool: Path, out: Path, tokenizer: Path, window: int, processes: int) -> 
 def write_sorted(out: Path, ids: NDArray[np.uint16], table: pa.Table) -> None:
     """In order of category, document and place, so that no order of reading plays a part."""
     order = pc.sort_indices(table, [(n, "ascending") for n in ("category", "document", "index")])
+    write(out, ids[order.to_numpy()], table.take(order))
+
+
+def write(out: Path, ids: NDArray[np.uint16], table: pa.Table) -> None:
+    """Whole or not at all: others wait for windows.parquet."""
     out.mkdir(parents=True, exist_ok=True)
-    np.save(out / "ids.npy", ids[order.to_numpy()])
-    pq.write_table(table.take(order), out / "windows.parquet")
-
-
-def merge(parts: list[Path], out: Path) -> None:
-    """What was cut in parts, as one."""
-    read = [Windows(part) for part in parts]
-    write_sorted(
-        out, np.concatenate([p.ids for p in read]), pa.concat_tables(p.table for p in read)
-    )
+    np.save(out / "ids.npy", ids)
+    pq.write_table(table, out / "windows.partial")
+    (out / "windows.partial").rename(out / "windows.parquet")
 
 
 @dataclass(frozen=True)
@@ -147,12 +144,9 @@ class Windows:
     def column(self, name: str) -> NDArray[Any]:
         return np.array(self.table[name].to_pylist())
 
-    def pool(self, share: float = 1.0) -> NDArray[np.int64]:
-        """Rows that may be trained on; of a share of the documents, by the hash of their text."""
-        rows = np.flatnonzero(~self.column("held_out") & (self.column("category") != BOOK))
-        below = [int(name[:8], 16) < share * 2**32 for name in self.column("document")[rows]]
-        kept: NDArray[np.int64] = rows[np.array(below, bool)]
-        return kept
+    def pool(self) -> NDArray[np.int64]:
+        """Rows that may be trained on."""
+        return np.flatnonzero(~self.column("held_out") & (self.column("category") != BOOK))
 
     def held_out_rows(self) -> list[int]:
         """One window of each held-out document, in an order that hashes decide."""
@@ -163,10 +157,6 @@ class Windows:
         for i in rows:
             first.setdefault(str(document[i]), i)
         return list(first.values())
-
-    def needed(self, share: float) -> NDArray[np.int64]:
-        """Rows of `pool` and of `held_out`."""
-        return np.sort(np.concatenate([self.pool(share), np.array(self.held_out_rows(), int)]))
 
     def held_out(self, documents: int = HELD_OUT_DOCUMENTS, copied: int = COPIED) -> HeldOut:
         """A window of each of `documents` a category, few of one repository, chosen by hash."""
@@ -195,20 +185,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("command", choices=["cut", "merge"])
-    parser.add_argument("folders", type=Path, nargs="+")
+    parser.add_argument("pool", type=Path)
+    parser.add_argument("out", type=Path)
     parser.add_argument("--window", type=int, default=8192)
-    parser.add_argument("--tokenizer", type=Path)
+    parser.add_argument("--tokenizer", type=Path, required=True)
     parser.add_argument("--processes", type=int, default=2)
     given = parser.parse_args()
-    *sources, out = given.folders
-    if given.command == "merge":
-        merge(sources, out)
-    else:
-        cut(sources[0], out, given.tokenizer / "tokenizer.json", given.window, given.processes)
-    windows = Windows(out)
-    print("pool", Counter(windows.column("category")[windows.pool()].tolist()))
-    print("held out", Counter(windows.held_out().category))
+    cut(given.pool, given.out, given.tokenizer / "tokenizer.json", given.window, given.processes)
+    print("held out", Counter(Windows(given.out).held_out().category))
 
 
 if __name__ == "__main__":

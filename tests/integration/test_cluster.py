@@ -105,7 +105,7 @@ def documents(tmp_path_factory):
     return folder
 
 
-def settings(tmp_path, documents, checkpoint, categories, **workers):
+def settings(tmp_path, documents, checkpoint, categories, further=(), **workers):
     config = la.Config.parse(
         {
             "sources": [
@@ -115,6 +115,7 @@ def settings(tmp_path, documents, checkpoint, categories, **workers):
             "output": str(tmp_path / "out"),
             "window": {"tokens": WINDOW},
             "scorer": {"model": checkpoint, "dtype": "float32"},
+            "scores": list(further),
             "workers": {"gpus_per_scorer": 1, **workers},
         }
     )
@@ -167,7 +168,8 @@ def test_gpu_nodes_come_from_none_as_the_backlog_grows_and_are_given_back(undist
 def test_the_result_is_the_same_when_the_gpu_node_is_killed(
     undisturbed, cluster, documents, checkpoint, tmp_path
 ):
-    config = settings(tmp_path, documents, checkpoint, 6, score=1)
+    gap = {"name": "gap", "kind": "loss_gap", "model": checkpoint, "short": 64, "dtype": "float32"}
+    config = settings(tmp_path, documents, checkpoint, 6, [gap], score=1)
     told = watched(cluster, tmp_path, "kill")
     assert told["killed"]
     truth = scores(undisturbed[0].output)
@@ -176,6 +178,9 @@ def test_the_result_is_the_same_when_the_gpu_node_is_killed(
         for i in truth["data_id"].to_pylist()
     ]
     assert scores(config.output).equals(truth.filter(wanted))
+    gaps = pq.read_table(f"{config.output}/scores/gap").sort_by("data_id")  # by actors with a GPU
+    assert gaps["data_id"].equals(truth.filter(wanted)["data_id"])
+    assert gaps["gap"].null_count == 0
 
 
 def test_a_run_that_finds_no_gpu_in_time_says_so_and_stops(
