@@ -54,10 +54,12 @@ def s3():
 
 
 @pytest.fixture(scope="session")
-def ray_cluster(s3):
+def ray_cluster(s3, tmp_path_factory):
     """Ray on this machine alone, its workers able to reach the S3 server."""
     import ray
 
+    if "PYTEST_XDIST_WORKER" in os.environ:  # one of the processes starts it: `_shared_by`
+        (tmp_path_factory.getbasetemp().parent / "ray_cluster").touch(exist_ok=False)
     folder = tempfile.mkdtemp(prefix="la-")  # short: Ray puts Unix sockets below it
     os.environ["RAY_AUTH_MODE"] = "disabled"
     with environment(LONGATTN_CACHE=f"{folder}/models"):  # of the workers, which get it from Ray
