@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import json
 import logging
-from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from longattn.command import Executor
-from longattn.settings.numbers import ByteSize, read_number
+from longattn.ray_messages import quieten_ray
+from longattn.settings.numbers import ByteSize, Seconds, read_number
 from longattn.terminal import (
     console,
-    quieten_ray,
     show_categories,
     show_evaluation,
     show_scores,
     show_stages,
-    without_argument_errors,
 )
 
 if TYPE_CHECKING:
@@ -65,18 +63,38 @@ def run(
     from longattn.pipeline.job import run as run_job
     from longattn.storage.output_folder import OutputFolder
 
-    on_ray = executor == Executor.RAY
-    if on_ray:
+    if executor == Executor.RAY:
         quieten_ray()
-    with without_argument_errors() if on_ray else nullcontext():
-        summary = run_job(
-            config, executor=executor.value, select_after=select_after, check=check, shard=shard
-        )
+    summary = run_job(
+        config, executor=executor.value, select_after=select_after, check=check, shard=shard
+    )
     told = summary.to_dict()
     show_categories(told["categories"], config.select.rank_by)
     show_stages(told)
     show_scores(told.get("scores", {}))
     _show_written(OutputFolder(config.output).shown())
+
+
+def follow(
+    path: str,
+    overrides: list[str] | None,
+    executor: Executor,
+    interval: str,
+    idle: str,
+    *,
+    check: bool,
+) -> None:
+    from longattn.config import Config
+    from longattn.pipeline.follow import follow as follow_sources
+
+    if executor == Executor.RAY:
+        quieten_ray()
+    config = Config.of(path, overrides or [])
+    times = [
+        read_number(Seconds, name, given)
+        for name, given in (("--follow", interval), ("--idle", idle))
+    ]
+    follow_sources(config, times[0], idle=times[1], executor=executor.value, check=check)
 
 
 def _show_written(places: list[str]) -> None:
@@ -138,8 +156,9 @@ def evaluate(
     seed: int,
 ) -> None:
     from longattn.config import Config
-    from longattn.reports.evaluation import FEW_DOCUMENTS, LABELS, write_evaluation
     from longattn.reports.evaluation import evaluate as measure
+    from longattn.reports.evaluation import write_evaluation
+    from longattn.reports.evaluation_record import FEW_DOCUMENTS, LABELS
     from longattn.text import without_secrets
 
     config = Config.of(path, overrides or [])

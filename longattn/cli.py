@@ -18,6 +18,8 @@ from longattn.command import (
     ConfigPath,
     Executor,
     ExecutorOption,
+    FollowOption,
+    IdleOption,
     LogFile,
     NoCheckOption,
     OutputPath,
@@ -100,12 +102,24 @@ def run(
     executor: ExecutorOption = Executor.RAY,
     check: CheckOption = False,
     shard: ShardOption = None,
+    follow: FollowOption = None,
+    idle: IdleOption = "10m",
     log_file: LogFile = None,
 ) -> None:
     """Score what is not labelled yet, then select.
 
+    With --follow it goes on: a file is taken once two listings found it the same, and select.every
+    says when is selected anew.
+
     Example: longattn run configs/quickstart.yaml --set select.keep.fraction=0.25
+
+    Example: longattn run configs/quickstart.yaml --follow 60s --set select.every=1h
     """
+    if follow is not None:
+        if shard is not None:
+            raise typer.BadParameter("--follow and --shard exclude each other")
+        guarded(lambda: actions.follow(config, set_, executor, follow, idle, check=check))
+        return
     guarded(
         lambda: actions.run(config, set_, executor, select_after=True, check=check, shard=shard)
     )
@@ -261,7 +275,9 @@ def evaluate(
     windows: Annotated[int, typer.Option(min=2, help="native windows a category")] = 40,
     causal_model: Annotated[
         str | None,
-        typer.Option(help="folder or hub id with the scorer's tokenizer, for the dear baselines"),
+        typer.Option(
+            help="folder, hub id or URL, with the scorer's tokenizer, for the dear baselines"
+        ),
     ] = None,
     held_out: Annotated[
         float | None,
@@ -358,7 +374,7 @@ def bench(
 
         lengths = [read_number(WindowLength, "--length", text) for text in length or ["32K"]]
         result = run_bench(model, lengths, read_number(Count, "--tokens", tokens))
-        print(json.dumps(result, indent=1) if json_ else shown(result))
+        print(json.dumps(result.to_dict(), indent=1) if json_ else shown(result))
 
     guarded(work)
 

@@ -16,6 +16,7 @@ from ray._private import ray_constants, services
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from longattn.errors import ConfigError
+from longattn.ray_messages import without_argument_errors
 from longattn.storage.files import filesystem, is_local
 from longattn.storage.output_folder import OutputFolder
 
@@ -33,7 +34,8 @@ def connected() -> Iterator[None]:
     does what it did before, though `ray.init` takes it for itself.
     """
     if ray.is_initialized():
-        yield
+        with without_argument_errors():
+            yield
         return
     before = signal.getsignal(signal.SIGTERM)
     main = threading.current_thread() is threading.main_thread()

@@ -255,6 +255,9 @@ class Config(Settings):
         values["output"] = without_secrets(values["output"])
         if "scorer" in values:
             values["scorer"]["model"] = without_secrets(values["scorer"]["model"])
+        for score in values.get("scores", []):
+            if "model" in score:
+                score["model"] = without_secrets(score["model"])
         for source in values["sources"]:
             source["path"] = without_secrets(source["path"])
         return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)

@@ -7,7 +7,8 @@ local cache (`longattn/storage/remote_model.py`).
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from longattn.storage.files import require_answer
@@ -15,12 +16,14 @@ from longattn.storage.remote_model import (
     SMALL_FILES,
     fetch_small_files,
     fetch_tensors,
+    fetch_whole_model,
     tensor_files,
 )
 from longattn.text import first_line, without_secrets
 
 __all__ = [
     "BUILTIN",
+    "errors_name_url",
     "fetch_tensors",
     "is_hub_id",
     "is_url",
@@ -69,16 +72,27 @@ def model_folder(model: str, files: Sequence[str] = SMALL_FILES) -> Path:
 def whole_model(model: str) -> str:
     """What transformers' `from_pretrained` takes for a model of which all layers are run.
 
-    Raises ValueError, in one line, for one that is nowhere, or on a store.
+    Of one on a store, all of its weights are fetched into the cache first.
+
+    Raises:
+        ValueError: in one line; it is nowhere.
+        OSError: the store failed.
     """
     if is_hub_id(model):
         return model
-    if is_url(model):
-        raise ValueError(
-            f"model {without_secrets(model)}: a whole model is not read from a store; copy it to a "
-            "local folder"
-        )
-    return str(model_folder(model))
+    return str(fetch_whole_model(model) if is_url(model) else model_folder(model))
+
+
+@contextmanager
+def errors_name_url(model: str, folder: str | Path) -> Iterator[None]:
+    """In the block, refusals of a model on a store name its URL, not the local copy."""
+    try:
+        yield
+    except ValueError as error:
+        if not is_url(model):
+            raise
+        told = str(error).replace(str(folder), without_secrets(model).rstrip("/"))
+        raise ValueError(told) from error
 
 
 def require_reachable(model: str) -> None:

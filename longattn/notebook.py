@@ -18,6 +18,7 @@ from longattn.settings.paths import absolute_path
 log = logging.getLogger("longattn")
 
 if TYPE_CHECKING:
+    from longattn.reports.evaluation_record import Evaluation
     from longattn.reports.inspection import Inspection
     from longattn.reports.plan import Plan
     from longattn.selection.join import Joined
@@ -210,19 +211,20 @@ def evaluate(
     causal_model: str | None = None,
     held_out: float | None = None,
     seed: int = 0,
-) -> dict[str, Any]:
+) -> Evaluation:
     """How well the scorer tells native windows from spliced and shuffled ones; writes nothing.
 
     Args:
         config: path, mapping or `Config`.
         overrides: `a.b=value`, as `--set` takes them.
         windows: native windows a category.
-        causal_model: folder or hub id with the scorer's tokenizer, for the dear baselines.
+        causal_model: folder, hub id or URL, with the scorer's tokenizer, for the dear baselines.
         held_out: take only documents that `builtin/train.py` held out with this share.
         seed: decides what is drawn.
 
     Returns:
-        What `evaluation.json` holds: `["categories"][name]["auc"][scorer][foil]`, and more.
+        An `Evaluation`: `.categories[name].auc[scorer][foil]`, and more; `.to_dict()` is
+        `evaluation.json`.
 
     Raises:
         ValueError: one line; a bad setting, or a category with too few long documents.

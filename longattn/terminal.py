@@ -2,92 +2,19 @@
 
 from __future__ import annotations
 
-import logging
-import os
-import re
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from threading import Thread
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
 from longattn.text import count, duration, short, size
 
-log = logging.getLogger("longattn")
+if TYPE_CHECKING:
+    from longattn.reports.evaluation_record import Evaluation, HeadsEvaluation
+
 WIDTH = 80  # of what is not shown in a terminal
-
-
-def quieten_ray() -> None:
-    """Leave out what Ray logs of itself."""
-    # That a cluster started here asks for a token, which Ray itself keeps, is no news.
-    authentication = logging.getLogger("ray._private.authentication.authentication_token_setup")
-    authentication.addFilter(lambda record: "is enabled" not in record.getMessage())
-    if not os.environ.get("LONGATTN_TRACEBACK"):
-        import ray.data  # noqa: F401 - its handlers
-
-        # Ray Data logs a failure in 110 lines, which its log file has too.
-        for handler in logging.getLogger("ray.data").handlers:
-            if isinstance(handler, logging.StreamHandler):
-                handler.setLevel(logging.CRITICAL)
-
-
-# Ray Data hands each actor of a pool two objects that it has put into the store itself, its context and
-# what it runs; an actor that may be restarted makes Ray's core log an error of that each time it is
-# created. The driver holds both for as long as the pool lives, so a restart finds them.
-_OWN_ARGUMENTS = re.compile(
-    rb"core_worker\.cc.* has constructor arguments in the object store and max_restarts > 0"
-)
-
-
-@contextmanager
-def without_argument_errors() -> Iterator[None]:
-    """Ray's core writes to the terminal in the block, but for its lines on constructor arguments.
-
-    Only file descriptor 2 knows them: they come from C++. `sys.stderr` writes past the filter.
-    """
-    terminal = _terminal()
-    if terminal is None:
-        yield
-        return
-    reading, writing = os.pipe()
-    os.dup2(writing, 2)
-    os.close(writing)
-    passing = Thread(target=_pass_on, args=(reading, terminal), daemon=True)
-    passing.start()
-    before = sys.stderr
-    ours = [h for h in logging.getLogger().handlers if getattr(h, "stream", None) is before]
-    direct = os.fdopen(os.dup(terminal), "w", 1, encoding=before.encoding, errors=before.errors)
-    sys.stderr = direct
-    for handler in ours:
-        handler.setStream(direct)  # type: ignore[attr-defined]
-    try:
-        yield
-    finally:
-        sys.stderr = before
-        for handler in ours:
-            handler.setStream(before)  # type: ignore[attr-defined]
-        direct.close()
-        os.dup2(terminal, 2)
-        passing.join(5)  # a process that Ray started and that outlives it may hold the pipe
-
-
-def _terminal() -> int | None:
-    """Another descriptor of what 2 is; None where `sys.stderr` is not that, as in a notebook."""
-    try:
-        sys.stderr.flush()
-        return os.dup(2) if sys.stderr.fileno() == 2 else None
-    except (OSError, ValueError, AttributeError):
-        return None
-
-
-def _pass_on(reading: int, writing: int) -> None:
-    with os.fdopen(reading, "rb") as lines, os.fdopen(writing, "wb", 0) as terminal:
-        for line in lines:
-            if not _OWN_ARGUMENTS.search(line):
-                terminal.write(line)
 
 
 def console(width: int = WIDTH) -> Console:
@@ -142,53 +69,48 @@ def show_categories(categories: Mapping[str, Mapping[str, Any]], rank_by: str) -
     )
 
 
-def show_evaluation(result: Mapping[str, Any], labels: Mapping[str, str], few: int) -> None:
+def show_evaluation(result: Evaluation, labels: Mapping[str, str], few: int) -> None:
     """A table for each category: AUC with its interval, a row a score, a column a kind of foil.
 
     Args:
-        result: as `evaluate` gives it.
         labels: what scores are called here.
         few: documents below which intervals are too narrow.
     """
-    for name, category in result["categories"].items():
-        kinds = list(category["auc"]["LDS"])
+    for name, category in result.categories.items():
+        kinds = list(category.auc["LDS"])
         rows = table(f"{name}: AUC, native against", *kinds)
-        for scorer, cells in category["auc"].items():
-            rows.add_row(
-                labels.get(scorer, scorer),
-                *("{auc:.2f} ({low:.2f}-{high:.2f})".format_map(cells[k]) for k in kinds),
-            )
+        for scorer, cells in category.auc.items():
+            rows.add_row(labels.get(scorer, scorer), *(str(cells[kind]) for kind in kinds))
         console(160).print(rows)
-        _show_heads(name, category["heads"])
-        if category["documents"] < few:
-            print(f"intervals from {category['documents']} documents are too narrow")
-        worth = [pair for pair in category["pairs"] if pair["worth"]]
+        _show_heads(name, category.heads)
+        if category.documents < few:
+            print(f"intervals from {category.documents} documents are too narrow")
+        worth = [pair for pair in category.pairs if pair.worth]
         for pair in worth[:2]:
-            a, b = (labels.get(scorer, scorer) for scorer in pair["scores"])
+            a, b = (labels.get(scorer, scorer) for scorer in pair.scores)
             print(
-                f"splices: {a} + {b} has AUC {pair['auc']:.2f}, the better of the two "
-                f"{pair['better']:.2f} (chosen on these windows)"
+                f"splices: {a} + {b} has AUC {pair.auc:.2f}, the better of the two "
+                f"{pair.better:.2f} (chosen on these windows)"
             )
         if not worth:
             print("splices: no two scores together are better than the better of them")
-    for name, seconds in result["costs"].items():
+    for name, seconds in result.costs.items():
         print(f"score {name}: {duration(seconds)} a window here")
 
 
-def _show_heads(name: str, heads: Mapping[str, Any]) -> None:
+def _show_heads(name: str, heads: HeadsEvaluation) -> None:
     """AUC of every head, and what choosing one gives on documents that did not choose."""
-    kinds, choice = heads["auc"], heads["choice"]
-    rows = table(f"{name}: AUC of each head", *kinds)
-    for head, cells in enumerate(zip(*kinds.values(), strict=True)):
+    rows = table(f"{name}: AUC of each head", *heads.auc)
+    for head, cells in enumerate(zip(*heads.auc.values(), strict=True)):
         rows.add_row(f"head {head}", *(f"{value:.2f}" for value in cells))
     console(160).print(rows)
-    print(f"{name}: {choice['why']}")
-    for half in choice["judgements"]:
+    print(f"{name}: {heads.choice.why}")
+    for half in heads.choice.judgements:
         shown = ", ".join(
-            f"{kind} {auc:.2f} ({low:.2f}-{high:.2f}), mean of heads {half['mean_auc'][kind][0]:.2f}"
-            for kind, (auc, low, high) in half["auc"].items()
+            f"{kind} {auc:.2f} ({low:.2f}-{high:.2f}), mean of heads {half.mean_auc[kind][0]:.2f}"
+            for kind, (auc, low, high) in half.auc.items()
         )
-        print(f"  head {half['head']}, chosen on half, on the unseen documents: {shown}")
+        print(f"  head {half.head}, chosen on half, on the unseen documents: {shown}")
 
 
 def show_stages(summary: Mapping[str, Any]) -> None:

@@ -15,9 +15,12 @@ from hypothesis import settings
 
 import longattn as la
 from longattn.samples import SAMPLES
+from tests.examples import examples
 from tests.s3 import environment, moto_server
 
-settings.register_profile("untimed", deadline=None)  # other work on the machine fails no test
+settings.register_profile(
+    "untimed", max_examples=examples(100), deadline=None
+)  # other work on the machine fails no test
 settings.load_profile("untimed")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 # Ray's workers are as nice as this process: at 15, its default, whatever else runs here starves them.

@@ -11,9 +11,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from pyiceberg.catalog.sql import SqlCatalog
 
 import longattn as la
+from longattn.cli import app
 from longattn.samples import SAMPLES
 from longattn.windows.ids import document_id
 from longattn.windows.tokenizer import load_tokenizer
@@ -142,6 +144,21 @@ def test_the_source_map_names_every_room_and_file_that_there_is():
     assert named == files | rooms
     for path in re.findall(r"`((?:[a-z_]+/)+[a-z_]+\.py)`", README):
         assert (package / path).exists() or (ROOT / path).exists(), path
+
+
+def test_the_config_of_the_readme_is_one():
+    values = yaml.safe_load(re.search(r"```yaml\n(.*?)```", README, re.DOTALL)[1])
+    made = la.Config.parse(values)
+    assert made.window.tokens == 32768 and made.scores[0].columns == (
+        "compression_ratio",
+        "repetition",
+    )
+
+
+def test_the_readme_names_every_command_and_is_short():
+    commands = {command.name or command.callback.__name__ for command in app.registered_commands}
+    named = set(re.findall(r"`longattn ([a-z]+)", README))
+    assert named == commands and len(README.splitlines()) <= 210
 
 
 def test_links_of_the_pages_lead_somewhere():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from longattn.text import printable, without_secrets
+from longattn.text import printable, without_secrets, without_signature
 
 
 @pytest.mark.parametrize(
@@ -23,6 +23,28 @@ from longattn.text import printable, without_secrets
 def test_without_secrets(text, shown):
     assert without_secrets(text) == shown
     assert without_secrets(shown) == shown
+
+
+@pytest.mark.parametrize(
+    ("signed", "plain"),
+    [
+        ("https://b/k?X-Amz-Date=1&versionId=3&x-amz-signature=a%2Fb", "https://b/k?versionId=3"),
+        ("https://b/k?AWSAccessKeyId=K&Signature=a%3D&Expires=17", "https://b/k"),
+        ("https://b/k?Expires=17&Policy=p&Signature=s&Key-Pair-Id=k&n=1#f", "https://b/k?n=1#f"),
+        (
+            "https://g/k?X-Goog-Expires=1&generation=7&X-Goog-Signature=0a",
+            "https://g/k?generation=7",
+        ),
+        ("https://a/k?sv=2022&se=x&sr=b&sp=r&sig=a%3D&snapshot=t", "https://a/k?snapshot=t"),
+        ("https://h/get?file=a.jsonl&se=x&expires=3", "https://h/get?file=a.jsonl&se=x&expires=3"),
+        ("https://h/a?", "https://h/a?"),
+        ("s3://b/a?X-Amz-Signature=s", "s3://b/a?X-Amz-Signature=s"),
+        ("/a?sig=b", "/a?sig=b"),
+    ],
+)
+def test_without_signature(signed, plain):
+    assert without_signature(signed) == plain
+    assert without_signature(plain) == plain
 
 
 def test_printable_leaves_what_can_be_printed():

@@ -1,7 +1,8 @@
 """Arrow IPC files (.arrow, .feather; file and stream format): the text column, a batch at a time.
 
 A record batch is held whole, of the wanted columns alone: writers make batches of 1,000 to 65,536 rows.
-Arrow trusts what it reads, so each batch is checked before a value of it is looked at.
+Arrow trusts what it reads, so each batch is checked before a value of it is looked at; one whose
+compressed body unpacks to too much, as a file of kilobytes can to gigabytes, is not unpacked.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.ipc
 
+from longattn.corpus.arrow_bodies import RECORDS, blocks, bodies_from, body_at
 from longattn.corpus.arrow_columns import (
     Paths,
     TrackedFile,
@@ -48,17 +50,25 @@ class _Arrow:
         opened = pa.ipc.open_file if self.is_file else pa.ipc.open_stream
         return opened(file, options=options)
 
-    def batches(self, paths: Paths) -> Iterator[pa.RecordBatch | Unreadable]:
-        """The record batches of the split, or why one cannot be read; after that a stream ends."""
+    def batches(self, paths: Paths, cap: int) -> Iterator[pa.RecordBatch | Unreadable]:
+        """The record batches of the split, or why one cannot be read; after that a stream ends.
+
+        Of a batch, and all dictionaries before it, `cap` bytes may be unpacked, or RATIO times those
+        that are stored.
+        """
         wanted = sorted({self.schema.names.index(path[0]) for path in paths.all()})
         with content_errors(self.tracked):
             reader = self._open(wanted or [0])
             number = reader.num_record_batches if self.is_file else 0
+            places = blocks(self.tracked, self.split.file_size) if self.is_file else ([], [])
+            if len(places[1]) != number:
+                raise Unreadable("its footer is broken")
+        self.tracked.cap = cap
         stop = number if self.split.stop is None else min(self.split.stop, number)
         at = self.split.start
         while at < stop or not self.is_file:
             try:
-                with content_errors(self.tracked):
+                with content_errors(self.tracked), self._bounded(at, places):
                     batch = reader.get_batch(at) if self.is_file else next(reader, None)
                     if batch is None:
                         if left := self.split.file_size - self.tracked.position:
@@ -74,6 +84,28 @@ class _Arrow:
             else:
                 yield batch
             at += 1
+
+    @contextmanager
+    def _bounded(self, number: int, places: tuple[list[int], list[int]]) -> Iterator[None]:
+        """Bounds what the next record batch unpacks to, with the dictionaries that come with it."""
+        tracked = self.tracked
+        here = tracked.position
+        if self.is_file:
+            first = self.split.start == number
+            starts = [*(places[0] if first else ()), places[1][number]]
+            bodies = [body for start in starts if (body := body_at(tracked, start))]
+        else:
+            bodies = list(bodies_from(tracked, here))
+        tracked.seek(here)
+        tracked.buffers = sorted(place for body in bodies for place in body.buffers)
+        before = tracked.unpacked, tracked.stored
+        tracked.stored += sum(body.size for body in bodies)
+        try:
+            yield
+        finally:
+            tracked.buffers = ()
+            if all(body.kind == RECORDS for body in bodies):  # a dictionary stays in memory
+                tracked.unpacked, tracked.stored = before
 
 
 @contextmanager
@@ -98,7 +130,7 @@ def arrow_rows(file: Any, split: Split, cap: int) -> Iterator[Record | BadRecord
     problem = text_problem(arrow.schema, split.text_column)
     paths = Paths.of(arrow.schema, split)
     position = 0
-    for batch in arrow.batches(paths):
+    for batch in arrow.batches(paths, cap):
         if isinstance(batch, Unreadable):
             left = 0 if arrow.is_file else split.file_size - arrow.tracked.position
             yield bad_record(position, Reason.UNREADABLE, str(batch), lost_bytes=left)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -24,6 +25,7 @@ from longattn.corpus.records import (
 
 STRINGS = ("string", "large_string", "string_view", "binary", "large_binary", "binary_view")
 
+RATIO = 100  # of unpacked bytes to stored ones; text that repeats itself comes to 20
 MANY_ROWS, ROWS_PER_BYTE = 1 << 20, 64  # of which nothing is asked; of more, for each stored byte
 
 
@@ -37,6 +39,10 @@ class TrackedFile(io.RawIOBase):
     def __init__(self, file: Any, split: Split) -> None:
         self.file, self.split, self.position = file, split, 0
         self.error: Exception | None = None
+        self.buffers: Sequence[int] = ()
+        """Sorted places of compressed buffers of Arrow, each of which begins with its unpacked length."""
+        self.unpacked, self.stored, self.cap = 0, 0, 0
+        """Bytes that those come to as far as they are read, and as stored; what is always allowed."""
 
     def readable(self) -> bool:
         return True
@@ -55,6 +61,8 @@ class TrackedFile(io.RawIOBase):
     def read(self, size: int | None = -1) -> bytes:
         left = max(self.split.file_size - self.position, 0)
         wanted = left if size is None or size < 0 else min(size, left)
+        if not wanted:  # a broken file may lead to places that no file has
+            return b""
         try:
             data = read_listed(self.file, self.split, self.position, wanted)
             if len(data) < wanted:
@@ -64,8 +72,23 @@ class TrackedFile(io.RawIOBase):
         except (OSError, ValueError) as error:
             self.error = error
             raise
+        self._count(data)
         self.position += len(data)
         return data
+
+    def _count(self, data: bytes) -> None:
+        """Raises Unreadable where the compressed buffers that begin in some bytes unpack to too much."""
+        last = self.position + len(data) - 8
+        for place in self.buffers[bisect_left(self.buffers, self.position) :]:
+            if place > last:
+                break
+            at = place - self.position
+            self.unpacked += max(int.from_bytes(data[at : at + 8], "little", signed=True), 0)
+        try:
+            require_bounded(self.unpacked, self.stored, self.cap)
+        except Unreadable as error:
+            self.error = error
+            raise
 
 
 @contextmanager
@@ -73,9 +96,14 @@ def content_errors(tracked: TrackedFile) -> Iterator[None]:
     """Errors of pyarrow as Unreadable, but for those of the storage below it."""
     try:
         yield
-    except (pa.ArrowException, OSError, ValueError) as error:
+    except (pa.ArrowException, OSError, ValueError, Unreadable) as error:
+        if isinstance(tracked.error, Unreadable):  # of a batch; the next one may be read
+            unreadable, tracked.error = tracked.error, None
+            raise unreadable from error
         if tracked.error is not None:
             raise tracked.error from error
+        if isinstance(error, Unreadable):
+            raise
         raise Unreadable(str(error)) from error
 
 
@@ -155,6 +183,15 @@ def require_plausible(rows: int, split: Split) -> None:
     """
     if not 0 <= rows <= max(MANY_ROWS, ROWS_PER_BYTE * split.file_size):
         raise Unreadable(f"{rows} rows in a file of {split.file_size} bytes")
+
+
+def require_bounded(unpacked: int, stored: int, cap: int) -> None:
+    """Raises Unreadable for bytes that unpack to more than memory is meant to hold at once."""
+    if unpacked > max(cap, RATIO * stored):
+        raise Unreadable(
+            f"{unpacked} bytes unpacked of {stored}: over max_record_bytes {cap}, and over {RATIO} "
+            "times what is stored"
+        )
 
 
 def check_values(values: pa.Array) -> None:

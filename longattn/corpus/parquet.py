@@ -22,6 +22,7 @@ from longattn.corpus.arrow_columns import (
     check_values,
     checked_schema,
     content_errors,
+    require_bounded,
     require_plausible,
     text_problem,
 )
@@ -36,7 +37,6 @@ from longattn.corpus.records import (
 )
 
 BATCH_BYTES, BATCH_ROWS = 16 << 20, 64  # of Parquet text decoded at a time
-RATIO = 100  # of unpacked bytes to stored ones; text that repeats itself comes to 20
 
 
 @contextmanager
@@ -118,11 +118,7 @@ def _row_group(
     paths = Paths.of(parquet.schema_arrow, split)
     try:
         unpacked = parquet.metadata.row_group(group).total_byte_size
-        if unpacked > max(cap, RATIO * split.file_size):
-            raise Unreadable(
-                f"{unpacked} bytes unpacked of a file of {split.file_size}: over max_record_bytes "
-                f"{cap}, and over {RATIO} times the file"
-            )
+        require_bounded(unpacked, split.file_size, cap)
         for batch in _batches(parquet, tracked, group, paths):
             yield from batch_records(batch, paths, split, position, cap)
             position += len(batch)

@@ -26,7 +26,7 @@ from fsspec.spec import AbstractBufferedFile
 
 from longattn.storage.files import filesystem, is_local, storage_errors
 from longattn.storage.identity import identity
-from longattn.text import without_secrets
+from longattn.text import without_secrets, without_signature
 
 CHUNK = 8 << 20  # bytes asked of the storage at a time
 TAIL = 1 << 20  # the same, past the end of a split, where only the rest of one line is wanted
@@ -62,7 +62,8 @@ class Split:
     @cached_property
     def id(self) -> str:
         """32 hex digits over all that decides what the split yields."""
-        path = re.sub("(?<=://)[^/?#]*@", "", self.path)  # who asks does not matter
+        # Who asks does not matter, nor what with: signed URLs expire, and are signed anew.
+        path = without_signature(re.sub("(?<=://)[^/?#]*@", "", self.path))
         what = [self.category, path, self.text_column, self.start, self.stop, self.version]
         return sha256(json.dumps(what).encode()).hexdigest()[:32]
 
@@ -144,7 +145,7 @@ def open_listed(split: Split) -> Iterator[Any]:
     with storage_errors(split.path):
         file = fs.open(path, "rb", cache_type="none")
     with file:
-        check_unchanged(split, *_identity_of_open(fs, path, file))
+        check_unchanged(split, *_identity_of_open(fs, split.path, path, file))
         etag = str(getattr(file, "read_kw", {}).get("IfMatch", ""))
         if etag.startswith("W/"):  # which no If-Match ever meets
             del file.read_kw["IfMatch"]
@@ -210,7 +211,7 @@ def read_listed(file: Any, split: Split, start: int, wanted: int) -> bytes:
 
 
 def _identity_of_open(
-    fs: AbstractFileSystem, path: str, file: Any
+    fs: AbstractFileSystem, url: str, path: str, file: Any
 ) -> tuple[int, str, tuple[tuple[str, str], ...]]:
     if is_local(fs):
         return local_identity(path)
@@ -219,7 +220,7 @@ def _identity_of_open(
         told = identity(details) if details.get("size") is not None else None
         if told and told[2]:
             return told
-    with storage_errors(path):
+    with storage_errors(url):
         return identity(fs.info(path))
 
 

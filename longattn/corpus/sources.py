@@ -12,6 +12,7 @@ import re
 import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple, Protocol
@@ -61,6 +62,7 @@ SUFFIXES: dict[str, tuple[Format, Compression | None]] = {
     **{suffix: (kind, None) for suffix, kind in TABLES.items()},
 }
 ALLOWED = f"{', '.join(TEXT)} (each also {', '.join(list(PACKED)[1:])}), {', '.join(TABLES)}"
+SPLIT_BYTES = 256 << 20  # of a part of a file that can be cut
 # What `datasets` writes beside its files.
 NOT_DATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 
@@ -98,7 +100,7 @@ class Listing:
         ]
 
 
-def list_sources(sources: Iterable[Source], *, split_bytes: int = 256 << 20) -> Listing:
+def list_sources(sources: Iterable[Source], *, split_bytes: int = SPLIT_BYTES) -> Listing:
     """What there is to read, sorted by category and path, and what is left out.
 
     A path that exists is taken as it is written; else `{a,b}` are alternatives, each of which must
@@ -120,20 +122,33 @@ def list_sources(sources: Iterable[Source], *, split_bytes: int = 256 << 20) -> 
     files: dict[tuple[str, str, str], Split] = {}
     left_out: dict[str, Counter[str]] = {}
     for source in sources:
-        _check_columns(getattr(source, "columns", ()))
-        skipped: Counter[str] = Counter()
-        shown = without_secrets(source.path)
-        with warn_if_slow(f"listing {shown}"):
-            for split in _files(source, skipped):
-                files.setdefault((split.category, split.path, split.text_column), split)
+        found, skipped = list_files(source)
+        for split in found:
+            files.setdefault(file_key(split), split)
         if skipped:
-            left_out[shown] = skipped
+            left_out[without_secrets(source.path)] = skipped
     ordered = [files[key] for key in sorted(files)]
     with warn_if_slow("looking where large files can be cut"):
         return Listing(cut_files(ordered, split_bytes), left_out)
 
 
-def list_splits(sources: Iterable[Source], *, split_bytes: int = 256 << 20) -> list[Split]:
+def list_files(source: Source, *, may_be_missing: bool = False) -> tuple[list[Split], Counter[str]]:
+    """Each file of a source as one split, not yet cut, and what is left out by suffix.
+
+    Raises as `list_sources` does; `may_be_missing`: a path that matches nothing gives nothing.
+    """
+    _check_columns(getattr(source, "columns", ()))
+    skipped: Counter[str] = Counter()
+    with warn_if_slow(f"listing {without_secrets(source.path)}"):
+        return list(_files(source, skipped, may_be_missing=may_be_missing)), skipped
+
+
+def file_key(split: Split) -> tuple[str, str, str]:
+    """What a file is listed once for: category, path and column."""
+    return split.category, split.path, split.text_column
+
+
+def list_splits(sources: Iterable[Source], *, split_bytes: int = SPLIT_BYTES) -> list[Split]:
     """The splits of `list_sources`; what is left out is logged."""
     listing = list_sources(sources, split_bytes=split_bytes)
     for line in listing.left_out_lines():
@@ -183,32 +198,48 @@ def _check_columns(names: Sequence[str]) -> None:
             )
 
 
-def _files(source: Source, skipped: Counter[str]) -> Iterator[Split]:
+class _Store(NamedTuple):
+    """Where the files of a source are."""
+
+    fs: AbstractFileSystem
+    url_of: UrlOf
+
+    def shown(self, path: str) -> str:
+        """A path as the URL that people gave, without its secrets."""
+        return without_secrets(self.url_of(path))
+
+    def errors(self, path: str) -> AbstractContextManager[None]:
+        return storage_errors(self.url_of(path))
+
+
+def _files(
+    source: Source, skipped: Counter[str], *, may_be_missing: bool = False
+) -> Iterator[Split]:
     """Each file of a source as one split, not yet cut; what is not read of a folder is counted."""
     shown = without_secrets(source.path)
     if re.match(r"[a-z0-9]+::|.*::[a-z0-9]+://", source.path):
         raise ValueError(f"{shown!r}: chained URLs are not supported")
     require_answer(source.path)
     fs, path = filesystem(source.path)
-    make = _Maker(fs, source, UrlOf(source.path, fs, path))
-    matches = _existing(fs, path)
+    store = _Store(fs, UrlOf(source.path, fs, path))
+    matches = _existing(store, path)
     for pattern in [path] if matches else _alternatives(path):
-        found = matches or _existing(fs, pattern) or _glob(fs, pattern, skipped)
+        found = matches or _existing(store, pattern) or _glob(store, pattern, skipped)
         count = 0
         for name, info, is_folder in found:
-            members = _data(_tree(fs, name), skipped) if is_folder else [(name, info)]
-            for member, member_info in _with_sizes(fs, members):
+            members = _data(_tree(store, name), skipped) if is_folder else [(name, info)]
+            for member, member_info in _with_sizes(store, members):
                 kind = kind_of(member)
                 if kind is None:
                     raise ValueError(
-                        f"{without_secrets(member)}: suffix not known, allowed are {ALLOWED}"
+                        f"{store.shown(member)}: suffix not known, allowed are {ALLOWED}"
                     )
                 count += 1
-                yield make(member, member_info, kind)
-        if not count:
+                yield _split(store, source, member, member_info, kind)
+        if not (count or may_be_missing):
             what = f"holds no file of a known suffix ({ALLOWED})" if found else "matches nothing"
             of = "" if pattern == path else f" (an alternative of {shown!r})"
-            raise ValueError(f"{without_secrets(pattern) if of else shown!r} {what}{of}")
+            raise ValueError(f"{store.shown(pattern) if of else shown!r} {what}{of}")
 
 
 def _data(files: list[tuple[str, Any]], skipped: Counter[str]) -> list[tuple[str, Any]]:
@@ -225,16 +256,16 @@ def _data(files: list[tuple[str, Any]], skipped: Counter[str]) -> list[tuple[str
     return taken
 
 
-def _with_sizes(fs: AbstractFileSystem, files: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
+def _with_sizes(store: _Store, files: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
     """Files with their listing, asked for one by one where it tells no size: a page of links."""
 
     def sized(file: tuple[str, Any]) -> tuple[str, Any]:
         if file[1] is None or file[1].get("size") is not None:
             return file
-        with storage_errors(file[0]):
-            return file[0], fs.info(file[0])
+        with store.errors(file[0]):
+            return file[0], store.fs.info(file[0])
 
-    web = not is_local(fs) and any(info.get("size") is None for _, info in files)
+    web = not is_local(store.fs) and any(info.get("size") is None for _, info in files)
     return parallel(sized, files) if web else files
 
 
@@ -250,12 +281,12 @@ def _suffix(path: str) -> str:
 Entry = tuple[str, Any, bool]  # path, fsspec info (None: local, not asked for yet), is a folder
 
 
-def _existing(fs: AbstractFileSystem, path: str) -> list[Entry]:
+def _existing(store: _Store, path: str) -> list[Entry]:
     try:
-        if is_local(fs):
+        if is_local(store.fs):
             return [(path, None, stat.S_ISDIR(os.stat(path).st_mode))]  # noqa: PTH116
-        with storage_errors(path):
-            info = fs.info(path)
+        with store.errors(path):
+            info = store.fs.info(path)
     except (FileNotFoundError, NotADirectoryError):
         return []
     web_index = path.startswith("http") and path.endswith("/")  # which HTTP tells to be a file
@@ -271,7 +302,7 @@ def _alternatives(pattern: str) -> list[str]:
     return [p for part in match[1].split(",") for p in _alternatives(before + part + after)]
 
 
-def _glob(fs: AbstractFileSystem, pattern: str, skipped: Counter[str]) -> list[Entry]:
+def _glob(store: _Store, pattern: str, skipped: Counter[str]) -> list[Entry]:
     """Matches of a pattern, sorted.
 
     fsspec's own glob drops folders that it fails to list, and with them their files.
@@ -284,7 +315,7 @@ def _glob(fs: AbstractFileSystem, pattern: str, skipped: Counter[str]) -> list[E
     if "**" in parts:
         direct = re.compile(glob_translate(pattern)).match
         below = re.compile(glob_translate(pattern + "/**")).match  # in a folder that matches
-        files = _tree(fs, level[0][0], tuple(filter(_hidden, parts)))
+        files = _tree(store, level[0][0], tuple(filter(_hidden, parts)))
         named = [file for file in files if direct(file[0]) and parts[-1] != "**"]
         taken = {name for name, _ in named}
         inside = [file for file in files if file[0] not in taken and below(file[0])]
@@ -294,36 +325,36 @@ def _glob(fs: AbstractFileSystem, pattern: str, skipped: Counter[str]) -> list[E
             name: (name, info, is_folder)
             for folder, _, parent_is_folder in level
             if parent_is_folder
-            for name, info, is_folder in _entries(fs, folder)
+            for name, info, is_folder in _entries(store, folder)
             if fnmatchcase(_name(name), part) and (_hidden(part) or not _hidden(_name(name)))
         }
         level = [names_of[name] for name in sorted(names_of)]
     return level
 
 
-def _entries(fs: AbstractFileSystem, folder: str) -> list[Entry]:
+def _entries(store: _Store, folder: str) -> list[Entry]:
     """What lies directly in a folder. Symbolic links count as what they lead to."""
     try:
-        if is_local(fs):
+        if is_local(store.fs):
             with os.scandir(folder) as found:
                 return [(entry.path, None, entry.is_dir()) for entry in found]
-        with storage_errors(folder):
-            listing = fs.ls(folder, detail=True)
+        with store.errors(folder):
+            listing = store.fs.ls(folder, detail=True)
     except (FileNotFoundError, NotADirectoryError):
         return []
     named = [(info["name"].rstrip("/"), info, info["type"] == "directory") for info in listing]
     return [entry for entry in named if entry[0] != folder.rstrip("/")]  # S3: a folder's own key
 
 
-def _tree(fs: AbstractFileSystem, folder: str, hidden: Iterable[str] = ()) -> list[tuple[str, Any]]:
+def _tree(store: _Store, folder: str, hidden: Iterable[str] = ()) -> list[tuple[str, Any]]:
     """Every file below a folder, with its listing; of hidden names, only what matches `hidden`."""
 
     def shown(name: str) -> bool:
         return not _hidden(name) or any(fnmatchcase(name, pattern) for pattern in hidden)
 
-    if not is_local(fs):
-        with storage_errors(folder):
-            found = fs.find(folder, detail=True)  # on object stores: one bulk listing
+    if not is_local(store.fs):
+        with store.errors(folder):
+            found = store.fs.find(folder, detail=True)  # on object stores: one bulk listing
         below = len(folder.rstrip("/")) + 1
         return [
             (name, info)
@@ -339,7 +370,7 @@ def _tree(fs: AbstractFileSystem, folder: str, hidden: Iterable[str] = ()) -> li
         if real in seen:
             continue
         seen.add(real)
-        entries = sorted(entry for entry in _entries(fs, place) if shown(_name(entry[0])))
+        entries = sorted(entry for entry in _entries(store, place) if shown(_name(entry[0])))
         files += [(name, None) for name, _, is_folder in entries if not is_folder]
         waiting += [name for name, _, is_folder in reversed(entries) if is_folder]
     return files
@@ -363,32 +394,28 @@ def kind_of(path: str) -> tuple[Format, Compression | None] | None:
     return SUFFIXES.get(name[first:]) or SUFFIXES.get(name[last:]) if last >= 0 else None
 
 
-class _Maker(NamedTuple):
-    """Makes splits of whole files of a source."""
-
-    fs: AbstractFileSystem
-    source: Source
-    url_of: UrlOf
-
-    def __call__(self, path: str, info: Any, kind: tuple[Format, Compression | None]) -> Split:
-        size, version, marks = local_identity(path) if is_local(self.fs) else identity(info)
-        url = self.url_of(path)
-        try:
-            url.encode()
-        except UnicodeEncodeError:
-            raise ValueError(f"{without_secrets(url)!r}: the file's name is not UTF-8") from None
-        source, (form, compression) = self.source, kind
-        columns: Sequence[str] = getattr(source, "columns", ())
-        return Split(
-            source.category,
-            url,
-            source.text_column,
-            form,
-            compression,
-            0,
-            size if form == "jsonl" and not compression else None,
-            size,
-            version,
-            marks,
-            tuple((name, "") for name in columns),
-        )
+def _split(
+    store: _Store, source: Source, path: str, info: Any, kind: tuple[Format, Compression | None]
+) -> Split:
+    """A file of a source as one split."""
+    size, version, marks = local_identity(path) if is_local(store.fs) else identity(info)
+    url = store.url_of(path)
+    try:
+        url.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{without_secrets(url)!r}: the file's name is not UTF-8") from None
+    form, compression = kind
+    columns: Sequence[str] = getattr(source, "columns", ())
+    return Split(
+        source.category,
+        url,
+        source.text_column,
+        form,
+        compression,
+        0,
+        size if form == "jsonl" and not compression else None,
+        size,
+        version,
+        marks,
+        tuple((name, "") for name in columns),
+    )

@@ -181,7 +181,9 @@ class TableJob:
         require_same(self.output, score.name, record, parts)
         places = column_places(self.output, self.scores[:i], _columns(score))
         was = record
-        record = record or TableRecord(score.name, parts, score.columns, score.model)
+        record = record or TableRecord(
+            score.name, parts, score.columns, score.model and without_secrets(score.model)
+        )
         record = with_limits(self.output, record, score.where, places)
         if record != was:
             write_table_record(self.output, record)

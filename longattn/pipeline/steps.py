@@ -23,6 +23,7 @@ from longattn.pipeline.labelled_sink import WriteReport, no_report, write_labell
 from longattn.pipeline.pools import Pools, actor_pool, plan_pools
 from longattn.pipeline.score_actor import ScoreReport, ScoreStage, ScoreWindows
 from longattn.pipeline.window_actor import DocumentWindows
+from longattn.ray_messages import without_argument_errors
 from longattn.scoring.settings import ScoreSettings
 from longattn.settings.numbers import TokenLength, read_number
 from longattn.storage.output_folder import OutputFolder
@@ -168,9 +169,12 @@ class LabelledSink(Datasink[int]):
         self.output, self.report, self.failed = output, report, failed
 
     def write(self, blocks: Iterable[Block], ctx: Any) -> int:
-        tables = [BlockAccessor.for_block(block).to_arrow() for block in blocks]
+        tables = [self.table(block) for block in blocks]
         with failures_reported(self.failed, "writing", lambda: without_secrets(self.output)):
             return write_labelled_windows(self.output, tables, self.report)
+
+    def table(self, block: Block) -> pa.Table:
+        return BlockAccessor.for_block(block).to_arrow()
 
 
 def write_with(scored: Dataset, sink: LabelledSink) -> None:
@@ -183,7 +187,8 @@ def write_with(scored: Dataset, sink: LabelledSink) -> None:
     cluster = ray.cluster_resources()
     writers = WRITERS if cluster.get("GPU") else max(2, int(cluster.get("CPU", 1)) // 16)
     arguments = {"num_cpus": 0, "max_retries": RETRIES["max_task_retries"]}
-    scored.write_datasink(sink, ray_remote_args=arguments, concurrency=writers)
+    with without_argument_errors():
+        scored.write_datasink(sink, ray_remote_args=arguments, concurrency=writers)
 
 
 def read_labelled(path: ConfigLike, columns: Sequence[str] | None = None) -> Dataset:
@@ -212,15 +217,16 @@ def with_scores(
     pools: Pools,
     reports: tuple[ScoreReport, FailureReport] = (no_report, no_failure_report),
     tasks: int = 1,
+    scores: type[ScoreWindows] | None = None,
 ) -> Dataset:
     """The scoring stage, with actors as `pools` says; `reports` as a `Monitor` gives them.
 
     A block of windows is scored whole, so that what is written depends on no other block. `tasks` is
-    how many the stage before has: no more actors start at first.
+    how many the stage before has: no more actors start at first. `scores`: another class of actors.
     """
     # `map_batches` itself wants a number of rows where there are GPUs, which would put blocks together.
     return windows.map_batches_internal(
-        ScoreWindows,
+        scores or ScoreWindows,
         fn_constructor_args=(stage, *reports),
         batch_size=None,
         batch_format="pyarrow",

@@ -35,7 +35,7 @@ from longattn.resume.markers import IdSet, Marker, write_markers
 from longattn.storage.files import join, remove
 from longattn.storage.output_folder import OutputFolder
 from longattn.storage.tables import QUARANTINE, write_table
-from longattn.windows.cutting import WindowCutter, window_table
+from longattn.windows.cutting import WindowCutter, WindowRow, window_table
 from longattn.windows.tokenizer import load_tokenizer
 
 QUARANTINE_ROWS = 10_000  # bad records held before a quarantine file is written
@@ -45,8 +45,9 @@ QUARANTINE_ROWS = 10_000  # bad records held before a quarantine file is written
 TOGETHER, TOGETHER_BYTES = 100, 1 << 20
 REPORT_SECONDS = 0.5
 
-SplitReport = tuple[Split, Counts, bool, float]
-"""A split, its counts so far, whether it is read to its end, seconds waited since the last report."""
+SplitReport = tuple[Split, Counts, bool, float, int]
+"""A split, its counts so far, whether it is read to its end, seconds waited since the last report,
+windows given to the scorers."""
 WindowReport = Callable[[Sequence[SplitReport]], None]
 
 
@@ -62,6 +63,7 @@ class SplitProgress:
     counts: Counts = field(default_factory=Counts)
     seen: set[tuple[str, str]] = field(default_factory=set)
     ids: IdSet = field(default_factory=IdSet)  # windows labelled under this split
+    given: int = 0  # of them, to the scorers in this run
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ class SplitWindows:
 
     def _blocks(self, task: str) -> Iterator[pa.Table]:
         """The windows of a task, in tables of `block_bytes` or, the last, less."""
-        rows: list[dict[str, Any]] = []
+        rows: list[WindowRow] = []
         splits: list[str] = []
         size = 0
         markers: list[Marker] = []
@@ -140,7 +142,7 @@ class SplitWindows:
         if markers:
             write_markers(self.stage.output, markers)
 
-    def _rows(self, task: str, markers: list[Marker]) -> Iterator[tuple[dict[str, Any], str]]:
+    def _rows(self, task: str, markers: list[Marker]) -> Iterator[tuple[WindowRow, str]]:
         """New windows of the splits of a task, each with its split; markers of those at their end."""
         attempt = uuid.uuid4().hex
         for split, begin in self._begun(unpack_task(task), attempt):
@@ -183,7 +185,7 @@ class SplitWindows:
             yield from zip(some, verdicts, strict=False)
             at += len(verdicts)
 
-    def _windows(self, split: Split, progress: SplitProgress) -> Iterator[dict[str, Any]]:
+    def _windows(self, split: Split, progress: SplitProgress) -> Iterator[WindowRow]:
         """Windows of a split that are not labelled yet."""
         started = time.perf_counter()
         counts, reader = progress.counts, progress.reader
@@ -203,6 +205,7 @@ class SplitWindows:
                     if under is None:
                         left = time.perf_counter()
                         counts.seconds += left - started
+                        progress.given += 1
                         yield row | getattr(record, "extra", {})
                         started = time.perf_counter()
                         self.waiting += started - left
@@ -212,7 +215,7 @@ class SplitWindows:
                 bad, parts = [], parts + 1
             if counts.records >= reported + 1000:
                 reported = counts.records
-                self._tell(split, counts, ended=False)
+                self._tell(split, progress, ended=False)
         if bad:
             self._quarantine(split, parts, bad)
             parts += 1
@@ -220,11 +223,11 @@ class SplitWindows:
             self._drop_quarantine(split, parts)
         counts.seconds += time.perf_counter() - started
         counts.end()
-        self._tell(split, counts, ended=True)
+        self._tell(split, progress, ended=True)
 
-    def _tell(self, split: Split, counts: Counts, *, ended: bool) -> None:
+    def _tell(self, split: Split, progress: SplitProgress, *, ended: bool) -> None:
         waiting, self.waiting = self.waiting, 0.0
-        self.untold.append((split, counts, ended, waiting))
+        self.untold.append((split, progress.counts, ended, waiting, progress.given))
         late = time.perf_counter() > self.told + REPORT_SECONDS
         if not ended or late or len(self.untold) == TOGETHER:
             self._report_untold()
@@ -248,7 +251,7 @@ class SplitWindows:
 
     def _cut(
         self, record: Record | BadRecord, split: Split, progress: SplitProgress
-    ) -> Iterator[dict[str, Any]] | BadRecord:
+    ) -> Iterator[WindowRow] | BadRecord:
         if isinstance(record, BadRecord):
             return record
         try:
@@ -310,7 +313,7 @@ class DocumentWindows:
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
         names = set(batch.column_names)
-        rows: list[dict[str, Any]] = []
+        rows: list[WindowRow] = []
         for row in batch.to_pylist():
             category = row["category"] if "category" in names else "default"
             self.cutter.samples = {category: self.sample}

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from longattn.samples import SAMPLES
+from longattn.scoring.precision import Errors
 from longattn.scoring.scorer import AttentionScorer
 from longattn.scoring.statistics import attention_sums
 from longattn.scoring.tables import Tables
@@ -50,6 +51,48 @@ class Figures:
     busy: float | None  # share of the batch's time that the kernel computes, on a GPU
     distances: float  # cost of three distances over that of one
     peak_gib: float | None  # beyond the tables, on a GPU
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a corpus would take at the measured rates."""
+
+    tokens: int
+    windows: float
+    device_hours: float
+    cores_a_device: float | None
+    """That tokenize for one device."""
+
+
+@dataclass(frozen=True)
+class ModelBench:
+    """One scorer."""
+
+    heads: int
+    dtype: str
+    errors: Errors | None
+    dense_ratio: float | None
+    """Time of the dense formulation over ours; None where it does not fit in the memory."""
+    dense_tokens: int
+    lengths: list[Figures]
+    prediction: Prediction
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What this machine does."""
+
+    device: str
+    cores: int | None
+    torch: str
+    dtype: str
+    ceiling_tflops: float
+    tokenized_per_second_a_core: float | None
+    windows_written_per_second: float
+    models: dict[str, ModelBench]
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
 
 
 def random_scorer(shape: str, device: str, dtype: str) -> AttentionScorer:
@@ -220,22 +263,17 @@ def windows_per_second_written(length: int) -> float:
         return 4 * rows / (time.perf_counter() - started)
 
 
-def predict(tokens: int, stream_ms: float, length: int, tokenized: float | None) -> dict[str, Any]:
-    """What a corpus would take at these rates."""
+def predict(tokens: int, stream_ms: float, length: int, tokenized: float | None) -> Prediction:
     windows = tokens / length
     rate = 1e3 / stream_ms * length
-    return {
-        "tokens": tokens,
-        "windows": windows,
-        "device_hours": windows * stream_ms / 3.6e6,
-        "cores_a_device": rate / tokenized if tokenized else None,
-    }
+    hours = windows * stream_ms / 3.6e6
+    return Prediction(tokens, windows, hours, rate / tokenized if tokenized else None)
 
 
 def run_bench(
     model: str | None, lengths: list[int], tokens: int, device: str | None = None
-) -> dict[str, Any]:
-    """All of it as plain values.
+) -> Bench:
+    """All of it.
 
     Args:
         model: `8b` or `70b` (random tables of that shape), or a checkpoint; by default both shapes
@@ -248,31 +286,31 @@ def run_bench(
     top = ceiling(device, getattr(torch, dtype))
     models = [model] if model else list(SHAPES) if device == "cuda" else ["builtin"]
     tokenized = tokens_per_second(model if model and model not in SHAPES else "builtin")
-    result: dict[str, Any] = {
-        "device": torch.cuda.get_device_name() if device == "cuda" else _processor(),
-        "cores": os.cpu_count(),
-        "torch": torch.__version__,
-        "dtype": dtype,
-        "ceiling_tflops": top,
-        "tokenized_per_second_a_core": tokenized,
-        "windows_written_per_second": windows_per_second_written(lengths[0]),
-        "models": {},
-    }
+    result = Bench(
+        device=torch.cuda.get_device_name() if device == "cuda" else _processor(),
+        cores=os.cpu_count(),
+        torch=torch.__version__,
+        dtype=dtype,
+        ceiling_tflops=top,
+        tokenized_per_second_a_core=tokenized,
+        windows_written_per_second=windows_per_second_written(lengths[0]),
+        models={},
+    )
     for name in models:
         if name in SHAPES:
             scorer = random_scorer(name, device, dtype)
         else:
             scorer = AttentionScorer.from_pretrained(name, device=device)
         rows = [figures(scorer, length, top) for length in lengths]
-        result["models"][name] = {
-            "heads": scorer.heads,
-            "dtype": str(scorer.dtype).removeprefix("torch."),
-            "errors": scorer.errors and asdict(scorer.errors),
-            "dense_ratio": dense_ratio(scorer),
-            "dense_tokens": DENSE_TOKENS[device],
-            "lengths": [asdict(row) for row in rows],
-            "prediction": predict(tokens, rows[0].stream, lengths[0], tokenized),
-        }
+        result.models[name] = ModelBench(
+            heads=scorer.heads,
+            dtype=str(scorer.dtype).removeprefix("torch."),
+            errors=scorer.errors,
+            dense_ratio=dense_ratio(scorer),
+            dense_tokens=DENSE_TOKENS[device],
+            lengths=rows,
+            prediction=predict(tokens, rows[0].stream, lengths[0], tokenized),
+        )
         del scorer
     return result
 
@@ -286,44 +324,44 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def shown(result: dict[str, Any]) -> str:
+def shown(result: Bench) -> str:
     """The result as lines for a person."""
-    tokenized = result["tokenized_per_second_a_core"]
+    tokenized = result.tokenized_per_second_a_core
     lines = [
-        f"{result['device']}, {result['cores']} cores, torch {result['torch']}, {result['dtype']}",
-        f"matrix products: {result['ceiling_tflops']:.3g} TFLOP/s",
+        f"{result.device}, {result.cores} cores, torch {result.torch}, {result.dtype}",
+        f"matrix products: {result.ceiling_tflops:.3g} TFLOP/s",
         "tokenizing: "
         + (f"{tokenized / 1e6:.1f} M tokens/s a core" if tokenized else "not measured"),
-        f"writing: {result['windows_written_per_second']:.0f} windows/s",
+        f"writing: {result.windows_written_per_second:.0f} windows/s",
     ]
-    for name, model in result["models"].items():
-        ratio = model["dense_ratio"]
+    for name, model in result.models.items():
+        ratio = model.dense_ratio
         lines.append(
-            f"{name} ({model['heads']} heads, {model['dtype']}): the dense formulation at "
-            f"{model['dense_tokens']} tokens "
+            f"{name} ({model.heads} heads, {model.dtype}): the dense formulation at "
+            f"{model.dense_tokens} tokens "
             + (f"takes {ratio:.1f} times as long" if ratio else "does not fit in the memory")
         )
-        if off := model["errors"]:
+        if off := model.errors:
             lines.append(
-                f"  of float32, windows of {off['tokens']} real tokens: DS off by {off['ds']:.1e}, "
-                f"variance by {off['variance']:.1e}"
+                f"  of float32, windows of {off.tokens} real tokens: DS off by {off.ds:.1e}, "
+                f"variance by {off.variance:.1e}"
             )
         lines.append(
             "    tokens  kernel ms  call ms  in a batch ms  of ceiling: kernel  call  batch  "
             "busy  3 distances  GiB"
         )
-        for row in model["lengths"]:
-            busy = f"{row['busy']:.0%}" if row["busy"] is not None else "-"
-            peak = f"{row['peak_gib']:.2f}" if row["peak_gib"] is not None else "-"
+        for row in model.lengths:
+            busy = f"{row.busy:.0%}" if row.busy is not None else "-"
+            peak = f"{row.peak_gib:.2f}" if row.peak_gib is not None else "-"
             lines.append(
-                f"  {row['length']:8} {row['kernel']:10.2f} {row['call']:8.2f} {row['stream']:14.2f} "
-                f"{row['share']:19.0%} {row['call_share']:5.0%} {row['stream_share']:6.0%} "
-                f"{busy:>5} {row['distances']:11.2f}x {peak:>4}"
+                f"  {row.length:8} {row.kernel:10.2f} {row.call:8.2f} {row.stream:14.2f} "
+                f"{row.share:19.0%} {row.call_share:5.0%} {row.stream_share:6.0%} "
+                f"{busy:>5} {row.distances:11.2f}x {peak:>4}"
             )
-        told = model["prediction"]
-        cores = f"{told['cores_a_device']:.1f}" if told["cores_a_device"] else "?"
+        told = model.prediction
+        cores = f"{told.cores_a_device:.1f}" if told.cores_a_device else "?"
         lines.append(
-            f"  {told['tokens']:,} tokens, about {told['windows']:,.0f} windows: "
-            f"{told['device_hours']:,.1f} device hours; {cores} cores tokenize for one device"
+            f"  {told.tokens:,} tokens, about {told.windows:,.0f} windows: "
+            f"{told.device_hours:,.1f} device hours; {cores} cores tokenize for one device"
         )
     return "\n".join(lines)

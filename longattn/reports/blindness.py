@@ -6,7 +6,7 @@ that people read says.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,10 +19,12 @@ from longattn.reports.head_choice import head_scorer
 from longattn.selection.auc import auc
 from longattn.selection.heads import HeadScores, lds_of_heads, mean_of_heads
 from longattn.selection.kept_heads import heads_of
+from longattn.settings.scores import Score
 from longattn.settings.selection import Select
 from longattn.storage.output_folder import OutputFolder
 from longattn.storage.records import read_record, write_record
 from longattn.windows.recurrence import Recurrence, far_recurrence
+from longattn.windows.tokenizer import load_tokenizer
 
 WINDOWS = 12  # of each kind, a category
 DOCUMENTS = 24  # that they are of
@@ -81,18 +83,17 @@ class Check:
 def check_ranking(config: Config, seed: int = 0) -> dict[str, Check]:
     """Measure what `select.rank_by` tells, by category; those with too few long documents are left out.
 
-    Empty for a column of a score table or of the user's, which only its own program can compute.
+    Empty for a column of the user's, which only its own program can compute.
 
     Raises ValueError for a source that cannot be read.
     """
-    select = config.select
-    if select.rank_by not in (*ATTENTION, *Recurrence._fields):
+    column = config.select.rank_by
+    further = next((score for score in config.scores if column in score.columns), None)
+    if further is None and column not in (*ATTENTION, *Recurrence._fields):
         return {}
-    score = None
-    if select.rank_by in ATTENTION:
+    if column in ATTENTION or (further is not None and further.model):
         config = _bounded(config)
-        score = head_scorer(config)
-    heads = _heads(config)
+    rank = _ranking(config, further)
     found = {}
     documents = long_documents(config, seed=seed, fewest=0, most=DOCUMENTS)
     for name, of in documents.items():
@@ -102,20 +103,45 @@ def check_ranking(config: Config, seed: int = 0) -> dict[str, Check]:
         native = native_windows(of, WINDOWS, config.window.tokens, rng)
         (splice,) = spliced(of, WINDOWS, config.window.tokens, rng, (SPLICE,)).values()
         kinds = [native.ids_nl, splice.ids_nl, repeated(native, rng).ids_nl]
-        if score is not None:
-            scores = [_of_heads(score(ids_nl), heads.get(name)) for ids_nl in kinds]
-            values = _attention(scores, select)
-        else:
-            values = [_recurrence(ids_nl, config.min_distance, select.rank_by) for ids_nl in kinds]
+        values = rank(kinds, name)
         groups, draws = native.group_n, generator(seed, name, "check bootstrap")
         found[name] = Check(
-            select.rank_by,
+            column,
             config.window.tokens,
             len(np.unique(groups)),
             auc(values[0], values[1], groups, splice.group_n, draws, together=False),
             auc(values[0], values[2], groups, groups, draws, together=True),
         )
     return found
+
+
+def _ranking(config: Config, further: Score | None) -> Callable[[list[Ids], str], list[Floats]]:
+    """What computes the ranking column of kinds of windows of a category, native ones first."""
+    column = config.select.rank_by
+    if further is not None:
+        from longattn.reports.evaluated_scores import EvaluatedScores
+
+        of_name = [score for score in config.scores if score.name == further.name]
+        only = config.model_copy(update={"scores": tuple(of_name)})
+        tokenizer = load_tokenizer(config.scorer.model)
+        scores = EvaluatedScores(only, tokenizer, _device())
+
+        def of_table(kinds: list[Ids], name: str) -> list[Floats]:
+            columns = [scores.columns(ids_nl) for ids_nl in kinds]
+            return [of[column] if column in of else -of[f"low {column}"] for of in columns]
+
+        return of_table
+    if column in ATTENTION:
+        score, heads = head_scorer(config), _heads(config)
+
+        def of_attention(kinds: list[Ids], name: str) -> list[Floats]:
+            scored = [_of_heads(score(ids_nl), heads.get(name)) for ids_nl in kinds]
+            return _attention(scored, config.select)
+
+        return of_attention
+    return lambda kinds, name: [
+        _recurrence(ids_nl, config.min_distance, column) for ids_nl in kinds
+    ]
 
 
 def record_check(config: Config) -> dict[str, Check]:
@@ -144,16 +170,29 @@ def _rule(select: Select) -> dict[str, Any]:
     return {"rank_by": select.rank_by, "alpha": select.alpha, "heads": heads}
 
 
-def _bounded(config: Config) -> Config:
-    """The settings with windows that a CPU scores in a tenth of a second; on a GPU as they are."""
+def _device() -> str:
     import torch  # 4 s
 
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _bounded(config: Config) -> Config:
+    """The settings with windows that a CPU scores in a tenth of a second; on a GPU as they are."""
     tokens = config.window.tokens
-    if torch.cuda.is_available() or tokens <= CPU_TOKENS:
+    if _device() == "cuda" or tokens <= CPU_TOKENS:
         return config
-    distance = max(1, config.min_distance * CPU_TOKENS // tokens)
-    scorer = config.scorer.model_copy(update={"min_distance": (distance,)})
-    return config.model_copy(update={"window": Window(tokens=CPU_TOKENS), "scorer": scorer})
+
+    def shorter(length: int) -> int:
+        return max(1, length * CPU_TOKENS // tokens)
+
+    scorer = config.scorer.model_copy(update={"min_distance": (shorter(config.min_distance),)})
+    scores = tuple(
+        score.model_copy(update={"short": shorter(score.short)}) if score.short else score
+        for score in config.scores
+    )
+    return config.model_copy(
+        update={"window": Window(tokens=CPU_TOKENS), "scorer": scorer, "scores": scores}
+    )
 
 
 def _heads(config: Config) -> Mapping[str, tuple[int, ...] | None]:

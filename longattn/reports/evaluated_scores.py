@@ -7,13 +7,13 @@ import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from longattn.config import Config
+from longattn.reports.evaluation_record import Pair
 from longattn.scoring.further_scores import DTYPES, FurtherScorer, table_parts
 from longattn.selection.lds import moments
 from longattn.windows.tokenizer import DocumentTokenizer
@@ -82,7 +82,7 @@ class EvaluatedScores:
 
 def pairs(
     scores: Mapping[str, Mapping[str, Floats]], kinds: Sequence[str], names: Sequence[str]
-) -> list[dict[str, Any]]:
+) -> list[Pair]:
     """The pairs of scores whose sum tells native windows from splices best, best first.
 
     Each score is standardised by the native windows; AUC is the mean over the kinds of splices. The
@@ -101,13 +101,13 @@ def pairs(
 
     scaled = {name: _standardised(scores[name]) for name in names}
     alone = {name: of(values) for name, values in scaled.items()}
-    found: list[dict[str, Any]] = []
+    found: list[Pair] = []
     for a, b in combinations(names, 2):
         both = {kind: scaled[a][kind] + scaled[b][kind] for kind in ("native", *kinds)}
         value, better = of(both), max(alone[a], alone[b])
-        found.append({"scores": [a, b], "auc": value, "better": better, "gain": value - better})
-    found.sort(key=lambda pair: -pair["auc"])
-    return [{**pair, "worth": pair["gain"] > WORTH} for pair in found[:PAIRS]]
+        gain = value - better
+        found.append(Pair((a, b), value, better, gain, gain > WORTH))
+    return sorted(found, key=lambda pair: -pair.auc)[:PAIRS]
 
 
 def _standardised(values: Mapping[str, Floats]) -> dict[str, Floats]:

@@ -10,23 +10,33 @@ with a causal model two that need all of it, are measured on the same windows.
 from __future__ import annotations
 
 import logging
-import math
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import orjson
 from numpy.typing import NDArray
 
 from longattn.config import Config
 from longattn.models import require_reachable
 from longattn.reports.evaluated_scores import EvaluatedScores, pairs
+from longattn.reports.evaluation_record import (
+    FEW_DOCUMENTS,
+    LABELS,
+    Agreement,
+    Auc,
+    CategoryEvaluation,
+    Evaluation,
+    EvaluationSettings,
+    HeadsEvaluation,
+    Spread,
+)
 from longattn.reports.foils import Ids, Windows, foils, generator, long_documents, native_windows
 from longattn.reports.head_choice import head_choice
 from longattn.reports.page import render
 from longattn.reports.report import uniform_ds
+from longattn.reports.score_columns import agreement, rank_correlation
 from longattn.selection.auc import auc
 from longattn.selection.heads import Half, HeadScores, head_aucs, lds_of_heads
 from longattn.selection.lds import moments
@@ -47,20 +57,7 @@ Floats = NDArray[np.float64]
 Score = Callable[[Ids], "Attention"]
 
 ALPHAS = (0.0, 0.25, 1.0, 2.0)
-FEW_DOCUMENTS = 20  # of fewer, a bootstrap over documents gives intervals that are too narrow
 HEADS_SUM = "LDS, sum of standardised heads"
-LABELS = {"DU": "low variance"}  # of scorers, for people; the paper's DU is -variance
-
-
-# --- statistics ----------------------------------------------------------------------------------
-
-
-def spearman(a_n: Floats, b_n: Floats) -> float | None:
-    """Correlation of ranks, ties at their mean rank; None where one column is constant."""
-    ranks = [((x[:, None] > x).sum(1) + (x[:, None] == x).sum(1) / 2) for x in (a_n, b_n)]
-    a, b = (r - r.mean() for r in ranks)
-    norm = math.sqrt(float((a @ a) * (b @ b)))
-    return float(a @ b) / norm if norm else None
 
 
 # --- scorers -------------------------------------------------------------------------------------
@@ -144,7 +141,7 @@ def evaluate(
     causal_model: str | None = None,
     held_out: float | None = None,
     seed: int = 0,
-) -> dict[str, Any]:
+) -> Evaluation:
     """Measure the scorer of a config on its sources; the same answer for the same seed.
 
     Reads and scores here, without Ray: up to 8 kinds of `windows` windows a category, and 7 more
@@ -155,16 +152,6 @@ def evaluate(
         causal_model: a causal model with the scorer's tokenizer, for the baselines that need one.
         held_out: see `long_documents`.
 
-    Returns:
-        Plain values, ready for JSON: `settings`; `uniform_ds`, the DS of uniform attention; and by
-        category `documents` (that the native windows are of), `windows`, `native` (mean and
-        deviation of each score), `auc` (scorer
-        -> foil -> auc, low, high), `spearman` (scorer -> scorer -> correlation over native
-        windows), `heads` (`auc`: foil -> of each head; `choice`: see `HeadChoice`), `stability`
-        (variant -> `spearman` and `kept`, the share of the better half that stays there),
-        `pairs` (of scores, see `evaluated_scores.pairs`); and `costs`, seconds a window of each
-        further score of the config.
-
     Raises:
         ValueError: under 2 windows, a `min_distance` too long for a loss gap, or as
             `long_documents`, `AttentionScorer.from_pretrained` and
@@ -172,48 +159,52 @@ def evaluate(
     """
     if windows < 2:
         raise ValueError(f"windows {windows}: allowed: 2 or more")
-    if causal_model and 2 * config.min_distance > config.window.tokens:
-        raise ValueError("a loss gap wants a min_distance of half the window or less")
+    if causal_model and not 2 <= config.min_distance <= config.window.tokens / 2:
+        raise ValueError("a loss gap wants a min_distance of 2 to half the window")
     require_reachable(config.scorer.model)
+    require_reachable(causal_model or "")
     documents = long_documents(config, seed=seed, held_out=held_out)
     measure = _Measure.of(config, windows, causal_model, seed)
     categories = {name: measure.category(name, found) for name, found in documents.items()}
-    return {
-        "settings": {
-            "model": without_secrets(config.scorer.model),
-            "causal_model": causal_model,
-            "window": config.window.tokens,
-            "min_distance": config.min_distance,
-            "alpha": config.select.alpha,
-            "dtype": str(measure.scorer.dtype).removeprefix("torch."),
-            "held_out": held_out,
-            "seed": seed,
-            "sources": [without_secrets(source.path) for source in config.sources],
-        },
-        "uniform_ds": uniform_ds(config.window.tokens, config.min_distance),
-        "costs": measure.further.costs(),
-        "categories": categories,
-    }
+    return Evaluation(
+        EvaluationSettings(
+            model=without_secrets(config.scorer.model),
+            causal_model=causal_model and without_secrets(causal_model),
+            window=config.window.tokens,
+            min_distance=config.min_distance,
+            alpha=config.select.alpha,
+            dtype=str(measure.scorer.dtype).removeprefix("torch."),
+            held_out=held_out,
+            seed=seed,
+            sources=[without_secrets(source.path) for source in config.sources],
+        ),
+        uniform_ds(config.window.tokens, config.min_distance),
+        measure.further.costs(),
+        categories,
+    )
 
 
-def write_evaluation(output: str, result: dict[str, Any]) -> list[str]:
+def write_evaluation(output: str, result: Evaluation) -> list[str]:
     """Write `<output>/evaluation.json` and `.html`; returns their URLs."""
+    drawn = {
+        name: {"documents": category.documents, "auc": category.auc}
+        for name, category in result.categories.items()
+    }
     page = render(
         "evaluation.html",
         script="evaluation.js",
-        data={
-            "categories": result["categories"],
-            "labels": LABELS,
-            "few": FEW_DOCUMENTS,
-        },
+        data={"categories": drawn, "labels": LABELS, "few": FEW_DOCUMENTS},
         labels=LABELS,
         few=FEW_DOCUMENTS,
-        title=f"How well {result['settings']['model']} selects",
-        **result,
+        title=f"How well {result.settings.model} selects",
+        settings=asdict(result.settings),
+        uniform_ds=result.uniform_ds,
+        costs=result.costs,
+        categories=result.categories,
     )
     folder = OutputFolder(output)
     files = {
-        folder.evaluation("json"): orjson.dumps(result, option=orjson.OPT_INDENT_2),
+        folder.evaluation("json"): result.to_json(),
         folder.evaluation("html"): page.encode(),
     }
     for url, content in files.items():
@@ -255,7 +246,7 @@ class _Measure:
         if causal_model:
             from longattn.reports.causal_model import CausalModel
 
-            causal = CausalModel(causal_model, tokenizer.fingerprint)
+            causal = CausalModel(causal_model, tokenizer.fingerprint, config.window.tokens)
         return cls(
             config,
             n,
@@ -271,7 +262,7 @@ class _Measure:
             EvaluatedScores(config, tokenizer, scorer.device.type),
         )
 
-    def category(self, name: str, documents: list[Ids]) -> dict[str, Any]:
+    def category(self, name: str, documents: list[Ids]) -> CategoryEvaluation:
         rng = generator(self.seed, name, "windows")
         native = native_windows(documents, self.n, self.window, rng)
         kinds = {"native": native, **foils(native, documents, rng)}
@@ -307,22 +298,16 @@ class _Measure:
         )
         aucs = head_aucs(Half(heads.pop("native"), heads), self.alpha)
         ranked = [scorer for scorer in scores if scorer != "random"]
-        return {
-            "documents": len(np.unique(native.group_n)),
-            "windows": self.n,
-            "native": {
-                scorer: dict(zip(("mean", "deviation"), moments(values), strict=True))
-                for scorer, values in told.items()
-            },
-            "auc": {scorer: _aucs(by_kind, kinds, draws) for scorer, by_kind in scores.items()},
-            "spearman": {a: {b: spearman(told[a], told[b]) for b in ranked} for a in ranked},
-            "heads": {
-                "auc": {kind: of.tolist() for kind, of in aucs.items()},
-                "choice": orjson.loads(orjson.dumps(asdict(choice))),
-            },
-            "stability": stability,
-            "pairs": pairs(scores, [kind for kind in kinds if kind.startswith("splice")], ranked),
-        }
+        return CategoryEvaluation(
+            documents=len(np.unique(native.group_n)),
+            windows=self.n,
+            native={scorer: Spread(*moments(values)) for scorer, values in told.items()},
+            auc={scorer: _aucs(by_kind, kinds, draws) for scorer, by_kind in scores.items()},
+            spearman=agreement({name: told[name] for name in ranked}),
+            heads=HeadsEvaluation({kind: of.tolist() for kind, of in aucs.items()}, choice),
+            stability=stability,
+            pairs=pairs(scores, [kind for kind in kinds if kind.startswith("splice")], ranked),
+        )
 
     def _of_heads(self, ids_nl: Ids) -> tuple[Floats, Floats]:
         scores = self.score(ids_nl).by_head(np.arange(len(ids_nl)))
@@ -355,29 +340,18 @@ class _Measure:
 
 def _aucs(
     by_kind: Mapping[str, Floats], kinds: Mapping[str, Windows], rng: np.random.Generator
-) -> dict[str, dict[str, float]]:
-    native = kinds["native"].group_n
+) -> dict[str, Auc]:
+    native, values = kinds["native"].group_n, by_kind["native"]
     return {
-        kind: dict(
-            zip(
-                ("auc", "low", "high"),
-                auc(
-                    by_kind["native"],
-                    by_kind[kind],
-                    native,
-                    made.group_n,
-                    rng,
-                    together=made.group_n is native,
-                ),
-                strict=True,
-            )
+        kind: Auc(
+            *auc(values, by_kind[kind], native, made.group_n, rng, together=made.group_n is native)
         )
         for kind, made in kinds.items()
         if kind != "native"
     }
 
 
-def _agreement(a_n: Floats, b_n: Floats) -> dict[str, float | None]:
+def _agreement(a_n: Floats, b_n: Floats) -> Agreement:
     half = len(a_n) // 2
     best_a, best_b = (set(np.argsort(-x, kind="stable")[:half].tolist()) for x in (a_n, b_n))
-    return {"spearman": spearman(a_n, b_n), "kept": len(best_a & best_b) / half}
+    return Agreement(rank_correlation(a_n, b_n), len(best_a & best_b) / half)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from dataclasses import asdict
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -29,7 +30,8 @@ def render(template: str, *, script: str, data: Any, **context: Any) -> str:
     Args:
         template: its file in longattn/reports/pages, which extends `base.html`. Every value is escaped.
         script: its script there, run after the libraries and `figures.js`.
-        data: what the script reads by `pageData()`: JSON, arrays of NumPy packed by `packed`.
+        data: what the script reads by `pageData()`: JSON, records as objects, arrays of NumPy packed
+            by `packed`.
         context: values of the template; `title` is one.
     """
     scripts = [PAGES.joinpath(name).read_text("utf-8") for name in (*SCRIPTS, script)]
@@ -63,7 +65,9 @@ def packed(array: Any) -> dict[str, str]:
 
 def _json(data: Any) -> Markup:
     """JSON in which no text can end the script element that holds it."""
-    text = json.dumps(data, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
+    text = json.dumps(
+        data, ensure_ascii=True, separators=(",", ":"), allow_nan=False, default=asdict
+    )
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return Markup(text)

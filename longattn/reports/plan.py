@@ -37,7 +37,7 @@ from longattn.storage.output_folder import OutputFolder
 from longattn.storage.records import read_record
 from longattn.storage.tables import parquet_writer
 from longattn.text import without_secrets
-from longattn.windows.cutting import WindowCutter, sliding_windows, window_table
+from longattn.windows.cutting import WindowCutter, WindowRow, sliding_windows, window_table
 from longattn.windows.tokenizer import load_tokenizer
 
 log = logging.getLogger("longattn")
@@ -159,7 +159,7 @@ def plan(
     for (category, *_), parts in _by_file(splits).items():
         files.setdefault(category, []).append(parts)
     categories = {}
-    rows: list[dict[str, Any]] = []
+    rows: list[WindowRow] = []
     for name, whole in sorted(files.items()):
         sample = _Sample(config, name, whole, read_bytes // len(files))
         categories[name] = sample.estimate(config.select.keep_of(name))
@@ -227,7 +227,7 @@ class _Sample:
         self.share = taken.fraction if taken else 1.0
         self.cutter = WindowCutter(self.tokenizer, self.window, config.min_distance, samples)
         self.counts = Counts()
-        self.rows: list[dict[str, Any]] = []
+        self.rows: list[WindowRow] = []
         self.documents: list[tuple[int, int]] = []  # bytes and windows of each
         self.uncounted: list[int] = []  # bytes of documents that were not tokenized
         self.bytes = sum(file.file_size for file in files)
@@ -316,7 +316,7 @@ def _kept(keep: Keep, windows: int, window: int) -> int:
     return min(windows, keep.count if keep.count is not None else (keep.tokens or 0) // window)
 
 
-def _row_bytes(rows: list[dict[str, Any]]) -> float:
+def _row_bytes(rows: list[WindowRow]) -> float:
     """Bytes of a window in a labelled file, by writing some aside; their scores are a thousandth."""
     if not rows:
         return 0.0

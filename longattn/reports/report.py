@@ -10,6 +10,7 @@ import math
 import shlex
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,7 @@ from longattn.reports.report_windows import (
     window_length,
 )
 from longattn.reports.rule import cleared, heads_told
-from longattn.reports.score_columns import costs, further_figures, histogram
+from longattn.reports.score_columns import Histogram, costs, further_figures, histogram
 from longattn.reports.verdict import last_selection
 from longattn.resume.origin import Origin, require_origin
 from longattn.resume.score_tables import table_records
@@ -54,6 +55,45 @@ PAGE_POINTS = 20_000  # windows whose scores go into the page, over all categori
 HEAD_ROWS = 20_000  # windows behind the heat map of heads, over all categories
 EXCERPT = 700  # characters of either end of a window
 QUARANTINE_ROWS = 200_000
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What standardizes a score: of all windows, also where the page holds a sample."""
+
+    mean: float
+    deviation: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: NDArray[np.float64]) -> Scale:
+        return cls(*(float(of(values)) for of in (np.mean, np.std, np.min, np.max)))
+
+
+@dataclass(frozen=True)
+class CategoryFigures:
+    """Histograms of all windows of a category, and a sample of their scores for the live figures."""
+
+    name: str
+    windows: int
+    kept: int
+    scale: dict[str, Scale]
+    threshold: float | None
+    histograms: dict[str, Histogram]
+    sampled: dict[str, dict[str, str]]
+    """Arrays as `packed` gives them."""
+
+
+@dataclass(frozen=True)
+class Quarantined:
+    """Records of a category that were put aside for one reason."""
+
+    category: str
+    reason: str
+    count: int
+    examples: list[dict[str, Any]]
+    """Up to three of their rows."""
 
 
 def uniform_ds(length: int, min_distance: int) -> float:
@@ -141,7 +181,7 @@ def report_page(output: str) -> str:
         "output": shlex.quote(without_secrets(output)),
         "funnel": funnel,
         "null": null,
-        "further": [of["histograms"] for of in further.values()],
+        "further": [of.histograms for of in further.values()],
         "heads": {
             n: mean_heads(urls, HEAD_ROWS // len(files)) for n, urls in sorted(files.items())
         },
@@ -186,7 +226,7 @@ def report_page(output: str) -> str:
         quarantine=_quarantine(output),
         looked_at=sum(len(c.ds) for c in categories.values()),
         total=total,
-        points=sum(min(c["windows"], _share(chosen)) for c in figures),
+        points=sum(min(c.windows, _share(chosen)) for c in figures),
     )
 
 
@@ -200,7 +240,7 @@ def _told_parts(origin: Origin) -> dict[str, Any]:
 # --- reading -------------------------------------------------------------------------------------
 
 
-def _quarantine(output: str) -> list[dict[str, Any]]:
+def _quarantine(output: str) -> list[Quarantined]:
     """Reasons by category with how often, and up to three examples of each."""
     counts: Counter[tuple[str, str]] = Counter()
     examples: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
@@ -213,46 +253,32 @@ def _quarantine(output: str) -> list[dict[str, Any]]:
                 counts[key] += 1
                 if len(examples[key]) < 3:
                     examples[key].append(row)
-    return [
-        {"category": key[0], "reason": key[1], "count": n, "examples": examples[key]}
-        for key, n in sorted(counts.items())
-    ]
+    return [Quarantined(*key, n, examples[key]) for key, n in sorted(counts.items())]
 
 
 # --- what the page shows -------------------------------------------------------------------------
 
 
-def _figures(name: str, windows: Windows, chosen: Mapping[str, Any]) -> dict[str, Any]:
-    """Histograms of all windows of a category, and a sample of their scores for the live figures."""
+def _figures(name: str, windows: Windows, chosen: Mapping[str, Any]) -> CategoryFigures:
     sample = _sample(len(windows.ds), _share(chosen))
     few = windows.rows(sample)
-    return {
-        "name": name,
-        "windows": len(windows.ds),
-        "kept": int(windows.kept.sum()),
-        "scale": {"ds": _scale(windows.ds), "variance": _scale(windows.variance)},
-        "threshold": chosen.get(name, {}).get("threshold"),
-        "histograms": {
+    return CategoryFigures(
+        name=name,
+        windows=len(windows.ds),
+        kept=int(windows.kept.sum()),
+        scale={"ds": Scale.of(windows.ds), "variance": Scale.of(windows.variance)},
+        threshold=chosen.get(name, {}).get("threshold"),
+        histograms={
             "ds": histogram(windows.ds, windows.kept),
             "variance": histogram(windows.variance, windows.kept),
             "ranked": histogram(windows.ranked, windows.kept),
         },
-        "sampled": {
+        sampled={
             "ds": packed(few.ds.astype(np.float32)),
             "variance": packed(few.variance.astype(np.float32)),
             "kept": packed(few.kept.astype(np.uint8)),
         },
-    }
-
-
-def _scale(values: NDArray[np.float64]) -> dict[str, float]:
-    """What standardizes a score: of all windows, also where the page holds a sample."""
-    return {
-        "mean": float(values.mean()),
-        "deviation": float(values.std()),
-        "low": float(values.min()),
-        "high": float(values.max()),
-    }
+    )
 
 
 def _share(chosen: Mapping[str, Any]) -> int:

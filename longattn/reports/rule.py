@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +14,18 @@ from longattn.selection.lds import long_distance_scores
 
 if TYPE_CHECKING:
     from longattn.reports.report_windows import Windows
+
+
+@dataclass(frozen=True)
+class HeadsTold:
+    """Whose attention the scores of a category are of."""
+
+    category: str
+    heads: tuple[int, ...] | None
+    """None: all."""
+    why: str
+    agreement: float | None
+    """Share of the kept windows that all heads would keep, where not all are taken."""
 
 
 def cleared(select: Select) -> dict[str, str]:
@@ -29,18 +42,18 @@ def heads_told(
     columns: Columns,
     choice: Mapping[str, Any] | None,
     categories: Mapping[str, Windows],
-) -> list[dict[str, Any]]:
+) -> list[HeadsTold]:
     """Where heads were chosen: by category which, why, and what of the kept all heads would keep."""
     if select.heads == "all":
         return []
     chosen = (choice or {}).get("categories", {}) if select.heads == "auto" else {}
     return [
-        {
-            "category": name,
-            "heads": columns.heads_of(name),
-            "why": chosen.get(name, {}).get("why", "as the settings say"),
-            "agreement": _kept_by_all(windows, select) if columns.heads_of(name) else None,
-        }
+        HeadsTold(
+            category=name,
+            heads=columns.heads_of(name),
+            why=chosen.get(name, {}).get("why", "as the settings say"),
+            agreement=_kept_by_all(windows, select) if columns.heads_of(name) else None,
+        )
         for name, windows in sorted(categories.items())
     ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -18,6 +19,52 @@ from longattn.storage.tables import open_parquet
 
 Floats = NDArray[np.float64]
 BINS = 48
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Counts of kept and dropped windows between edges."""
+
+    edges: list[float]
+    kept: list[int]
+    dropped: list[int]
+
+
+@dataclass(frozen=True)
+class ColumnFigures:
+    """Of a column of a score table; None where no window has a number."""
+
+    scored: int
+    mean: float | None
+    deviation: float | None
+
+
+@dataclass(frozen=True)
+class FurtherFigures:
+    """The further scores of the windows of a category."""
+
+    histograms: dict[str, Histogram]
+    columns: dict[str, ColumnFigures]
+    agreement: dict[str, dict[str, float | None]]
+    """Rank correlation of each column with each."""
+
+
+@dataclass(frozen=True)
+class ScoreCosts:
+    """What a further score took, as far as the summaries of runs tell."""
+
+    name: str
+    kind: str
+    model: str | None
+    dtype: str | None
+    own_ids: bool
+    """Whether its model has its own ids of the text."""
+    each: float | None
+    """Seconds a window."""
+    scored: int | None
+    windows: int | None
+    saved: float | None
+    """Seconds that `where` saved."""
 
 
 def score_columns(folder: OutputFolder, windows: pa.Table) -> dict[str, Floats]:
@@ -61,7 +108,7 @@ def further_figures(
     scores: Mapping[str, Floats],
     kept: NDArray[np.bool_],
     sample: NDArray[np.int64],
-) -> dict[str, Any]:
+) -> FurtherFigures:
     """Of each column of a score table its distribution, and how they agree with each other.
 
     Args:
@@ -71,34 +118,27 @@ def further_figures(
         sample: places of the windows that are compared.
     """
     columns = score_columns(folder, windows)
-    told: dict[str, dict[str, Any]] = {"histograms": {}, "columns": {}, "agreement": {}}
+    histograms, figures = {}, {}
     for name, values in columns.items():
         there = ~np.isnan(values)
         some = values[there]
-        told["columns"][name] = {
-            "scored": len(some),
-            "mean": float(some.mean()) if len(some) else None,
-            "deviation": float(some.std()) if len(some) else None,
-        }
-        if len(some):
-            told["histograms"][name] = histogram(some, kept[there])
-    if columns:
-        compared = {name: values[sample] for name, values in {**scores, **columns}.items()}
-        told["agreement"] = agreement(compared)
-    return told
+        if not len(some):
+            figures[name] = ColumnFigures(0, None, None)
+            continue
+        figures[name] = ColumnFigures(len(some), float(some.mean()), float(some.std()))
+        histograms[name] = histogram(some, kept[there])
+    compared = {name: values[sample] for name, values in {**scores, **columns}.items()}
+    return FurtherFigures(histograms, figures, agreement(compared) if columns else {})
 
 
-def histogram(values: Floats, kept: NDArray[np.bool_]) -> dict[str, Any]:
-    """Counts of kept and dropped windows between edges."""
+def histogram(values: Floats, kept: NDArray[np.bool_]) -> Histogram:
+    """Of some values, in up to BINS bins."""
     low, high = float(values.min()), float(values.max())
     if low == high:
         low, high = low - abs(low) * 0.01 - 1e-12, high + abs(high) * 0.01 + 1e-12
     edges = np.linspace(low, high, min(BINS, max(8, int(math.sqrt(len(values)) * 2))) + 1)
-    return {
-        "edges": edges.tolist(),
-        "kept": np.histogram(values[kept], edges)[0].tolist(),
-        "dropped": np.histogram(values[~kept], edges)[0].tolist(),
-    }
+    kept_b, dropped_b = (np.histogram(values[of], edges)[0].tolist() for of in (kept, ~kept))
+    return Histogram(edges.tolist(), kept_b, dropped_b)
 
 
 def rank_correlation(a_n: Floats, b_n: Floats) -> float | None:
@@ -126,7 +166,7 @@ def agreement(columns: Mapping[str, Floats]) -> dict[str, dict[str, float | None
 
 def costs(
     records: Sequence[TableRecord], work: Mapping[str, Mapping[str, Any]]
-) -> list[dict[str, Any]]:
+) -> list[ScoreCosts]:
     """Of each score: what its model is, how many windows have a number, and what `where` saved.
 
     Args:
@@ -138,18 +178,16 @@ def costs(
         scored, windows, seconds = (of.get(key) for key in ("scored", "windows", "seconds"))
         each = seconds / scored if scored and seconds else None
         told.append(
-            {
-                "name": record.name,
-                "kind": record.parts.kind,
-                "model": record.model,
-                "dtype": record.parts.dtype,
-                "own_ids": record.parts.tokenizer is not None,
-                "each": each,
-                "scored": scored,
-                "windows": windows,
-                "saved": each * (windows - scored)
-                if each and windows and scored < windows
-                else None,
-            }
+            ScoreCosts(
+                name=record.name,
+                kind=record.parts.kind,
+                model=record.model,
+                dtype=record.parts.dtype,
+                own_ids=record.parts.tokenizer is not None,
+                each=each,
+                scored=scored,
+                windows=windows,
+                saved=each * (windows - scored) if each and windows and scored < windows else None,
+            )
         )
     return told

@@ -28,9 +28,9 @@ def selection_findings(
     for kind, of in (("VIEW", "ranked"), ("TABLE", "windows"), ("TABLE", "kept")):
         tables.connection.execute(f"DROP {kind} IF EXISTS {of}")
     sizes = folder.labelled_files()
-    table = ScoreTable(tables.connection, columns_of(folder, select, sizes, heads))
-    table.insert_labelled(folder.url, sizes)
-    chosen = choose_windows(table, select, folder.url)
+    with ScoreTable(tables.connection, columns_of(folder, select, sizes, heads)) as table:
+        table.insert_labelled(folder.url, sizes)
+        chosen = choose_windows(table, select, folder.url)
     yield from _rows(folder.selection(name), tables, name)
     right = {category: of.to_dict() for category, of in chosen.items()}
     yield from _figures(folder.selection_record(name), stored.get("categories"), right)

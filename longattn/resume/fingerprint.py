@@ -84,14 +84,6 @@ def _config_of(text: str) -> Config | None:
         return None
 
 
-def require_run_record(output: str) -> RunRecord:
-    """What `run.json` says; raises FolderError where there is none."""
-    record = read_run_record(output)
-    if record is None:
-        raise FolderError(f"{without_secrets(output)}: no run has written here")
-    return record
-
-
 def own_folder(output: str, parts: ScoreParts, config: Config | None) -> str:
     """Make the folder this run's, or check that it already is; returns the fingerprint.
 

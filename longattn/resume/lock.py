@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, cast
 
 from longattn.errors import HeldError
 from longattn.storage.files import filesystem, is_local, read_bytes, remove, write_json
@@ -33,6 +33,21 @@ BEAT = 3.0
 EXPIRES = 60.0
 
 
+class Owner(TypedDict, total=False):
+    """Whose a hold is, as its file says; empty of a broken one."""
+
+    token: str
+    host: str
+    boot: str
+    """This boot of the machine, and the process space."""
+    pid: int
+    started: str | None
+    since: str
+    takeovers: int
+    """Of runs that died one after the other, before this one."""
+    beat: int
+
+
 class Hold:
     """A hold that is beating; `lost` once another run has taken it over, which `on_lost` is told."""
 
@@ -40,14 +55,14 @@ class Hold:
         self.url = url
         self.lost = False
         self.on_lost = on_lost
-        self.owner: dict[str, Any] = {
+        self.owner: Owner = {
             "token": uuid.uuid4().hex,
             "host": socket.gethostname(),
             "boot": _boot(),
             "pid": os.getpid(),
             "started": _started(os.getpid()),
             "since": datetime.now(UTC).isoformat(timespec="seconds"),
-            "takeovers": 0,  # of runs that died one after the other, before this one
+            "takeovers": 0,
             "beat": 0,
         }
         self._ended = threading.Event()
@@ -100,7 +115,7 @@ class Hold:
         ours: bool = self._token() == self.owner["token"]
         return ours
 
-    def _replaced(self, dead: dict[str, Any]) -> bool:
+    def _replaced(self, dead: Owner) -> bool:
         """Put this hold in the dead one's place, unless another did; raises HeldError while it does."""
         token = dead.get("token", "")
         with holding(Hold(f"{self.url}.{token}")):
@@ -110,7 +125,7 @@ class Hold:
                 write_json(self.url, self.owner)
             return unchanged
 
-    def _wait_out(self) -> dict[str, Any] | None:
+    def _wait_out(self) -> Owner | None:
         """Watch the hold that is there; what it says once its owner is dead, None once it is gone.
 
         Raises HeldError as soon as it is seen to live, be it by a change.
@@ -165,7 +180,7 @@ class Hold:
                 log.warning("cannot renew the hold on the output: %s", type(error).__name__)
 
 
-def _parsed(data: bytes) -> dict[str, Any]:
+def _parsed(data: bytes) -> Owner:
     """The owner; empty while another process has not yet written the file, and of a broken one."""
     try:
         owner = json.loads(data)
@@ -176,10 +191,10 @@ def _parsed(data: bytes) -> dict[str, Any]:
     # The token names a file, and the number is added to: what is neither is of no owner.
     token, takeovers = owner.get("token", ""), owner.get("takeovers", 0)
     known = isinstance(token, str) and re.fullmatch("[0-9A-Za-z]{0,64}", token)
-    return owner if known and isinstance(takeovers, int) else {}
+    return cast(Owner, owner) if known and isinstance(takeovers, int) else {}
 
 
-def _alive(owner: dict[str, Any]) -> bool | None:
+def _alive(owner: Owner) -> bool | None:
     """Whether the owner's process lives; None where that cannot be seen from here."""
     if owner.get("host") != socket.gethostname() or not owner.get("boot"):
         return None
@@ -207,7 +222,7 @@ def _started(pid: int | None) -> str | None:
     return None if fields[0] in "ZX" else fields[19]
 
 
-def dead_owner(url: str) -> dict[str, Any] | None:
+def dead_owner(url: str) -> Owner | None:
     """What a hold says whose run is dead; None where there is none. Raises HeldError where it lives."""
     return Hold(url)._wait_out()
 

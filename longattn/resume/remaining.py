@@ -77,7 +77,6 @@ class Labelled:
 
     url: str
     rows: int
-    fingerprint_of: str = ""
     row_spans: list[RowSpan] = field(default_factory=list)
     scored_on: str = ""
     """The kind of processor; empty of files of before that was noted."""
@@ -103,11 +102,10 @@ def read_footer(url: str, *, whole: bool = False) -> Labelled:
                     )
                 return Labelled(url, rows, foreign=True)
             metadata = file_metadata(parquet)
-            fingerprint = metadata.get("fingerprint", "")
             spans = [_row_span(*span) for span in metadata.get("runs", [])]
             damage = _damage(url, parquet, metadata, whole=whole)
             scored_on = metadata.get("scored_on", "")
-            return Labelled(url, rows, fingerprint, spans, scored_on, damage=damage)
+            return Labelled(url, rows, spans, scored_on, damage=damage)
     except DamagedFileError as error:
         return Labelled(url, 0, damage=error.why)
     except (ValueError, TypeError) as error:

@@ -7,15 +7,21 @@ output projections. A model that cannot be scored truthfully is refused here, fr
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
-from longattn.models import fetch_tensors, is_hub_id, is_url, model_folder, tensor_files
+from longattn.models import (
+    errors_name_url,
+    fetch_tensors,
+    is_hub_id,
+    is_url,
+    model_folder,
+    tensor_files,
+)
 from longattn.text import first_line, without_secrets
 
 if TYPE_CHECKING:
@@ -120,7 +126,7 @@ def open_checkpoint(model: str) -> Checkpoint:
         OSError: the store failed.
     """
     folder = model_folder(model)
-    with _errors_name(model, folder):
+    with errors_name_url(model, folder):
         config = _read_config(folder)
         reason = _cannot_score(config)
         if reason:
@@ -144,18 +150,6 @@ def open_checkpoint(model: str) -> Checkpoint:
         )
         _check_tokenizer(checkpoint)
     return checkpoint
-
-
-@contextmanager
-def _errors_name(model: str, folder: Path) -> Iterator[None]:
-    """Refusals of what is on a store name its URL, not the local copy."""
-    try:
-        yield
-    except ValueError as error:
-        if not is_url(model):
-            raise
-        told = str(error).replace(str(folder), without_secrets(model).rstrip("/"))
-        raise ValueError(told) from error
 
 
 def _local_files(

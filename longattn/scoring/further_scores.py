@@ -20,8 +20,9 @@ import pyarrow as pa
 import xxhash
 from numpy.typing import NDArray
 
-from longattn.models import model_folder
+from longattn.models import is_url, model_folder, require_reachable, whole_model
 from longattn.settings.scores import Score
+from longattn.text import without_secrets
 from longattn.windows.measures import GRAM, LEVEL, compression_ratio, repetition
 from longattn.windows.tokenizer import load_tokenizer
 
@@ -89,6 +90,7 @@ def table_parts(
     parts = TableParts(score.kind, window, {"level": LEVEL, "gram": GRAM}, where)
     if score.model is None:
         return parts
+    require_reachable(score.model)
     own = load_tokenizer(score.model).fingerprint
     settings: dict[str, Any] = {"short": score.short_of(window)}
     if score.kind == "attention":
@@ -108,10 +110,11 @@ def weights_fingerprint(model: str) -> str:
 
     Raises ValueError where there are none.
     """
-    folder = model_folder(model, ("*.safetensors", "*.json"))
+    files_of_hub = ("*.safetensors", "*.json")
+    folder = Path(whole_model(model)) if is_url(model) else model_folder(model, files_of_hub)
     files = sorted(folder.glob("*.safetensors"))
     if not files:
-        raise ValueError(f"model {model!r}: no weights in safetensors in {folder}")
+        raise ValueError(f"model {without_secrets(model)!r}: no weights in safetensors in {folder}")
     digest = xxhash.xxh3_128()
     for path in [folder / "config.json", *files]:
         if not path.is_file():
@@ -132,7 +135,9 @@ def table_schema(score: Score, parts: TableParts) -> pa.Schema:
     """Columns of a table: data_id and those of the score; their metadata says whose ids were scored."""
     about = {}
     if parts.tokenizer is not None:
-        about = {"ids": f"of the text, by the tokenizer of {Path(score.model or '').name}"}
+        about = {
+            "ids": f"of the text, by the tokenizer of {Path(without_secrets(score.model or '')).name}"
+        }
     fields = [
         pa.field(
             name,
@@ -172,6 +177,10 @@ class FurtherScorer:
 
         if threads and device == "cpu":
             torch.set_num_threads(threads)
+        if is_url(score.model) and weights_fingerprint(score.model) != parts.weights:
+            raise ValueError(
+                f"model {without_secrets(score.model)}: it changed since the run began; run again"
+            )
         if parts.tokenizer is not None:
             own = load_tokenizer(score.model)
             self._encode = lambda text: own.encode(text.encode()).ids

@@ -6,6 +6,8 @@ a CPU. Its hidden states are compared on loading with those of transformers' own
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +18,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 from transformers.modeling_outputs import BaseModelOutputWithPast
+from transformers.utils import logging as transformers_logging
 
-from longattn.models import whole_model
+from longattn.models import errors_name_url, whole_model
 from longattn.scoring.linear_attention import ATTENTION, BLOCK_ENTRIES, fused_backends
-from longattn.text import first_line
+from longattn.text import first_line, without_secrets
 
 Ids = NDArray[np.integer]
 
@@ -30,6 +33,18 @@ _DTYPES = {"cpu": ("float32", "float64"), "cuda": ("bfloat16", "float16", "float
 _TOLERANCE = {"float64": 1e-6, "float32": 1e-3, "float16": 2e-2, "bfloat16": 1e-1}
 _CHECKED_TOKENS = 96
 _KNOWN_LAYERS = {"full_attention", "sliding_attention", "linear_attention"}
+
+
+@contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    """Transformers shows none for a block: of many actors each would draw its own into the log."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
 
 
 @dataclass(frozen=True)
@@ -62,7 +77,8 @@ class LanguageModel:
         """Load a model that has room for so many tokens.
 
         Args:
-            model: a local folder or a hub id; its weights are safetensors.
+            model: a local folder, a hub id or the URL of a folder on a store; its weights are
+                safetensors.
             tokens: the most that one pass is given.
             device: "cpu" or "cuda[:i]"; a GPU if there is one by default.
             dtype: bfloat16 on a GPU and float32 on a CPU by default.
@@ -77,20 +93,22 @@ class LanguageModel:
         name = dtype or allowed[0]
         if name not in allowed:
             raise ValueError(f"dtype {name!r} on {place.type}: allowed: {', '.join(allowed)}")
-        source = whole_model(model)
+        source, model = whole_model(model), without_secrets(model)
         try:
             config = AutoConfig.from_pretrained(source, trust_remote_code=False)
             _require_known_attention(model, config)
             require_room(model, config, tokens, place, getattr(torch, name))
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                source,
-                dtype=getattr(torch, name),
-                use_safetensors=True,
-                attn_implementation=ATTENTION,
-                trust_remote_code=False,
-            )
+            with _no_progress_bars():
+                loaded: Any = AutoModelForCausalLM.from_pretrained(
+                    source,
+                    dtype=getattr(torch, name),
+                    use_safetensors=True,
+                    attn_implementation=ATTENTION,
+                    trust_remote_code=False,
+                )
         except (OSError, KeyError) as error:
-            raise ValueError(f"causal model {model!r}: {first_line(error)}") from error
+            with errors_name_url(model, source):
+                raise ValueError(f"causal model {model!r}: {first_line(error)}") from error
         return cls.checked(model, loaded.to(place).eval(), fused=place.type == "cuda")
 
     @classmethod

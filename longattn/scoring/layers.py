@@ -121,6 +121,21 @@ class LayerScorer:
         ds, variance = (torch.stack(values).numpy() for values in zip(*told, strict=True))
         return LayerScores(self.layers, ds, variance)
 
+    @torch.inference_mode()
+    def with_hidden(self, ids_l: Tensor, min_distance: int) -> tuple[Tensor, LayerScores]:
+        """Last hidden states of one window, (length, hidden), and its statistics, of one pass."""
+        sums: list[Tensor] = []
+        hidden = _run(
+            self.model,
+            self._modules,
+            lambda attended: sums.append(torch.stack(_far_sums(attended, min_distance))),
+            ids_l,
+        )
+        assert hidden is not None
+        s1_mh, s2_mh = torch.stack(sums, 1).cpu()
+        ds, variance = statistics_from_sums(s1_mh, s2_mh, len(ids_l))
+        return hidden[0], LayerScores(self.layers, ds[None].numpy(), variance[None].numpy())
+
     def _sums(self, ids_l: Tensor, min_distance: int) -> Tensor:
         """S1 and S2, (2, layers, heads)."""
         sums: list[Tensor] = []
@@ -151,11 +166,13 @@ def attention_modules(model: LanguageModel) -> list[Any]:
 
 def _run(
     model: LanguageModel, modules: Sequence[Any], observe: Callable[[Attended], None], ids_l: Tensor
-) -> None:
+) -> Tensor | None:
+    """The last hidden states; None where `observe` has ended the pass."""
     with ExitStack() as stack, suppress(_LastLayerSeen):
         for module in modules:
             stack.enter_context(observed(module, observe))
-        model.hidden(ids_l[None])
+        return model.hidden(ids_l[None])
+    return None
 
 
 @torch.inference_mode()

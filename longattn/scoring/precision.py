@@ -38,10 +38,17 @@ _MARGIN = (
 _DENSE_ROWS = 1024
 _COMPARED = 128  # tokens that are compared with transformers' own attention
 _FARTHEST = 65536
-# Relative differences from transformers' own attention that loading accepts: of what the tables
-# compute, in float64, and then of a scorer in its own dtype, where few tokens far apart leave fewer digits.
-_TOLERANCE = 1e-5
-_DTYPE_TOLERANCE = {"float64": 1e-5, "float32": 1e-3, "float16": 5e-2, "bfloat16": 5e-2}
+# Differences from transformers' own attention that loading accepts: of what the tables compute, in float64,
+# and then of a scorer in its own dtype. Each: relative; and the share of the largest head's value below
+# which a head's difference is held against that share. Few tokens far apart leave few digits of a head that
+# hardly attends: of Qwen2.5-Coder-1.5B in float16, 5 % of one at 0.7 % of the largest, 0.004 % of the mean.
+_TOLERANCE = (1e-5, 1e-3)
+_DTYPE_TOLERANCE = {
+    "float64": (1e-5, 1e-3),
+    "float32": (1e-3, 1e-3),
+    "float16": (5e-2, 3e-2),
+    "bfloat16": (5e-2, 3e-2),
+}
 
 
 @dataclass(frozen=True)
@@ -241,11 +248,15 @@ def compare_with_transformers(
 
 
 def _require_close(
-    ours: tuple[Tensor, Tensor], truth: tuple[Tensor, Tensor], tolerance: float, what: str
+    ours: tuple[Tensor, Tensor],
+    truth: tuple[Tensor, Tensor],
+    allowed: tuple[float, float],
+    what: str,
 ) -> None:
-    """DS and variance, each head's difference relative to it, or to a thousandth of the largest."""
+    """DS and variance, each head's difference relative to it, or to a share of the largest."""
+    tolerance, share = allowed
     for name, got_h, expected_h in zip(("DS", "variance"), ours, truth, strict=True):
-        scale_h = expected_h.clamp_min(float(expected_h.max()) * 1e-3)
+        scale_h = expected_h.clamp_min(float(expected_h.max()) * share)
         difference = float(((got_h - expected_h).abs() / scale_h).max())
         if not difference <= tolerance:
             raise ValueError(

@@ -28,6 +28,14 @@ from longattn.storage.tables import (
 from longattn.text import without_secrets
 
 NAMES = ("data_id", "category", "document_id", "token_start", "token_stop", "ds", "variance")
+NAMING = {
+    "data_id": ("VARCHAR", "data_id"),
+    "document": ("UBIGINT", "hash(document)"),
+    "document_check": ("UBIGINT", "hash('document ' || document)"),
+    "start": ("BIGINT", "start"),
+    "stop": ("BIGINT", "stop"),
+}
+"""What the database may have of a window beside scores: type, and SQL from `WindowNames`."""
 OF_HEADS = ("ds_heads", "variance_heads")
 Heads = Mapping[str, tuple[int, ...] | None]
 """The chosen heads by category; None, or a category that is not there: all."""
@@ -42,12 +50,15 @@ class Columns:
         bounds: columns that windows are bounded by, `lds` and `rank_by` among them.
         tables: column -> the score table that has it; other columns are of labelled files.
         heads: of `ds` and `variance`, in every category or by category; None: all, as they are stored.
+        named: which of `NAMING` rank windows, so that the database has them of all of them, and not
+            of the kept ones alone.
     """
 
     rank_by: str = "lds"
     bounds: tuple[str, ...] = ()
     tables: Mapping[str, str] = field(default_factory=dict)
     heads: Heads | tuple[int, ...] | None = None
+    named: tuple[str, ...] = ()
 
     def heads_of(self, category: str) -> tuple[int, ...] | None:
         """The chosen heads of a category; None: all."""
@@ -66,6 +77,18 @@ class Columns:
         if column == "lds":
             return "lds"
         return "rank" if column == self.rank_by else self.extra[column]
+
+    @property
+    def in_database(self) -> dict[str, tuple[str, str]]:
+        """Columns of the table `windows`: type, and SQL from the rows that are inserted."""
+        of_scores = ["ds", "variance", *self.extra.values()]
+        return {
+            "category": ("INTEGER", "category"),
+            "position": ("BIGINT", "position"),
+            **{name: ("DOUBLE", name) for name in of_scores},
+            **({} if self.rank_by == "lds" else {"rank": ("DOUBLE", "rank")}),
+            **{name: NAMING[name] for name in self.named},
+        }
 
     @property
     def labelled(self) -> list[str]:
@@ -88,7 +111,6 @@ class Columns:
         values = {name: rows[name] for name in {*self.extra, self.rank_by} & {*rows.column_names}}
         values |= self._of_tables(url, rows, metadata if metadata is not None else {})
         table = rows.select(NAMES)
-        table = table.set_column(1, "category", table["category"].cast(pa.string()))
         for name, column in self._by_heads(url, rows).items():
             table = table.set_column(table.column_names.index(name), name, pa.array(column))
         for name in ("ds", "variance"):
@@ -173,7 +195,12 @@ def columns_of(
     ]
     tables = _tables_of(folder, elsewhere, urls) if elsewhere else {}
     chosen = select.heads if isinstance(select.heads, tuple) else heads
-    return Columns(select.rank_by, bounds, tables, chosen)
+    named: tuple[str, ...] = ()
+    if select.overlap == "prefer_distinct" or select.per_document:
+        named = tuple(NAMING)
+    elif select.counts_tokens():
+        named = ("start", "stop")
+    return Columns(select.rank_by, bounds, tables, chosen, named)
 
 
 def _tables_of(folder: OutputFolder, names: Iterable[str], urls: Collection[str]) -> dict[str, str]:

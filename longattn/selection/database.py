@@ -56,6 +56,12 @@ def temporary_folder() -> Iterator[Path]:
         yield Path(folder)
 
 
+def folder_of(connection: duckdb.DuckDBPyConnection) -> Path:
+    """The temporary folder of a database, for what is to go when it goes."""
+    (spilled,) = connection.execute("SELECT current_setting('temp_directory')").fetchone() or ("",)
+    return Path(spilled).parent
+
+
 def without_progress(connection: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
     """The connection, which no longer prints a bar to standard output in queries of some seconds."""
     return connection.execute("SET enable_progress_bar = false")

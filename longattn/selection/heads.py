@@ -75,6 +75,11 @@ class Judgement:
         """AUC of the head over that of the mean of heads, meant over kinds of foils."""
         return float(np.mean([self.auc[kind][0] - self.mean_auc[kind][0] for kind in self.auc]))
 
+    @property
+    def low(self) -> float:
+        """The low end of the head's AUC, meant over kinds of foils."""
+        return float(np.mean([low for _, low, _ in self.auc.values()]))
+
 
 @dataclass(frozen=True)
 class HeadChoice:
@@ -105,6 +110,9 @@ def halves_of(documents: Sequence[int], seed: int = 0) -> tuple[set[int], set[in
 
 def choose_head(first: Half, second: Half, *, alpha: float, seed: int = 0) -> HeadChoice:
     """Choose a head on each half, judge it on the other, and take it where both agree.
+
+    It is taken where, on the half that did not choose it, it tells windows from foils better than
+    chance (the low end of the interval) and better than the mean over heads.
 
     Args:
         first, second: see `halves_of`; the same kinds of foils and the same heads.
@@ -137,6 +145,12 @@ def choose_head(first: Half, second: Half, *, alpha: float, seed: int = 0) -> He
         why = (
             f"both halves chose head {one}, which is no better on unseen documents than the mean over "
             "heads: all heads are taken"
+        )
+        return HeadChoice(None, why, judgements)
+    if (low := min(judgement.low for judgement in judgements)) <= 0.5:
+        why = (
+            f"both halves chose head {one}, which may tell unseen documents by chance (AUC from {low:.2f}): "
+            "all heads are taken"
         )
         return HeadChoice(None, why, judgements)
     return HeadChoice(one, f"both halves of the documents chose head {one}", judgements)

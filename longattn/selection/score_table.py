@@ -1,15 +1,17 @@
-"""The narrow columns of all windows as a table `windows` of a database, each window once.
+"""The scores of all windows as a table `windows` of a database, each window once.
 
-Numbers take less room and time than names: a document is told from others by two 64-bit hashes of
-its name, and data_ids are compared only where their hashes are equal.
+Numbers take less room and time than names, which stay outside (`window_names.py`): a document is
+told from others by two 64-bit hashes of its name, and data_ids are compared only where their hashes
+or the values that rank them are equal.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import pairwise
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import duckdb
@@ -17,9 +19,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from longattn.selection.columns import NAMES, Columns
-from longattn.selection.database import without_progress
+from longattn.selection.columns import NAMES, NAMING, Columns
+from longattn.selection.database import folder_of, without_progress
+from longattn.selection.id_hashes import IdHashes
 from longattn.selection.threads import CORES, in_threads
+from longattn.selection.window_names import WindowNames
 from longattn.storage.files import READERS, filesystem, is_local
 from longattn.storage.tables import (
     DamagedFileError,
@@ -32,101 +36,155 @@ from longattn.text import without_secrets
 
 log = logging.getLogger("longattn")
 
-COUNTED = 1 << 22  # id hashes looked at together
 INSERTED = 1 << 17  # rows handed to the database at a time: a row group of it
-_CREATE = """
-CREATE TABLE windows (
-    category INTEGER, data_id VARCHAR, id_hash UBIGINT, document UBIGINT, document_check UBIGINT,
-    start BIGINT, stop BIGINT, ds DOUBLE, variance DOUBLE, rank DOUBLE, file INTEGER, row INTEGER{extra}
-)
-"""
-_INSERT = """
-INSERT INTO windows
-SELECT category, data_id, hash(data_id), hash(document), hash('document ' || document),
-       start, stop, ds, variance, rank, file, row{extra} FROM rows
-"""
+ID_HASH = "hash(data_id)"
 _COPIES = """
-CREATE TABLE copies AS SELECT file, row, category FROM (
-    SELECT file, row, category,
-           row_number() OVER (PARTITION BY category, data_id ORDER BY file, row) AS copy
-    FROM windows WHERE id_hash IN (FROM repeated)
+CREATE OR REPLACE TABLE copies AS SELECT position, category FROM (
+    SELECT position, category,
+           row_number() OVER (PARTITION BY category, data_id ORDER BY position) AS copy
+    FROM suspects JOIN (SELECT category, position FROM windows) USING (position)
 ) WHERE copy > 1
 """
+_KEPT = """
+CREATE OR REPLACE TABLE kept (
+    category INTEGER, position BIGINT, lds DOUBLE, value DOUBLE, {naming}, file INTEGER, row INTEGER
+)
+"""
 
 
-@dataclass
 class ScoreTable:
-    """The table `windows`, and what its numbers stand for."""
+    """The table `windows` for as long as a block, and what its numbers stand for.
 
-    connection: duckdb.DuckDBPyConnection
-    columns: Columns = field(default_factory=Columns)
-    """What is read of each window."""
-    categories: list[str] = field(default_factory=list)  # by `category`
-    copies: dict[int, int] = field(default_factory=dict)  # rows dropped, by `category`
+    Attributes:
+        columns: what is read of each window.
+        categories: names, by `category`.
+        copies: rows dropped, by `category`.
+        names: what names the windows, by `position`.
+    """
 
-    def __post_init__(self) -> None:
-        extra = "".join(f", {name} DOUBLE" for name in self.columns.extra.values())
-        self.connection.execute(_CREATE.format(extra=extra))
+    def __init__(
+        self, connection: duckdb.DuckDBPyConnection, columns: Columns | None = None
+    ) -> None:
+        self.connection = connection
+        self.columns = columns or Columns()
+        self.categories: list[str] = []
+        self.copies: dict[int, int] = {}
+        self.names = WindowNames(folder_of(connection))
+        self._hashes = IdHashes(folder_of(connection))
+        self._starts = np.zeros(1, np.int64)  # position of the first row of each file, and the end
+        in_database = ", ".join(f"{n} {kind}" for n, (kind, _) in self.columns.in_database.items())
+        connection.execute(f"CREATE TABLE windows ({in_database})")
+
+    def __enter__(self) -> ScoreTable:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.names.close()
+        self._hashes.close()
 
     def insert(self, rows: pa.Table) -> None:
-        """Add rows: `NAMES`, `rank`, columns of bounds, `file`, `row`."""
-        extra = list(self.columns.extra.values())
-        category = rows["category"].cast(pa.string()).combine_chunks().dictionary_encode()
-        named = category.dictionary.to_pylist()
-        self.categories += [name for name in named if name not in self.categories]
-        codes = np.array([self.categories.index(name) for name in named], np.int32)
+        """Add rows: `NAMES`, `rank`, columns of bounds."""
+        document = rows["document_id"]
+        if document.null_count:
+            document = pc.coalesce(document, rows["data_id"])
+        first = len(self.names)
         columns = {
-            "category": codes[category.indices.to_numpy()],
+            "category": self._codes(rows["category"]),
+            "position": np.arange(first, first + len(rows)),
             "data_id": rows["data_id"],
-            "document": pc.coalesce(rows["document_id"], rows["data_id"]),
+            "document": document,
             "start": rows["token_start"],
             "stop": rows["token_stop"],
-            **{name: rows[name] for name in ("ds", "variance", "rank", "file", "row", *extra)},
+            **{name: rows[name] for name in rows.column_names if name not in NAMES},
+            "ds": rows["ds"],
+            "variance": rows["variance"],
         }
-        self.connection.register("rows", pa.table(columns))
-        self.connection.execute(_INSERT.format(extra="".join(f", {name}" for name in extra)))
+        table = pa.table(columns)
+        self.names.append(table)
+        of = ", ".join(of for _, of in self.columns.in_database.values())
+        with self._registered(table) as connection:
+            connection.execute(f"INSERT INTO windows SELECT {of} FROM rows")
+            hashes = connection.sql(f"SELECT {ID_HASH} AS hash FROM rows").to_arrow_table()
+        self._hashes.append(hashes["hash"].to_numpy())
+
+    def _codes(self, names: pa.ChunkedArray) -> np.ndarray:
+        """The numbers of categories, which are dictionaries."""
+        codes = [np.empty(0, np.int32)]
+        for chunk in names.chunks:
+            dictionary = chunk.dictionary.to_pylist()
+            self.categories += [name for name in dictionary if name not in self.categories]
+            of = np.array([self.categories.index(name) for name in dictionary], np.int32)
+            codes.append(of[chunk.indices.to_numpy()])
+        return np.concatenate(codes)
+
+    @contextmanager
+    def _registered(self, rows: pa.Table) -> Iterator[duckdb.DuckDBPyConnection]:
+        """The connection, with a view `rows` of a table."""
+        self.connection.register("rows", rows)
+        yield self.connection
         self.connection.unregister("rows")
 
     def drop_copies(self) -> None:
         """Of rows with one data_id in a category, only the first in order of file and row stays."""
         connection = self.connection
-        if not self._find_repeated():
-            return
-        connection.execute(_COPIES)
-        found = connection.execute("SELECT category, count(*) FROM copies GROUP BY category")
-        self.copies = dict(found.fetchall())
-        connection.execute(
-            "DELETE FROM windows USING copies "
-            "WHERE windows.file = copies.file AND windows.row = copies.row"
-        )
-        connection.execute("DROP TABLE copies")
-
-    def _find_repeated(self) -> int:
-        """Make a table `repeated` of the id hashes that more than one row has; returns their number.
-
-        A range of hashes at a time, so that counting them stays in memory.
-        """
-        connection = self.connection
         connection.execute("CREATE OR REPLACE TABLE repeated (id_hash UBIGINT)")
-        ((rows,),) = connection.execute("SELECT count(*) FROM windows").fetchall()
         found = 0
-        parts = rows // COUNTED + 1
-        for low, high in pairwise(2**64 * part // parts for part in range(parts + 1)):
-            some = f"SELECT id_hash FROM windows WHERE id_hash BETWEEN {low} AND {high - 1}"
-            hashes = np.concatenate(
-                [
-                    np.empty(0, np.uint64),
-                    *(of["id_hash"].to_numpy() for of in batches(connection, some)),
-                ]
-            )
-            hashes.sort()  # in two fifths of the time that the database takes to group by them
-            again = np.unique(hashes[1:][hashes[1:] == hashes[:-1]])
-            found += len(again)
-            if len(again):
-                connection.register("rows", pa.table({"id_hash": again}))
-                connection.execute("INSERT INTO repeated FROM rows")
-                connection.unregister("rows")
-        return found
+        for hashes in self._hashes.repeated():
+            found += len(hashes)
+            if len(hashes):
+                with self._registered(pa.table({"id_hash": hashes})):
+                    connection.execute("INSERT INTO repeated FROM rows")
+        if not found:
+            return
+        connection.execute("CREATE OR REPLACE TABLE suspects (position BIGINT, data_id VARCHAR)")
+        for first, names in self.names.blocks():
+            positions = pa.array(np.arange(first, first + len(names)))
+            with self._registered(names.append_column("position", positions)):
+                connection.execute(
+                    "INSERT INTO suspects SELECT position, data_id FROM rows "
+                    f"WHERE {ID_HASH} IN (FROM repeated)"
+                )
+        connection.execute(_COPIES)
+        of = connection.execute("SELECT category, count(*) FROM copies GROUP BY category")
+        self.copies = dict(of.fetchall())
+        connection.execute(
+            "DELETE FROM windows USING copies WHERE windows.position = copies.position"
+        )
+        for table in ("repeated", "suspects", "copies"):
+            connection.execute(f"DROP TABLE {table}")
+
+    def name(self, target: str, query: str) -> None:
+        """Make a table of the positions that a query gives, with the `data_id` of each."""
+        connection = self.connection
+        connection.execute(f"CREATE OR REPLACE TABLE {target} (position BIGINT, data_id VARCHAR)")
+        for rows in batches(connection, f"SELECT position FROM ({query}) ORDER BY position"):
+            names = self.names.at(rows["position"].to_numpy())
+            with self._registered(rows.append_column("data_id", names["data_id"])):
+                connection.execute(f"INSERT INTO {target} BY NAME FROM rows")
+
+    def name_kept(self) -> None:
+        """Make a table `kept` of the table `best`: with what names the windows, and where they are."""
+        connection = self.connection
+        naming = ", ".join(f"{name} {kind}" for name, (kind, _) in NAMING.items())
+        connection.execute(_KEPT.format(naming=naming))
+        of = ", ".join(of for _, of in NAMING.values())
+        for rows in batches(
+            connection, "SELECT category, position, lds, value FROM best ORDER BY position"
+        ):
+            positions = rows["position"].to_numpy()
+            file = np.searchsorted(self._starts, positions, side="right") - 1
+            names = self.names.at(positions)
+            columns = {
+                **{name: rows[name] for name in rows.column_names},
+                **{name: names[name] for name in names.column_names},
+                "file": file,
+                "row": positions - self._starts[file],
+            }
+            with self._registered(pa.table(columns)):
+                connection.execute(
+                    f"INSERT INTO kept SELECT category, position, lds, value, {of}, file, row FROM rows"
+                )
+        connection.execute("DROP TABLE best")
 
     def insert_labelled(self, path: str, sizes: Mapping[str, int]) -> LabelledFiles:
         """Read the narrow columns of labelled files, and what `columns` names, into the table.
@@ -141,9 +199,7 @@ class ScoreTable:
         digests: list[str] = []
         tables: dict[str, set[str]] = {}  # fingerprints of each score table
         waiting: list[pa.Table] = []
-        read = in_threads(
-            lambda file: _read(file[1], file[0], self.columns), enumerate(sizes), threads
-        )
+        read = in_threads(partial(_read, wanted=self.columns), sizes, threads)
         for url, (table, metadata) in zip(sizes, read, strict=True):
             lengths.append(len(table))
             digests.append(metadata.get("digest", ""))
@@ -159,6 +215,7 @@ class ScoreTable:
                 waiting.clear()
         if waiting:
             self.insert(pa.concat_tables(waiting))
+        self._starts = np.concatenate([[0], np.cumsum(lengths)])
         if len(fingerprints) > 1:
             raise ValueError(
                 f"{path}: labelled files of different settings: {sorted(fingerprints)}"
@@ -192,9 +249,9 @@ def batches(
             yield pa.table(batch)
 
 
-def _read(url: str, file: int, wanted: Columns) -> tuple[pa.Table, dict[str, Any]]:
+def _read(url: str, wanted: Columns) -> tuple[pa.Table, dict[str, Any]]:
     """The narrow columns of a file and what its footer says; nothing of another program's."""
-    with open_parquet(url) as parquet:
+    with open_parquet(url, dictionaries=["category"]) as parquet:
         if not is_own_file(parquet):
             return pa.table({}), {}
         try:
@@ -209,6 +266,4 @@ def _read(url: str, file: int, wanted: Columns) -> tuple[pa.Table, dict[str, Any
             table = parquet.read(columns=[*NAMES, *wanted.labelled], use_threads=False)
     scores: dict[str, str] = {}
     table = wanted.of_rows(url, table.replace_schema_metadata(), scores)
-    table = table.append_column("file", pa.array(np.full(len(table), file, np.int32)))
-    table = table.append_column("row", pa.array(np.arange(len(table), dtype=np.int32)))
     return table, {**metadata, "scores": scores}

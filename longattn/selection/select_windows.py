@@ -27,7 +27,7 @@ from longattn.selection.kept_heads import kept_heads
 from longattn.selection.lds import Scale
 from longattn.selection.overlap import distinct_scores
 from longattn.selection.score_table import ScoreTable, batches
-from longattn.selection.selected_files import write_selected
+from longattn.selection.selected_files import remove_others, write_selected
 from longattn.selection.where import apply_bounds, cap_documents
 from longattn.settings.numbers import ByteSize, read_number
 from longattn.storage.output_folder import OutputFolder
@@ -47,9 +47,9 @@ SELECT *, {value} AS value FROM (
     FROM windows JOIN scales USING (category)
 )
 """
-_KEPT = """
-CREATE OR REPLACE TABLE kept AS
-SELECT category, data_id, document, document_check, start, stop, lds, value, file, row
+_BEST = """
+CREATE OR REPLACE TABLE best AS
+SELECT category, position, lds, value, {weight} AS weight
 FROM ranked JOIN (VALUES {bounds}) AS bounds(category, bound) USING (category) WHERE value >= bound
 """
 _UNIQUE_TOKENS = """
@@ -105,22 +105,23 @@ def select(
     if kept is not None:
         stored["heads"] = {of: None if heads is None else [*heads] for of, heads in kept.items()}
     columns = columns_of(folder, settings, sizes, kept)
-    with database(settings.memory) as connection:
-        table = ScoreTable(connection, columns)
+    with database(settings.memory) as connection, ScoreTable(connection, columns) as table:
         files = table.insert_labelled(folder.url, sizes)
         _check_names(table, settings, folder)
         result = choose_windows(table, settings, folder.url)
+        there = folder.selected_files(settings.name).keys()
         urls = write_selected(
             table,
             files,
             size,
             folder.selection(settings.name),
-            folder.selected_files(settings.name).keys(),
+            there,
             {"fingerprint": files.fingerprint, **stored},
         )
     categories = {name: of.to_dict() for name, of in result.items()}
     record = {**stored, "files": urls, "categories": categories}
     write_record(folder.selection_record(settings.name), record)
+    remove_others(there, urls)
     if settings.name is None:  # the folder's own page
         write_card(folder.url, record)
     return result
@@ -244,11 +245,13 @@ def _prefer_distinct(table: ScoreTable, settings: Select) -> None:
 def _replace_rank(table: ScoreTable, deviations: dict[int, float]) -> None:
     """Write `windows` again with what `prefer_distinct` ranks by in the column `rank`."""
     connection = table.connection
-    connection.execute("CREATE TABLE distinct_windows AS FROM windows LIMIT 0")
+    of_windows = ", ".join(name for name in table.columns.in_database if name != "rank")
+    connection.execute(
+        f"CREATE TABLE distinct_windows AS SELECT {of_windows}, 0::DOUBLE AS rank FROM windows LIMIT 0"
+    )
     ordered = batches(
         connection,
-        "SELECT * EXCLUDE (lds, rank) FROM ranked ORDER BY category, document, document_check, "
-        "data_id",
+        f"SELECT {of_windows}, value FROM ranked ORDER BY category, document, document_check, data_id",
     )
     for documents in _whole_documents(ordered):
         category = documents["category"].to_numpy()
@@ -334,14 +337,10 @@ def _cut(table: ScoreTable, settings: Select, rows: dict[int, int]) -> None:
         for category, span in _narrowed(table, weight, wide).items():
             spans[category] = span
     bounds = ", ".join(f"({of}, {literal(span.low)})" for of, span in spans.items()) or "(-1, 0.0)"
-    table.connection.execute(_KEPT.format(bounds=bounds))  # the one time that all ids are read
+    table.connection.execute(_BEST.format(bounds=bounds, weight=weight))
     for category, span in spans.items():
-        value, data_id = _last(table, weight, category, span)
-        table.connection.execute(
-            "DELETE FROM kept WHERE category = ? AND value <= ? "
-            "AND (value < ? OR ? IS NULL OR data_id > ?)",
-            [category, value, value, data_id, data_id],
-        )
+        _drop_beyond(table, category, span)
+    table.name_kept()
 
 
 def _budget(keep: Keep, rows: int) -> int:
@@ -378,23 +377,41 @@ def _narrowed(table: ScoreTable, weight: str, spans: dict[int, _Span]) -> dict[i
     return narrowed
 
 
-def _last(table: ScoreTable, weight: str, category: int, span: _Span) -> tuple[float, str | None]:
-    """Value and data_id of the last row that fits; no data_id where none between the bounds does."""
-    last: tuple[float, str | None] = span.high, None
-    if not span.rows:
-        return last
+def _drop_beyond(table: ScoreTable, category: int, span: _Span) -> None:
+    """Leave of a category's rows in the table `best` those alone that its budget pays for."""
+    connection = table.connection
+    of_category = f"FROM best WHERE category = {category} AND value"
+    found = _fetch(
+        table,
+        "SELECT value, rows, spent - weight FROM (SELECT *, sum(weight) OVER (ORDER BY value DESC) "
+        "AS spent FROM (SELECT value, sum(weight) AS weight, count(*) AS rows "
+        f"{of_category} BETWEEN {literal(span.low)} AND {literal(span.high)} GROUP BY value)) "
+        f"WHERE spent > {span.left} ORDER BY value DESC LIMIT 1",
+    )
+    for value, rows, before in found:
+        connection.execute(f"DELETE {of_category} < {literal(value)}")
+        equal = f"{of_category} = {literal(value)}"
+        last = _last(table, equal, span.left - int(before)) if rows > 1 else None
+        beyond = (
+            "" if last is None else "AND position IN (SELECT position FROM tied WHERE data_id > ?)"
+        )
+        connection.execute(f"DELETE {equal} {beyond}", [] if last is None else [last])
+
+
+def _last(table: ScoreTable, equal: str, left: int) -> str | None:
+    """The last data_id that fits, of rows of `best` with equal values; named in a table `tied`."""
+    last = None
+    table.name("tied", f"SELECT position {equal}")
     ordered = batches(
         table.connection,
-        f"SELECT value, data_id, {weight} AS weight FROM kept WHERE category = {category} "
-        f"AND value BETWEEN {literal(span.low)} AND {literal(span.high)} "
-        "ORDER BY value DESC, data_id",
+        f"SELECT data_id, weight FROM tied JOIN (SELECT position, weight {equal}) USING (position) "
+        "ORDER BY data_id",
     )
-    left = span.left
     for rows in ordered:
         spent = np.cumsum(rows["weight"].to_numpy())
         fits = int(np.searchsorted(spent, left, side="right"))
         if fits:
-            last = rows["value"][fits - 1].as_py(), rows["data_id"][fits - 1].as_py()
+            last = str(rows["data_id"][fits - 1])
         if fits < len(rows):
             break
         left -= int(spent[-1])

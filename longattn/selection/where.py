@@ -20,8 +20,8 @@ Out = dict[int, dict[str, int]]
 
 NO_VALUE = " has no value"
 _OVER = """
-CREATE OR REPLACE TABLE over_cap AS SELECT file, row, category FROM (
-    SELECT file, row, category, row_number() OVER (
+CREATE OR REPLACE TABLE over_cap AS SELECT position, category FROM (
+    SELECT position, category, row_number() OVER (
         PARTITION BY category, document, document_check ORDER BY value DESC, data_id) AS place
     FROM ranked SEMI JOIN (
         SELECT category, document, document_check FROM ranked GROUP BY ALL HAVING count(*) > {most}
@@ -31,9 +31,9 @@ CREATE OR REPLACE TABLE over_cap AS SELECT file, row, category FROM (
 
 
 def apply_bounds(table: ScoreTable, select: Select, categories: Sequence[int]) -> Out:
-    """Leave in `windows` only what each category's bounds allow; what each bound takes out by itself.
+    """Leave in `ranked` only what each category's bounds allow; what each bound takes out by itself.
 
-    A window that two bounds take out counts for both. Bounds see all windows of the view `ranked`.
+    A window that two bounds take out counts for both. Bounds see all windows of the view.
     """
     tests = {
         category: dict(_tests(table, select, category, table.categories[category]))
@@ -57,12 +57,10 @@ def apply_bounds(table: ScoreTable, select: Select, categories: Sequence[int]) -
     ).fetchall():
         told = zip(tests[category], numbers, strict=False)
         out[category] = {what: n for what, n in told if n or not what.endswith(NO_VALUE)}
-    connection.execute(
-        "CREATE OR REPLACE TABLE within_bounds AS SELECT * EXCLUDE (lds, value) FROM ranked "
-        f"WHERE {' AND '.join(each)}"
-    )
-    connection.execute("DROP TABLE windows")
-    connection.execute("ALTER TABLE within_bounds RENAME TO windows")
+    # The tests are made again with each look: a table of what they leave would be written and spilled.
+    connection.execute("DROP VIEW IF EXISTS unbounded")
+    connection.execute("ALTER VIEW ranked RENAME TO unbounded")
+    connection.execute(f"CREATE VIEW ranked AS FROM unbounded WHERE {' AND '.join(each)}")
     return out
 
 
@@ -74,8 +72,7 @@ def cap_documents(table: ScoreTable, most: int) -> dict[int, int]:
     out = dict(found.fetchall())
     if out:
         connection.execute(
-            "DELETE FROM windows USING over_cap "
-            "WHERE windows.file = over_cap.file AND windows.row = over_cap.row"
+            "DELETE FROM windows USING over_cap WHERE windows.position = over_cap.position"
         )
     connection.execute("DROP TABLE over_cap")
     return out
@@ -126,9 +123,12 @@ def _up_to(table: ScoreTable, category: int, column: str, rank: int) -> str:
     equal = f"{rows} AND {column} = {of_value}"
     if ties == ask(f"count(*) {equal}"):
         return f"({column} <= {of_value})"
-    data_id = ask(f"data_id {equal} ORDER BY data_id LIMIT 1 OFFSET {ties - 1}")
-    quoted = data_id.replace("'", "''")
-    return f"({column} < {of_value} OR ({column} = {of_value} AND data_id <= '{quoted}'))"
+    first = f"first_{category}_{column}_{rank}"
+    table.name("tied", f"SELECT position {equal}")
+    table.connection.execute(
+        f"CREATE OR REPLACE TABLE {first} AS SELECT position FROM tied ORDER BY data_id LIMIT {ties}"
+    )
+    return f"({column} < {of_value} OR ({column} = {of_value} AND position IN (FROM {first})))"
 
 
 def _by_category(tests: dict[int, str], categories: int) -> str:

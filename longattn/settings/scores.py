@@ -53,7 +53,9 @@ class Score(Settings):
         "attention: DS and variance of its layers; measures: compression_ratio and repetition, on CPUs"
     )
     model: Annotated[str | None, BeforeValidator(absolute_model)] = Field(
-        None, description="causal language model: a local folder or a hub id; none for measures"
+        None,
+        description="causal language model: a local folder, a hub id, or a folder on s3:// or any fsspec "
+        "URL, of which each machine keeps a copy below LONGATTN_CACHE; none for measures",
     )
     short: TokenLength | None = Field(
         None,

@@ -31,6 +31,11 @@ log = logging.getLogger("longattn")
 READERS = 16  # threads for small reads; an object store answers many at once
 STAGING = "longattn-staged-"  # in the temporary folder, on its way to an object store
 ASIDE = ".longattn-"  # begins the name of a local file while it is written
+ENCODED = re.compile(
+    r"(?:%[0-9A-Fa-f]{2}|[\w.~:/@!$&'()*+,;=-])*\?(?:%[0-9A-Fa-f]{2}|[\w.~:/?@!$&'()*+,;=-])*$",
+    re.A,
+)
+"""A URL with a query that needs no encoding."""
 A = TypeVar("A")
 B = TypeVar("B")
 TRIES = 12  # of a request to a store: they bridge a minute without it
@@ -69,7 +74,8 @@ def filesystem(url: str) -> tuple[AbstractFileSystem, str]:
             from aiohttp import ClientTimeout
 
             limits = ClientTimeout(total=None, sock_connect=10, sock_read=READ_TIMEOUT)
-            options = {"client_kwargs": {"timeout": limits}}
+            # A signature is of a query as it is written: aiohttp would send `%2F` in it as `/`.
+            options = {"client_kwargs": {"timeout": limits}, "encoded": bool(ENCODED.match(url))}
         cls = get_filesystem_class(scheme)
         options |= cls._get_kwargs_from_urls(url)
         fs = cls(**options)
@@ -238,7 +244,7 @@ def sweep(output: str) -> None:
             if re.fullmatch(r"[0-9a-f]{32}", file.name.removeprefix(ASIDE).removesuffix(".tmp")):
                 file.unlink(missing_ok=True)
     elif "s3" in fs.protocol:
-        _abort_uploads(fs, path)
+        _abort_uploads(fs, output, path)
     for file in Path(tempfile.gettempdir()).glob(f"{STAGING}*"):
         if file.is_file() and file.stat().st_uid == os.getuid():
             with file.open() as staging:
@@ -249,17 +255,17 @@ def sweep(output: str) -> None:
                 file.unlink(missing_ok=True)
 
 
-def _abort_uploads(fs: Any, path: str) -> None:
+def _abort_uploads(fs: Any, url: str, path: str) -> None:
     """Free what the parts of unfinished uploads take, where we are allowed to."""
     bucket, _, folder = path.partition("/")
     where = {"Bucket": bucket, "Prefix": f"{folder.rstrip('/')}/"}
     try:
-        with storage_errors(path):
+        with storage_errors(url):
             for upload in fs.call_s3("list_multipart_uploads", **where).get("Uploads", []):
                 key, upload_id = upload["Key"], upload["UploadId"]
                 fs.call_s3("abort_multipart_upload", Bucket=bucket, Key=key, UploadId=upload_id)
     except OSError as error:
-        log.warning("unfinished uploads below %s may remain: %s", path, error)
+        log.warning("unfinished uploads may remain: %s", error)
 
 
 def _fsync(path: Path) -> None:

@@ -1,9 +1,9 @@
-"""A model on a store: its small files, and those tensors of its weights that are asked for, kept here.
+"""A model on a store: its small files, and those tensors that are asked for or all of it, kept here.
 
-Of safetensors files only byte ranges are read: the header, then the bytes of those tensors, which are
-written into one safetensors file below the cache folder. What is kept there is named after what the
-store tells of the version of its files, so that changed files are fetched again. Who comes while
-another process fetches waits for it.
+Where some tensors are asked for, only byte ranges of safetensors files are read: the header, then the
+bytes of those tensors, which are written into one safetensors file below the cache folder. What is
+kept there is named after what the store tells of the version of its files, so that changed files are
+fetched again. Who comes while another process fetches waits for it.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import logging
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from fsspec import AbstractFileSystem
 
@@ -53,18 +53,22 @@ def fetch_small_files(url: str) -> Path:
         OSError: the store failed.
     """
     model = _Remote(url)
-    files = {file.name: file for file in model.files(SMALL_FILES)}
-    if CONFIG not in files:
-        raise ValueError(f"model {model.shown}: no {CONFIG} there, so no checkpoint")
+    return model.kept(model.small_files())
 
-    def fetch(folder: Path) -> None:
-        for file in files.values():
-            data = model.read(file, 0, file.size)
-            with _local_errors():
-                _write(folder / file.name, data)
-        model.require_unchanged(files.values())
 
-    return _kept(_key(files.values()), fetch, model.shown)
+def fetch_whole_model(url: str) -> Path:
+    """A local folder with the config, the tokenizer and all weights of a model, its safetensors files.
+
+    Raises:
+        ValueError: in one line; no config.json or weights there, no mark that tells versions apart,
+            or no room for them in the cache folder.
+        OSError: the store failed.
+    """
+    model = _Remote(url)
+    small = model.small_files()
+    index = next((file for file in small if file.name == INDEX), None)
+    weights = model.indexed_files(index) if index else model.weight_files()
+    return model.kept([*small, *weights])
 
 
 def tensor_files(url: str) -> dict[str, str]:
@@ -114,10 +118,17 @@ class _File:
     """What is another string for another version of the file."""
 
 
+class _Tensor(TypedDict):
+    """What a safetensors file says of a tensor."""
+
+    dtype: str
+    shape: list[int]
+    data_offsets: list[int]
+
+
 @dataclass(frozen=True)
 class _Header:
-    tensors: dict[str, Any]
-    """dtype, shape and data_offsets of each."""
+    tensors: dict[str, _Tensor]
     start: int
     """Where the data begin, to which the offsets count."""
 
@@ -172,6 +183,57 @@ class _Remote:
         held = f"only {pickles[0]}, a pickle, which can run code when read" if pickles else "none"
         raise ValueError(f"model {self.shown}: no weights in *.safetensors; holds {held}")
 
+    def small_files(self) -> list[_File]:
+        """The config, and the tokenizer and the index where it has them."""
+        found = self.files(SMALL_FILES)
+        if CONFIG not in (file.name for file in found):
+            raise ValueError(f"model {self.shown}: no {CONFIG} there, so no checkpoint")
+        return found
+
+    def indexed_files(self, index: _File) -> list[_File]:
+        """The weight files that the index names."""
+        try:
+            names = sorted(set(json.loads(self.read(index, 0, index.size))["weight_map"].values()))
+            bad = [name for name in names if "/" in name or not name.endswith(".safetensors")]
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            raise ValueError(f"{self.shown}/{INDEX}: not an index of tensors") from None
+        if bad:
+            raise ValueError(f"{self.shown}/{INDEX}: {bad[0]!r} is no safetensors file beside it")
+        found = self.files(names)
+        if missing := sorted(set(names) - {file.name for file in found}):
+            raise ValueError(f"model {self.shown}: no file {missing[0]}, which its index names")
+        return found
+
+    def kept(self, files: Sequence[_File]) -> Path:
+        """A local folder with these files whole."""
+
+        def fetch(folder: Path) -> None:
+            if any(file.name.endswith(".safetensors") for file in files):
+                total = sum(file.size for file in files)
+                shown = shown_size(total)
+                self._require_room(folder, total)
+                log.info("fetching the model %s (%s) into %s", self.shown, shown, cache_folder())
+            for file in files:
+                with _written(folder / file.name) as write:
+                    self._copy_file(file, write)
+            self.require_unchanged(files)
+
+        return _kept(_key(files), fetch, self.shown)
+
+    def _copy_file(self, file: _File, write: Callable[[bytes, int], None]) -> None:
+        def fetch(start: int) -> None:
+            write(self.read(file, start, min(start + PIECE, file.size)), start)
+
+        parallel(fetch, range(0, file.size, PIECE))
+
+    def _require_room(self, folder: Path, wanted: int) -> None:
+        free = shutil.disk_usage(folder).free
+        if wanted > free:
+            raise ConfigError(
+                f"model {self.shown}: {shown_size(wanted)} of it, and {shown_size(free)} free in "
+                f"{cache_folder()}: set {CACHE} to a folder that has room for it"
+            )
+
     def read(self, file: _File, start: int, stop: int) -> bytes:
         """Bytes [start, stop) of a file."""
         url, path = join(self.url, file.name), join(self.path, file.name)
@@ -188,7 +250,7 @@ class _Remote:
             length = int.from_bytes(self.read(file, 0, 8), "little") if file.size >= 8 else -1
             if not 0 < length <= min(file.size - 8, MAX_HEADER):
                 raise ValueError("its header has no length")
-            tensors: dict[str, Any] = json.loads(self.read(file, 8, 8 + length))
+            tensors: dict[str, _Tensor] = json.loads(self.read(file, 8, 8 + length))
             tensors.pop("__metadata__", None)
             for of in tensors.values():
                 first, last = of["data_offsets"]
@@ -204,7 +266,7 @@ class _Remote:
     def copy(self, tensors: Mapping[str, str], files: Mapping[str, _File], target: Path) -> None:
         """Write some tensors into a safetensors file of their own."""
         headers = {name: self.header(file) for name, file in files.items()}
-        told: dict[str, Any] = {}
+        told: dict[str, _Tensor] = {}
         pieces: list[
             tuple[_File, int, int, int]
         ] = []  # of which file, from where to where, to where
@@ -230,22 +292,15 @@ class _Remote:
             cache_folder(),
         )
         head = len(text).to_bytes(8, "little") + text
-        with _local_errors():
-            _write(target, head)
-            out = os.open(target, os.O_WRONLY)
 
-        def fetch(piece: tuple[_File, int, int, int]) -> None:
-            file, start, stop, to = piece
-            data = self.read(file, start, stop)
-            with _local_errors():
-                os.pwrite(out, data, len(head) + to)
+        with _written(target) as write:
+            write(head, 0)
 
-        try:
+            def fetch(piece: tuple[_File, int, int, int]) -> None:
+                file, start, stop, to = piece
+                write(self.read(file, start, stop), len(head) + to)
+
             parallel(fetch, pieces)
-            with _local_errors():
-                os.fsync(out)
-        finally:
-            os.close(out)
 
     def require_unchanged(self, files: Iterable[_File]) -> None:
         before = list(files)
@@ -293,11 +348,22 @@ def _kept(key: str, fetch: Callable[[Path], None], shown: str) -> Path:
     return entry
 
 
-def _write(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+@contextmanager
+def _written(path: Path) -> Iterator[Callable[[bytes, int], None]]:
+    """A function that writes bytes at a place of a new file; several threads may call it."""
+
+    def write(data: bytes, at: int) -> None:
+        with _local_errors():
+            os.pwrite(out, data, at)
+
+    with _local_errors():
+        out = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    try:
+        yield write
+        with _local_errors():
+            os.fsync(out)
+    finally:
+        os.close(out)
 
 
 @contextmanager
@@ -308,5 +374,5 @@ def _local_errors() -> Iterator[None]:
     except OSError as error:
         raise ConfigError(
             f"{CACHE} {cache_folder()}: cannot be written ({error.strerror}): set {CACHE} to a folder "
-            "that can be written and has room for the model's tables"
+            "that can be written and has room for the model"
         ) from None

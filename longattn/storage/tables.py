@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -158,8 +158,11 @@ def write_table(url: str, table: pa.Table, metadata: Mapping[str, Any]) -> int:
 
 
 @contextmanager
-def open_parquet(url: str) -> Iterator[pq.ParquetFile]:
+def open_parquet(url: str, dictionaries: Sequence[str] = ()) -> Iterator[pq.ParquetFile]:
     """A file whose pages are compared with their checksums as they are read.
+
+    Args:
+        dictionaries: columns of strings that are read as dictionaries.
 
     Raises OSError where the storage fails, DamagedFileError for what is no Parquet file.
     """
@@ -168,7 +171,9 @@ def open_parquet(url: str) -> Iterator[pq.ParquetFile]:
         file = fs.open(path, "rb")
     with file:
         with readable(url):
-            parquet = pq.ParquetFile(file, page_checksum_verification=True)
+            parquet = pq.ParquetFile(
+                file, read_dictionary=[*dictionaries], page_checksum_verification=True
+            )
         with parquet:
             yield parquet
 

@@ -6,11 +6,10 @@ rare bytes (SmolLM2: 21); `tokenizers` leaves those bytes out.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
-from longattn.windows.cut_points import chain, pre_tokenizers
+from longattn.windows.cut_points import chain
+from longattn.windows.spec import Spec, Step, normalizers, pre_tokenizers
 
 FALCON = ("punctuation", "gpt2", "digit runs", "[0-9][0-9][0-9]")
 
@@ -42,18 +41,7 @@ def byte_alphabet() -> dict[int, int]:
     return {byte: byte for byte in printable} | {256 + i: b for i, b in enumerate(others)}
 
 
-def normalizers(spec: dict[str, Any]) -> list[dict[str, Any]]:
-    """The steps of the normalizer of a tokenizer.json, in order."""
-    normalizer = spec.get("normalizer")
-    if not normalizer:
-        return []
-    steps: list[dict[str, Any]] = (
-        normalizer["normalizers"] if normalizer["type"] == "Sequence" else [normalizer]
-    )
-    return steps
-
-
-def is_byte_level(spec: dict[str, Any]) -> bool:
+def is_byte_level(spec: Spec) -> bool:
     """Whether the bytes of a document, less `missing_bytes`, are the bytes of its tokens."""
     model, steps = spec["model"], pre_tokenizers(spec)
     levels = [step for step in steps if step["type"] == "ByteLevel"]
@@ -70,14 +58,14 @@ def is_byte_level(spec: dict[str, Any]) -> bool:
     )
 
 
-def _may_drop(step: dict[str, Any]) -> bool:
+def _may_drop(step: Step) -> bool:
     keeps = step["type"] in ("Digits", "ByteLevel") or (
         step["type"] in ("Split", "Punctuation") and step["behavior"] != "Removed"
     )
     return not keeps
 
 
-def missing_bytes(spec: dict[str, Any]) -> bytes:
+def missing_bytes(spec: Spec) -> bytes:
     """The bytes of UTF-8 that have no token: `tokenizers` leaves them out of the text."""
     vocab = spec["model"]["vocab"]
     never = {0xC0, 0xC1, *range(0xF5, 0x100)}
@@ -85,12 +73,12 @@ def missing_bytes(spec: dict[str, Any]) -> bytes:
     return bytes(sorted(b for char, b in alphabet if chr(char) not in vocab and b not in never))
 
 
-def odd_bytes(spec: dict[str, Any]) -> bytes:
+def odd_bytes(spec: Spec) -> bytes:
     """Bytes that only `tokenizers` treats as `tokenizers` does: what holds them is left to it."""
     return bytes({*missing_bytes(spec), *(_FALCON_ODD if chain(spec) == FALCON else b"")})
 
 
-def for_fastokens(spec: dict[str, Any]) -> dict[str, Any]:
+def for_fastokens(spec: Spec) -> Spec:
     """The same tokenizer for text in NFC without `odd_bytes`, as fastokens loads and runs it best.
 
     It only sees text that is NFC already: its tables are of a newer Unicode.
@@ -117,7 +105,7 @@ class TokenBytes:
         lengths: int32 (vocab_size,), 0 where an id has no token.
     """
 
-    def __init__(self, spec: dict[str, Any], vocab_size: int) -> None:
+    def __init__(self, spec: Spec, vocab_size: int) -> None:
         byte_of = byte_alphabet()
         table = [b""] * vocab_size
         for token, index in spec["model"]["vocab"].items():

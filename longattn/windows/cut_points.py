@@ -17,7 +17,9 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Protocol
+
+from longattn.windows.spec import Spec, Step, pre_tokenizers
 
 # Book text, Llama 3 vocabulary: pieces of 32 KB to 512 KB are equally fast, within the noise. A run
 # of random letters costs 0.2 us/byte in pieces of 128 KB, 0.45 in pieces of 1 MB, 0.8 of 4 MB.
@@ -212,14 +214,7 @@ def isolated(
         yield start, stop, False
 
 
-def pre_tokenizers(spec: dict[str, Any]) -> list[dict[str, Any]]:
-    """The steps of the pre-tokenizer of a tokenizer.json, in order."""
-    step = spec.get("pre_tokenizer") or {"type": "Sequence", "pretokenizers": []}
-    steps: list[dict[str, Any]] = step["pretokenizers"] if step["type"] == "Sequence" else [step]
-    return steps
-
-
-def chain(spec: dict[str, Any]) -> tuple[str, ...] | None:
+def chain(spec: Spec) -> tuple[str, ...] | None:
     """The steps by which a byte-level pre-tokenizer splits; None where one is unknown."""
     names = []
     for step in pre_tokenizers(spec):
@@ -242,7 +237,7 @@ def chain(spec: dict[str, Any]) -> tuple[str, ...] | None:
     return tuple(names)
 
 
-def pre_tokenizer_cuts(spec: dict[str, Any], nfc: bool) -> PreTokenizerCuts | None:
+def pre_tokenizer_cuts(spec: Spec, nfc: bool) -> PreTokenizerCuts | None:
     """The cut rule of a byte-level tokenizer, or None where none is proven for it."""
     names = chain(spec)
     if not names:
@@ -261,7 +256,7 @@ def pre_tokenizer_cuts(spec: dict[str, Any], nfc: bool) -> PreTokenizerCuts | No
     return PreTokenizerCuts(pattern, tuple(added["content"].encode() for added in matched))
 
 
-def merge_cuts(joined: set[str], matched: Iterable[dict[str, Any]], split: bool) -> MergeCuts:
+def merge_cuts(joined: set[str], matched: Iterable[Step], split: bool) -> MergeCuts:
     """The cut rule of a BPE without pre-tokenizer, or with one that splits before each U+2581.
 
     Args:
@@ -276,11 +271,11 @@ def merge_cuts(joined: set[str], matched: Iterable[dict[str, Any]], split: bool)
     return MergeCuts(frozenset(joined))
 
 
-def matched_tokens(spec: dict[str, Any]) -> list[dict[str, Any]]:
+def matched_tokens(spec: Spec) -> list[Step]:
     """The added tokens that are found in text: special ones are not."""
     return [added for added in spec.get("added_tokens") or () if not added["special"]]
 
 
-def eats_surroundings(added: dict[str, Any]) -> bool:
+def eats_surroundings(added: Step) -> bool:
     """Whether what stands around an added token decides about it, or goes into it."""
     return bool(added["lstrip"] or added["rstrip"] or added["single_word"])

@@ -17,6 +17,8 @@ from longattn.windows.recurrence import far_recurrence
 from longattn.windows.tokenizer import DocumentTokenizer, TokenizedDocument
 
 Claim = Callable[[str, str], bool]
+WindowRow = dict[str, Any]
+"""A window on its way to a table: the columns of storage.WINDOWS, and the user's own."""
 
 # Columns between the stages: the sink takes them off, and puts what they say into a file's footer.
 INTERNAL_COLUMNS = [(name, pa.string()) for name in INTERNAL]
@@ -80,7 +82,7 @@ class WindowCutter:
         counts: Counts,
         seen: set[tuple[str, str]],
         claim: Claim | None = None,
-    ) -> Iterator[dict[str, Any]]:
+    ) -> Iterator[WindowRow]:
         """The windows of one document as rows of storage.WINDOWS.
 
         `seen` holds ids already cut; `claim` of category and document id says whether this one is
@@ -117,7 +119,7 @@ class WindowCutter:
         category: str,
         source: str,
         counts: Counts,
-    ) -> Iterator[dict[str, Any]]:
+    ) -> Iterator[WindowRow]:
         spans = sliding_windows(len(tokenized.ids), self.window)
         for index, (start, stop) in enumerate(spans):
             data_id = f"{category}-{document}-{index}"
@@ -141,7 +143,7 @@ class WindowCutter:
 
 
 def window_table(
-    rows: Sequence[dict[str, Any]],
+    rows: Sequence[WindowRow],
     splits: Sequence[str] = (),
     carried: Mapping[str, str] | None = None,
 ) -> pa.Table:

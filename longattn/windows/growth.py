@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from longattn.windows.spec import Spec, Step
+
 MOST = 1000  # times that the steps of a normalizer may lengthen a text at the worst
 USUAL = 16  # times that they may lengthen a text that is there; those of models in use: 3
 STEP = 1024  # characters that are looked at together: a megabyte at the worst
 
 
-def worst_growth(spec: dict[str, Any]) -> float:
+def worst_growth(spec: Spec) -> float:
     """How many times as long the `Replace` steps of a tokenizer.json may make a text, in bytes.
 
     Raises ValueError for more than MOST. (What Unicode itself lengthens is not counted: 11 times.)
@@ -43,7 +45,7 @@ def require_usual_growth(normalizer: Any, text: str) -> None:
             raise ValueError(f"the tokenizer makes it over {USUAL} times as long")
 
 
-def _steps(normalizer: Any) -> Iterator[dict[str, Any]]:
+def _steps(normalizer: Any) -> Iterator[Step]:
     """The single steps of a normalizer, in order."""
     if not isinstance(normalizer, dict):
         return

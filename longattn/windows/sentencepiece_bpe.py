@@ -15,14 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from longattn.windows.byte_level_bpe import normalizers
 from longattn.windows.cut_points import (
     MergeCuts,
     eats_surroundings,
     matched_tokens,
     merge_cuts,
-    pre_tokenizers,
 )
+from longattn.windows.spec import Spec, Step, normalizers, pre_tokenizers
 
 SPACE = "▁"
 _SPACE = SPACE.encode()
@@ -59,7 +58,7 @@ class SentencePieceBPE:
     """int32 (2, vocab_size): bytes of each id, U+2581 taken for one byte and for three."""
 
     @classmethod
-    def read(cls, spec: dict[str, Any], vocab_size: int) -> SentencePieceBPE | None:
+    def read(cls, spec: Spec, vocab_size: int) -> SentencePieceBPE | None:
         """None where `spec`, a tokenizer.json, is not one of the known forms."""
         model, steps = spec["model"], pre_tokenizers(spec)
         form = _form(normalizers(spec), steps)
@@ -95,7 +94,7 @@ class SentencePieceBPE:
             _lengths(spec, vocab_size, byte_tokens),
         )
 
-    def for_fastokens(self, spec: dict[str, Any]) -> dict[str, Any]:
+    def for_fastokens(self, spec: Spec) -> Spec:
         """The same tokenizer, less the prefix, in terms that fastokens knows."""
         steps = {"normalizer": _REPLACE, "pre_tokenizer": _SPLIT if self.split else None}
         return spec | steps | {"post_processor": None}
@@ -125,7 +124,7 @@ class SentencePieceBPE:
         return offsets
 
 
-def _form(normal: list[dict[str, Any]], steps: list[dict[str, Any]]) -> tuple[str, bool] | None:
+def _form(normal: list[Step], steps: list[Step]) -> tuple[str, bool] | None:
     if normal == [_PREPEND, _REPLACE] and not steps:
         return "always", False
     if normal == [_REPLACE] and steps in ([], [_SPLIT_SPACE]):
@@ -144,7 +143,7 @@ def _pairs(merges: list[Any]) -> Iterator[tuple[str, str]]:
         yield left, right
 
 
-def _lengths(spec: dict[str, Any], vocab_size: int, byte_tokens: set[str]) -> np.ndarray:
+def _lengths(spec: Spec, vocab_size: int, byte_tokens: set[str]) -> np.ndarray:
     lengths = np.zeros((2, vocab_size), np.int32)
     for token, index in spec["model"]["vocab"].items():
         size = 1 if token in byte_tokens else len(token.encode())

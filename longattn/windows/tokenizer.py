@@ -30,7 +30,6 @@ from longattn.windows.byte_level_bpe import (
     for_fastokens,
     is_byte_level,
     missing_bytes,
-    normalizers,
     odd_bytes,
 )
 from longattn.windows.cut_points import (
@@ -44,6 +43,7 @@ from longattn.windows.cut_points import (
 )
 from longattn.windows.growth import USUAL, require_usual_growth, worst_growth
 from longattn.windows.sentencepiece_bpe import SentencePieceBPE
+from longattn.windows.spec import Spec, normalizers
 
 logger = logging.getLogger("longattn")
 
@@ -284,9 +284,7 @@ class DocumentTokenizer:
             self._reference = _load_reference(self.name, _read_spec(self.name, self._contents))
         return self._reference
 
-    def _load_fast(
-        self, spec: dict[str, Any], reference: tokenizers.Tokenizer, original: dict[str, Any]
-    ) -> None:
+    def _load_fast(self, spec: Spec, reference: tokenizers.Tokenizer, original: Spec) -> None:
         """Load fastokens from `spec`; leave it out where its ids on the probe texts differ."""
         # A worker owns one core. fastokens reads this once, when it first makes its threads.
         os.environ.setdefault("FASTOKENS_BPE_THREADS", "1")
@@ -306,7 +304,7 @@ class DocumentTokenizer:
         else:
             self._fast = fast
 
-    def _probes(self, spec: dict[str, Any]) -> list[str]:
+    def _probes(self, spec: Spec) -> list[str]:
         names = " ".join(added["content"] for added in (spec.get("added_tokens") or ())[:1024])
         # The last two begin alike: fastokens 0.3.2 kept splits of the text before, wrong at its end.
         texts = [_PROBE + names, *(_PROBE * 12 + " " * 700 + end for end in ("x" + _PROBE, "  \n"))]
@@ -349,10 +347,10 @@ def _rust_errors(what: str) -> Iterator[None]:
         raise ValueError(f"{what}: {error}") from error
 
 
-def _read_spec(name: str, contents: bytes) -> dict[str, Any]:
+def _read_spec(name: str, contents: bytes) -> Spec:
     """A tokenizer.json less what would lose, add or draw ids: truncation, padding, dropout."""
     try:
-        spec: dict[str, Any] = orjson.loads(contents)
+        spec: Spec = orjson.loads(contents)
         spec |= {"truncation": None, "padding": None}
         if "dropout" in spec["model"]:
             spec["model"]["dropout"] = None
@@ -361,7 +359,7 @@ def _read_spec(name: str, contents: bytes) -> dict[str, Any]:
     return spec
 
 
-def _load_reference(name: str, spec: dict[str, Any]) -> tokenizers.Tokenizer:
+def _load_reference(name: str, spec: Spec) -> tokenizers.Tokenizer:
     with _rust_errors(f"{name}: cannot load tokenizer.json"):
         reference = tokenizers.Tokenizer.from_str(orjson.dumps(spec).decode())
     reference.encode_special_tokens = True

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 
 from longattn.config import Config
-from longattn.reports.evaluation import Attention, spearman
+from longattn.reports.evaluation import Attention
 from longattn.reports.foils import generator, long_documents, native_windows
+from longattn.reports.score_columns import rank_correlation
 from longattn.scoring.scorer import AttentionScorer
 from longattn.scoring.statistics import attention_sums, statistics_from_sums
 
@@ -60,7 +61,7 @@ def main(sources: dict[str, str]) -> None:
         exact = told.pop("float32")
         for name, some in told.items():
             off = abs(some.ds / exact.ds - 1), abs(some.variance / exact.variance - 1)
-            rank = spearman(some.lds(some, 0.5), exact.lds(exact, 0.5))
+            rank = rank_correlation(some.lds(some, 0.5), exact.lds(exact, 0.5))
             print(
                 f"{category}, {name}: DS off {np.median(off[0]):.1e} / {off[0].max():.1e}, variance "
                 f"off {np.median(off[1]):.1e} / {off[1].max():.1e}, Spearman of LDS {rank:.5f}",

@@ -3,8 +3,10 @@
 Each is read in a process whose address space is limited, so that what it asks for is not to be had.
 """
 
+import itertools
 import json
 import lzma
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -90,13 +92,67 @@ def test_small_files_that_ask_for_much(tmp_path: Path) -> None:
         "shared.arrow": (64, []),
     }
     assert "134217728 bytes, which max_record_bytes allows" in found["window.jsonl.zst"][2]
-    assert "bytes unpacked of a file of" in found["page.parquet"][2]
+    assert "bytes unpacked of" in found["page.parquet"][2]
     assert f"max_record_bytes {CAP}" in found["page.parquet"][2]
     assert (
         f"8388608 rows in a file of {len(files['rows.parquet'])} bytes" in found["rows.parquet"][2]
     )
     assert f"{1 << 27} rows in a file" in found["null.arrow"][2]
     assert max(peak for *_, peak in found.values()) < 300
+
+
+def test_arrow_is_bounded_by_what_it_unpacks_to(tmp_path: Path) -> None:
+    """Text, views and dictionaries of 160 MB, in files of less than 1 MB."""
+    large = pa.array(["a" * (160 << 20), "b"])
+    shared = pa.DictionaryArray.from_arrays(pa.array([0, 1], pa.int32()), large)
+    columns = {"text": large, "view": large.cast(pa.string_view()), "shared": shared}
+    files = {}
+    for name, column in columns.items():
+        small = column if name == "shared" else pa.array(["b", "b"], column.type)
+        batches = [pa.record_batch({"n": [1, 2], "text": of}) for of in (column, small)]
+        for packed, stream in itertools.product(("lz4", "zstd"), (False, True)):
+            data = arrow(batches, packed, stream=stream)
+            files[name, packed, stream] = put(tmp_path / f"{name}-{packed}-{stream}.arrow", data)
+            assert len(data) < 1 << 20
+    found = dict(zip(files, read_within(400 << 20, *files.values()), strict=True))
+    for (name, _, stream), (count, why, detail, peak) in found.items():
+        # Of a stream, no byte after a broken message is trusted; a dictionary is there for all.
+        after = 0 if stream or name == "shared" else 2
+        assert (count, len(why)) == (after, 1 if stream or after else 2)
+        assert set(why) == {"unreadable"}
+        assert re.fullmatch(
+            rf"record batch 0: 1677\d{{5}} bytes unpacked of \d+: over max_record_bytes {CAP}, and "
+            "over 100 times what is stored",
+            detail,
+        )
+        assert peak < 80
+
+
+def arrow(batches: list[pa.RecordBatch], packed: str, *, stream: bool) -> bytes:
+    sink = pa.BufferOutputStream()
+    new = pa.ipc.new_stream if stream else pa.ipc.new_file
+    options = pa.ipc.IpcWriteOptions(compression=packed)
+    with new(sink, batches[0].schema, options=options) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+    return sink.getvalue().to_pybytes()
+
+
+def test_dictionaries_of_a_stream_are_bounded_together(tmp_path: Path) -> None:
+    """Each is below the cap, and all of them stay in memory."""
+    kind = pa.dictionary(pa.int32(), pa.string())
+    schema = pa.schema({"text": kind})
+    sink = pa.BufferOutputStream()
+    options = pa.ipc.IpcWriteOptions(compression="zstd", emit_dictionary_deltas=True)
+    with pa.ipc.new_stream(sink, schema, options=options) as writer:
+        for n in range(1, 6):
+            words = [f"{i}" * (6 << 20) for i in range(n)]  # one more each time: a delta
+            shared = pa.DictionaryArray.from_arrays(pa.array([n - 1], pa.int32()), words)
+            writer.write_batch(pa.record_batch([shared], schema=schema))
+    items = read(put(tmp_path / "a.arrow", sink.getvalue().to_pybytes()), max_record_bytes=CAP)
+    assert [len(text) for text in texts(items)] == [6 << 20] * 2
+    assert reasons(items) == ["unreadable"]
+    assert f"over max_record_bytes {CAP}" in items[-1].detail
 
 
 def test_rows_that_share_a_value_are_read(tmp_path: Path) -> None:

@@ -49,6 +49,7 @@ from tests.corpus.files import (
     texts,
     zstd,
 )
+from tests.examples import examples
 from tests.s3 import moto_server
 
 # ---------------------------------------------------------------------------------------- listing
@@ -243,7 +244,7 @@ ANY_LINE = st.one_of(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(
     lines=st.lists(ANY_LINE, max_size=12),
     cuts=st.sets(st.integers(0, 400), max_size=6),
@@ -825,7 +826,7 @@ def is_json(line: bytes) -> bool:
     return True
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(data=st.data())
 @pytest.mark.parametrize("name", FILES)
 def test_no_bytes_raise_or_vanish(

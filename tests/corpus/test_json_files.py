@@ -16,6 +16,7 @@ from longattn.corpus import records
 from longattn.corpus.json_values import json_layout, json_values
 from longattn.corpus.records import BadRecord, Reason
 from tests.corpus.files import ROWS, TEXTS, jsonl, put, read, reasons, splits_of, texts
+from tests.examples import examples
 
 BOM = b"\xef\xbb\xbf"
 LAYOUTS = {
@@ -135,7 +136,7 @@ VALUE = st.recursive(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(
     values=st.lists(st.dictionaries(st.text(max_size=5), VALUE, max_size=4), max_size=6),
     indent=st.none() | st.integers(0, 3),
@@ -155,7 +156,7 @@ def test_values_are_those_of_json(values: list[dict], indent: int | None, sizes:
         assert json_layout(data) == "values"
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(
     data=st.lists(
         st.sampled_from(

@@ -405,6 +405,31 @@ def test_no_credentials_say_what_to_set(tmp_path: Path) -> None:
         raise NoCredentialsError
 
 
+@pytest.mark.parametrize("path", ["x", "x/*.jsonl", "**/x.jsonl", "{a,b}/x.jsonl"])
+def test_no_credentials_name_the_url_as_it_was_given(bucket, tmp_path: Path, path: str) -> None:
+    bare = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    endpoint = os.environ["AWS_ENDPOINT_URL"]
+    bare |= {"AWS_ENDPOINT_URL": endpoint, "AWS_EC2_METADATA_DISABLED": "true"}
+    bare["HOME"] = str(tmp_path)
+    s3fs.S3FileSystem.clear_instance_cache()
+    with patch.dict(os.environ, bare, clear=True), pytest.raises(ConfigError) as refused:
+        splits_of(f"s3://corpora/{path}")
+    s3fs.S3FileSystem.clear_instance_cache()
+    assert str(refused.value).startswith(f"s3://corpora/{path}: Unable to locate credentials: set ")
+
+
+def test_a_suffix_and_an_alternative_are_named_by_their_urls(bucket) -> None:
+    client = boto3.client("s3")
+    client.put_object(Bucket="corpora", Key="of-a-suffix/a.pdf", Body=b"x")
+    client.put_object(Bucket="corpora", Key="of-a-suffix/b.jsonl", Body=jsonl(ROWS))
+    with pytest.raises(ValueError, match=r"^s3://corpora/of-a-suffix/a.pdf: suffix not known"):
+        splits_of("s3://corpora/of-a-suffix/a.pdf")
+    with pytest.raises(
+        ValueError, match=r"^'s3://corpora/of-a-suffix/c.jsonl' matches nothing \(an alt"
+    ):
+        splits_of("s3://corpora/of-a-suffix/{b,c}.jsonl")
+
+
 def test_a_dead_endpoint_is_named_soon() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

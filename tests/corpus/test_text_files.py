@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from longattn.corpus import records
 from longattn.corpus.records import BadRecord, Reason
 from tests.corpus.files import put, read, reasons, texts
+from tests.examples import examples
 
 DOCUMENTS = [
     "plain",
@@ -97,7 +98,7 @@ def test_a_long_field_is_no_more_than_a_record(tmp_path: Path) -> None:
 FIELD = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\0"), max_size=8)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(documents=st.lists(FIELD, max_size=6), chunk=st.integers(1, 30))
 def test_tables_are_those_of_csv(
     tmp_path_factory: pytest.TempPathFactory, documents: list[str], chunk: int
@@ -108,7 +109,7 @@ def test_tables_are_those_of_csv(
         assert texts(read(file)) == documents
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(data=st.binary(max_size=60) | st.text('",\n ab', max_size=40).map(str.encode))
 def test_no_bytes_of_a_table_raise(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
     assume(not data.startswith((b"PAR1", b"%PDF")))

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from llama import Llama, Shape, packed
+from llama import Shape, packed
 from measure import CHUNKS_AT_ONCE, WINDOWS_AT_ONCE, best_model
 from train import Experiment, Recipe, Trainer, write_whole
 from windows import Windows

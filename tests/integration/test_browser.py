@@ -10,9 +10,20 @@ from playwright.sync_api import sync_playwright
 
 import longattn as la
 from longattn.reports.evaluation import write_evaluation
+from longattn.reports.evaluation_record import (
+    Agreement,
+    Auc,
+    CategoryEvaluation,
+    Evaluation,
+    EvaluationSettings,
+    HeadsEvaluation,
+    Pair,
+    Spread,
+)
 from longattn.reports.inspection import inspect_window, inspection_page, text_window
 from longattn.reports.report import write_report
 from longattn.resume.fingerprint import own_folder
+from longattn.selection.heads import HeadChoice, Judgement
 from tests.labelled import labelled_table, score_parts, write_labelled
 from tests.reports.test_inspection import recurring
 from tests.reports.test_report import HOSTILE, selected
@@ -181,7 +192,7 @@ def test_it_prints_whole(report, opened):
 
 
 def test_an_evaluation_draws_every_scorer_on_every_foil(tmp_path, opened):
-    cell, low = {"auc": 0.9, "low": 0.8, "high": 0.95}, {"auc": 0.1, "low": 0.0, "high": 0.2}
+    cell, low = Auc(0.9, 0.8, 0.95), Auc(0.1, 0.0, 0.2)
     others = ("splice 4", "splice 8", "blocks 4096", "blocks 512", "unigram")
     scorers = (
         "LDS",
@@ -194,43 +205,26 @@ def test_an_evaluation_draws_every_scorer_on_every_foil(tmp_path, opened):
         "loss gap",
         "DS, every layer",
     )
-    told = {
-        "documents": 5,
-        "windows": 40,
-        "native": {scorer: {"mean": 1e-17, "deviation": 1.0} for scorer in scorers},
-        "auc": {
+    judged = Judgement(1, {"splice 2": (0.9, 0.8, 0.95)}, {"splice 2": (0.1, 0.0, 0.2)})
+    told = CategoryEvaluation(
+        documents=5,
+        windows=40,
+        native=dict.fromkeys(scorers, Spread(1e-17, 1.0)),
+        auc={
             scorer: {"splice 2": cell, "repeat": low, **dict.fromkeys(others, cell)}
             for scorer in scorers
         },
-        "spearman": {"LDS": {"LDS": 1.0}},
-        "stability": {"alpha 0": {"spearman": None, "kept": 0.5}},
-        "heads": {
-            "choice": {
-                "why": f"head 1 tells {HOSTILE}",
-                "judgements": [
-                    {
-                        "head": 1,
-                        "auc": {"splice 2": (0.9, 0.8, 0.95)},
-                        "mean_auc": {"splice 2": (0.1, 0.0, 0.2)},
-                    }
-                ]
-                * 2,
-            },
-            "auc": {"splice 2": [0.5, 0.9]},
-        },
-        "pairs": [
-            {"scores": ["LDS", "loss gap"], "auc": 0.9, "better": 0.8, "gain": 0.1, "worth": True}
-        ],
-    }
-    settings = {
-        "model": HOSTILE,
-        "window": 8192,
-        "min_distance": 2048,
-        "alpha": 0.5,
-        "sources": [HOSTILE],
-    }
-    result = {"settings": settings, "uniform_ds": 0.4, "categories": {HOSTILE: told, "b": told}}
-    result["costs"] = {"gap": 0.5}
+        spearman={"LDS": {"LDS": 1.0}},
+        stability={"alpha 0": Agreement(None, 0.5)},
+        heads=HeadsEvaluation(
+            {"splice 2": [0.5, 0.9]}, HeadChoice(1, f"head 1 tells {HOSTILE}", (judged, judged))
+        ),
+        pairs=[Pair(("LDS", "loss gap"), 0.9, 0.8, 0.1, True)],
+    )
+    settings = EvaluationSettings(
+        HOSTILE, None, 8192, 2048, 0.5, "float32", None, 0, sources=[HOSTILE]
+    )
+    result = Evaluation(settings, 0.4, {"gap": 0.5}, {HOSTILE: told, "b": told})
     _, url = write_evaluation(str(tmp_path), result)
     for width in WIDTHS:
         page = opened(url, width)

@@ -33,8 +33,8 @@ def test_the_command_measures_this_machine_and_predicts():
 
 def test_cores_for_a_device_are_its_rate_over_that_of_a_core():
     told = predict(36 * 10**9, 8.0, 32768, 20e6)
-    assert told["device_hours"] == pytest.approx(36e9 / 32768 * 8e-3 / 3600)
-    assert told["cores_a_device"] == pytest.approx(32768 / 8e-3 / 20e6)
+    assert told.device_hours == pytest.approx(36e9 / 32768 * 8e-3 / 3600)
+    assert told.cores_a_device == pytest.approx(32768 / 8e-3 / 20e6)
 
 
 @pytest.mark.parametrize("options", [["--tokens", "many"], ["--length", "3"], ["--model", "/no"]])

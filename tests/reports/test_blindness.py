@@ -44,6 +44,23 @@ def test_what_ranks_is_measured_on_the_corpus(corpus, checkpoint, tmp_path, rank
         assert found["book"].repeat[0] == 0, "a passage repeated recurs wholly"
 
 
+def test_columns_of_score_tables_are_measured_as_they_are_computed(corpus, checkpoint, tmp_path):
+    scores = [
+        {"name": "text", "kind": "measures"},
+        {"name": "gap", "kind": "loss_gap", "model": str(checkpoint), "short": 64},
+        {"name": "deep", "kind": "attention", "model": str(checkpoint)},
+    ]
+    found = {}
+    for column in ("compression_ratio", "repetition", "gap", "deep", "deep_variance"):
+        settings = config(corpus, tmp_path, checkpoint, scores=scores, select={"rank_by": column})
+        found[column] = check_ranking(settings)["book"]
+        assert found[column].column == column
+    assert found["compression_ratio"].repeat[0] == 0, "one passage repeated compresses best"
+    assert found["repetition"].repeat[0] == 0
+    assert found["deep"] != found["deep_variance"]
+    assert found["gap"].tokens == 512
+
+
 def test_ds_of_a_head_is_that_of_its_own(corpus, checkpoint, tmp_path, monkeypatch):
     """Head 0 scores native windows above foils, head 1 below; their mean cannot tell."""
     calls = []

@@ -1,9 +1,9 @@
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import orjson
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
@@ -21,10 +21,11 @@ from longattn.reports.evaluation import (
     HEADS_SUM,
     attention,
     evaluate,
-    spearman,
     write_evaluation,
 )
+from longattn.reports.evaluation_record import Agreement
 from longattn.reports.foils import foils, generator, long_documents, native_windows
+from longattn.reports.score_columns import rank_correlation
 from longattn.scoring.scorer import AttentionScorer
 from longattn.selection.auc import auc
 from longattn.windows.recurrence import far_recurrence
@@ -144,10 +145,10 @@ def test_foils_of_the_same_windows_are_drawn_with_them():
 
 @settings(deadline=None, max_examples=30)
 @given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=3, max_size=30))
-def test_spearman_is_that_of_pandas(pairs):
+def test_rank_correlation_is_that_of_pandas(pairs):
     a, b = np.array(pairs, float).T
     expected = pd.DataFrame({"a": a, "b": b}).corr("spearman").loc["a", "b"]
-    got = spearman(a, b)
+    got = rank_correlation(a, b)
     assert got is None if np.isnan(expected) else got == pytest.approx(expected)
 
 
@@ -187,7 +188,7 @@ def causal(tmp_path_factory) -> str:
 
 def test_the_causal_baselines_are_those_of_transformers(causal):
     ids = np.random.default_rng(0).integers(0, 8192, 300)
-    gap, ds = CausalModel(causal, load_tokenizer("builtin").fingerprint).scores(ids, 64)
+    gap, ds = CausalModel(causal, load_tokenizer("builtin").fingerprint, 300).scores(ids, 64)
 
     model = LlamaForCausalLM.from_pretrained(causal, attn_implementation="eager").eval()
 
@@ -205,7 +206,7 @@ def test_the_causal_baselines_are_those_of_transformers(causal):
 
 def test_a_causal_model_with_another_tokenizer_is_refused(causal):
     with pytest.raises(ValueError, match="tokenizer is not that of the scorer"):
-        CausalModel(causal, "other")
+        CausalModel(causal, "other", 300)
 
 
 @pytest.fixture(scope="module")
@@ -217,17 +218,17 @@ def measured(corpus, checkpoint, causal, tmp_path_factory):
 
 def test_an_evaluation_measures_every_scorer_on_every_foil(measured):
     settings, result = measured
-    assert set(result["categories"]) == {"book", "code"}
-    assert result["uniform_ds"] == pytest.approx(0.75 - 0.25 * np.log(4), abs=0.002)
-    for name, told in result["categories"].items():
+    assert set(result.categories) == {"book", "code"}
+    assert result.uniform_ds == pytest.approx(0.75 - 0.25 * np.log(4), abs=0.002)
+    for name, told in result.categories.items():
         kinds = {"splice 2", "splice 4", "splice 8", "unigram", "repeat"}
-        assert told["documents"] == 4, "one window of each, though there are more"
-        assert all(set(cells) == kinds for cells in told["auc"].values())
-        assert {"LDS", "DS", "DU", "recurrence", "random", "loss gap"} < set(told["auc"])
-        assert told["auc"]["recurrence"]["repeat"]["auc"] == 0, "degenerate text recurs wholly"
-        assert told["auc"]["gzip ratio"]["unigram"]["auc"] > 0.7, "and a shuffle packs badly"
-        assert told["spearman"]["LDS"]["LDS"] == pytest.approx(1)
-        assert told["stability"]["float64"] == {"spearman": pytest.approx(1), "kept": 1}
+        assert told.documents == 4, "one window of each, though there are more"
+        assert all(set(cells) == kinds for cells in told.auc.values())
+        assert {"LDS", "DS", "DU", "recurrence", "random", "loss gap"} < set(told.auc)
+        assert told.auc["recurrence"]["repeat"].auc == 0, "degenerate text recurs wholly"
+        assert told.auc["gzip ratio"]["unigram"].auc > 0.7, "and a shuffle packs badly"
+        assert told.spearman["LDS"]["LDS"] == pytest.approx(1)
+        assert told.stability["float64"] == Agreement(pytest.approx(1), 1)
         assert {
             "alpha 0",
             "query_stride 4",
@@ -235,11 +236,11 @@ def test_an_evaluation_measures_every_scorer_on_every_foil(measured):
             "k 256",
             "rope base x 10",
             "two half windows",
-        } < set(told["stability"])
-        heads = told["heads"]
-        assert set(heads["auc"]) == kinds and all(len(of) == 2 for of in heads["auc"].values())
-        assert [j["head"] in (0, 1) for j in heads["choice"]["judgements"]] == [True, True]
-        assert "head" in heads["choice"]["why"] and HEADS_SUM in told["auc"]
+        } < set(told.stability)
+        heads = told.heads
+        assert set(heads.auc) == kinds and all(len(of) == 2 for of in heads.auc.values())
+        assert [j.head in (0, 1) for j in heads.choice.judgements] == [True, True]
+        assert "head" in heads.choice.why and HEADS_SUM in told.auc
         documents = long_documents(settings)[name]
         rng = generator(0, name, "windows")
         native = native_windows(documents, 4, WINDOW, rng)
@@ -249,7 +250,7 @@ def test_an_evaluation_measures_every_scorer_on_every_foil(measured):
             for w in (native, spliced)
         )
         expected = ((a[:, None] > b) + (a[:, None] == b) / 2).mean()
-        assert told["auc"]["recurrence"]["splice 8"]["auc"] == pytest.approx(expected)
+        assert told.auc["recurrence"]["splice 8"].auc == pytest.approx(expected)
 
 
 def test_heads_are_measured_each_by_itself(measured):
@@ -277,42 +278,53 @@ def test_heads_are_measured_each_by_itself(measured):
         )
         total += [lds, other]
         expected = ((lds[:, None] > other) + (lds[:, None] == other) / 2).mean()
-        told = result["categories"]["code"]["heads"]["auc"]["splice 2"][head]
+        told = result.categories["code"].heads.auc["splice 2"][head]
         assert told == pytest.approx(expected)
     expected = ((total[0][:, None] > total[1]) + (total[0][:, None] == total[1]) / 2).mean()
-    told = result["categories"]["code"]["auc"][HEADS_SUM]["splice 2"]["auc"]
+    told = result.categories["code"].auc[HEADS_SUM]["splice 2"].auc
     assert told == pytest.approx(expected)
 
 
 def test_a_category_measures_the_same_again_and_alone(measured, causal):
     settings, result = measured
     alone = settings.model_copy(update={"sources": settings.sources[1:]})
-    again = evaluate(alone, windows=4, causal_model=causal)["categories"]
-    assert orjson.dumps(again) == orjson.dumps({"code": result["categories"]["code"]})
+    again = evaluate(alone, windows=4, causal_model=causal).categories
+    assert again == {"code": result.categories["code"]}
 
 
 def test_the_page_and_the_json_are_written_and_hostile_names_stay_text(measured, tmp_path):
     _, result = measured
-    hostile = {
-        **result,
-        "settings": {**result["settings"], "sources": ["<script>alert(1)</script>"]},
-    }
+    settings = replace(result.settings, sources=["<script>alert(1)</script>"])
+    hostile = replace(result, settings=settings)
     numbers, page = (Path(url).read_text() for url in write_evaluation(str(tmp_path), hostile))
-    assert json.loads(numbers) == hostile
+    assert json.loads(numbers) == hostile.to_dict()
     assert "<script>alert" not in page and "&lt;script&gt;alert(1)" in page
-    told = result["categories"]["book"]
-    cell = told["auc"]["DS"]["splice 2"]
-    assert f">{cell['auc']:.2f}<br>" in page
-    assert f"{cell['low']:.2f}–{cell['high']:.2f} *<" in page, "4 documents are few"
+    told = result.categories["book"]
+    cell = told.auc["DS"]["splice 2"]
+    assert f">{cell.auc:.2f}<br>" in page
+    assert f"{cell.low:.2f}–{cell.high:.2f} *<" in page, "4 documents are few"
     assert "Intervals from 4 documents are too narrow" in page
     assert '<th scope="row">low variance</th>' in page and '<th scope="row">DU</th>' not in page
 
 
+def test_a_notebook_shows_a_line_a_score(measured):
+    _, result = measured
+    cell = result.categories["code"].auc["DU"]["splice 2"]
+    shown = repr(result).splitlines()
+    assert shown[0].startswith(f"Evaluation of {result.settings.model}: AUC")
+    assert "code: 4 documents, 4 windows" in shown
+    line = f"  low variance: splice 2 {cell.auc:.2f} ({cell.low:.2f}-{cell.high:.2f}), splice 4 "
+    assert any(
+        told.startswith(line) for told in shown[shown.index("code: 4 documents, 4 windows") :]
+    )
+
+
 def test_intervals_of_enough_documents_are_not_marked(measured, tmp_path):
     _, result = measured
-    many = {n: {**c, "documents": 20} for n, c in result["categories"].items()}
+    many = {name: replace(of, documents=20) for name, of in result.categories.items()}
     _, page = (
-        Path(u).read_text() for u in write_evaluation(str(tmp_path), {**result, "categories": many})
+        Path(u).read_text()
+        for u in write_evaluation(str(tmp_path), replace(result, categories=many))
     )
     assert "too narrow:" not in page and " *<" not in page
 

@@ -69,9 +69,9 @@ def test_pairs_that_know_different_things_are_worth_combining():
     }
     values["c"]["splice 2"] = values["a"]["splice 2"]
     told = pairs(values, ["splice 2"], ["a", "b", "c"])
-    by_names = {tuple(pair["scores"]): pair for pair in told}
-    assert by_names["a", "b"]["worth"] and by_names["a", "b"]["gain"] > 0.05
-    assert not by_names["a", "c"]["worth"]
+    by_names = {pair.scores: pair for pair in told}
+    assert by_names["a", "b"].worth and by_names["a", "b"].gain > 0.05
+    assert not by_names["a", "c"].worth
     assert pairs(values, [], ["a", "b"]) == []
 
 
@@ -81,7 +81,7 @@ def test_evaluate_takes_every_score_of_the_config(corpus, checkpoint, tmp_path):
     values = config(corpus, tmp_path / "out", checkpoint, sources=[book], scores=scores)
     path = tmp_path / "config.yaml"
     path.write_text(values.to_yaml())
-    done = CliRunner().invoke(app, ["evaluate", str(path), "--windows", "2"])
+    done = CliRunner().invoke(app, ["evaluate", str(path), "--windows", "3"])
     assert done.exit_code == 0, done.output
     result = json.loads(Path(tmp_path, "out/evaluation.json").read_text())
     columns = [

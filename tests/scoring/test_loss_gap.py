@@ -160,3 +160,12 @@ def test_a_model_that_is_not_what_its_eager_attention_says_is_refused(
     )
     with pytest.raises(ValueError, match="hidden states differ by"):
         LanguageModel.from_pretrained(str(tmp_path), tokens=64)
+
+
+def test_a_model_is_loaded_without_a_word_and_the_progress_bars_of_others_stay(tmp_path, capfd):
+    folder = save(tmp_path, "llama", **FAMILIES["llama"])
+    capfd.readouterr()
+    LanguageModel.from_pretrained(str(folder), tokens=64, device="cpu")
+    assert capfd.readouterr().err == ""
+    AutoModelForCausalLM.from_pretrained(folder)
+    assert "Loading weights" in capfd.readouterr().err

@@ -84,6 +84,24 @@ def test_a_head_that_gains_nothing_over_the_mean_is_not_taken() -> None:
     assert chosen == {None}
 
 
+def test_no_head_is_chosen_from_noise() -> None:
+    """Of two heads both halves name the same one half of the time."""
+    chosen, agreed = set(), 0
+    for seed in range(60):
+        noise = np.random.default_rng(seed).normal(size=(4, 16, 2))
+        halves = [
+            Half(
+                HeadScores(noise[i], np.zeros((16, 2)), np.arange(16)),
+                {"splice 4": HeadScores(noise[i + 1], np.zeros((16, 2)), 1000 + np.arange(16))},
+            )
+            for i in (0, 2)
+        ]
+        choice = choose_head(*halves, alpha=0.5)
+        chosen.add(choice.head)
+        agreed += choice.judgements[0].head == choice.judgements[1].head
+    assert chosen == {None} and agreed > 15
+
+
 def test_ties_count_half_and_a_constant_head_is_chance() -> None:
     flat = HeadScores(np.ones((6, 2)), np.zeros((6, 2)), np.arange(6))
     assert head_aucs(Half(flat, {"f": flat}), 0.5)["f"].tolist() == [0.5, 0.5]

@@ -15,6 +15,7 @@ import longattn as la
 from longattn.config import Select
 from longattn.selection import reference, score_table, select_windows
 from longattn.storage.tables import LABELLED, write_table
+from tests.examples import examples
 from tests.labelled import labelled_table, write_labelled, write_score_table
 from tests.selection.test_select_windows import row, score, selected, window
 
@@ -64,7 +65,7 @@ def with_heads(values, number):
     return {**row(*values, number), "ds_heads": of[0], "variance_heads": of[1]}
 
 
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 @given(
     rows=st.lists(
         st.tuples(window, score, score, score, st.one_of(st.none(), value), value),

@@ -19,8 +19,12 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import longattn as la
 from longattn.models import model_folder, whole_model
+from longattn.reports.causal_model import CausalModel
 from longattn.scoring.checkpoint import open_checkpoint
-from longattn.storage.remote_model import fetch_tensors
+from longattn.scoring.further_scores import FurtherScorer, table_parts, weights_fingerprint
+from longattn.settings.scores import Score
+from longattn.storage.remote_model import SMALL_FILES, fetch_tensors
+from longattn.text import size
 from longattn.windows.tokenizer import load_tokenizer
 from tests.conftest import BUILTIN, config
 from tests.s3 import CountingProxy, environment
@@ -172,6 +176,111 @@ def test_a_fetch_that_was_killed_leaves_nothing_that_is_taken(uploaded, cache, m
     assert open_checkpoint(url).fingerprint() == open_checkpoint(str(folder)).fingerprint()
 
 
+# --------------------------------------------------------------------------- a whole model
+
+
+def test_a_whole_model_is_fetched_once_and_nothing_beside_it(uploaded, cache, caplog):
+    url, folder, proxy = uploaded
+    for name in ("pytorch_model.bin", "modeling_own.py", "notes.txt", "more/x.safetensors"):
+        put(url, name, b"x" * 100_000)
+    with caplog.at_level("INFO", "longattn"):
+        kept = Path(whole_model(url))
+    wanted = {p.name: p.read_bytes() for p in folder.glob("*.safetensors")}
+    for name in SMALL_FILES:
+        if (folder / name).is_file():
+            wanted[name] = (folder / name).read_bytes()
+    assert {p.name: p.read_bytes() for p in kept.iterdir()} == wanted
+    total = sum(map(len, wanted.values()))
+    assert total < proxy.received < total + 60_000
+    assert f"fetching the model {url} ({size(total)}) into {cache}" in caplog.text
+    fetched = proxy.received
+    assert whole_model(url) == str(kept)
+    assert weights_fingerprint(url) == weights_fingerprint(str(folder))
+    assert proxy.received - fetched < 80_000  # which versions there are
+
+
+@pytest.mark.parametrize("uploaded", ["shards"], indirect=True)
+def test_processes_that_come_at_once_fetch_a_whole_model_once(uploaded, cache):
+    url, _, proxy = uploaded
+    code = f"from longattn.models import whole_model; print(whole_model({url!r}))"
+    others = [
+        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    mine = whole_model(url)
+    assert {other.communicate(timeout=120)[0].strip() for other in others} == {mine}
+    total = sum(path.stat().st_size for path in Path(mine).iterdir())
+    assert total < proxy.received < 1.2 * total + 3 * 60_000
+    assert [path for path in cache.iterdir() if path.is_dir()] == [Path(mine)]
+
+
+@pytest.mark.parametrize("uploaded", ["shards"], indirect=True)
+def test_further_scores_and_an_evaluations_model_are_those_of_the_local_folder(
+    uploaded, corpus, checkpoint, tmp_path
+):
+    url, folder, _ = uploaded
+    source = {"category": "code", "path": f"{corpus}/code", "sample": {"fraction": 0.4}}
+    tables = {}
+    for out, model in (("there", url), ("here", str(folder))):
+        scores = [
+            {"name": "gap", "kind": "loss_gap", "model": model, "short": 64},
+            {"name": "deep", "kind": "attention", "model": model, "layers": [1]},
+        ]
+        made = config(corpus, tmp_path / out, checkpoint, sources=[source], scores=scores)
+        la.run(made, executor="local")
+        assert la.verify(made.output) == []
+        below = tmp_path / out / "scores"
+        tables[out] = {p.relative_to(below): p.read_bytes() for p in below.rglob("*.parquet")}
+    assert tables["there"] == tables["here"] and len(tables["here"]) == 2
+    ids_l = np.random.default_rng(0).integers(0, 8192, 256)
+    fingerprint = load_tokenizer(str(folder)).fingerprint
+    there, here = (CausalModel(str(m), fingerprint, 256).scores(ids_l, 64) for m in (url, folder))
+    assert there == here
+
+
+@pytest.mark.parametrize("uploaded", ["one"], indirect=True)
+def test_weights_that_change_between_the_driver_and_an_actor_are_refused(uploaded):
+    url, folder, _ = uploaded
+    score = Score(name="gap", kind="loss_gap", model=url, short=8)
+    parts = table_parts(score, window=64, min_distance=16, tokenizer=None, dtype="float32")
+    (name,) = (path.name for path in folder.glob("*.safetensors"))
+    put(url, name, (folder / name).read_bytes()[:-1] + b"\1")
+    with pytest.raises(ValueError, match=f"model {url}: it changed since the run began"):
+        FurtherScorer(score, parts, "cpu")
+
+
+def test_a_whole_model_that_is_not_there_or_does_not_fit(copied, monkeypatch):
+    def refused():
+        with pytest.raises(ValueError, match=r"^[^\n]*$") as caught:
+            whole_model(copied)
+        return str(caught.value)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(9, 9, 1000))
+        assert "and 1 kB free in" in refused()
+    index = "model.safetensors.index.json"
+    weights = json.loads(s3fs.S3FileSystem().cat_file(f"{copied}/{index}"))["weight_map"]
+    first = sorted(weights.values())[0]
+    s3fs.S3FileSystem().rm_file(f"{copied}/{first}")
+    assert refused() == f"model {copied}: no file {first}, which its index names"
+    for bad in ("../x.safetensors", "x.bin"):
+        put(copied, index, json.dumps({"weight_map": {"x": bad}}).encode())
+        assert refused() == f"{copied}/{index}: {bad!r} is no safetensors file beside it"
+    put(copied, index, b"[]")
+    assert refused() == f"{copied}/{index}: not an index of tensors"
+    s3fs.S3FileSystem().rm_file(f"{copied}/config.json")
+    assert "no config.json there" in refused()
+
+
+def test_a_config_that_is_kept_holds_no_password_of_a_scores_model():
+    score = {"name": "gap", "kind": "loss_gap", "model": "https://reader:hidden-secret@host/m"}
+    made = la.Config.parse(
+        {"sources": [{"category": "a", "path": "x"}], "output": "o", "scores": [score]}
+    )
+    assert "hidden-secret" not in made.to_yaml()
+    assert "https://***@host/m" in made.to_yaml()
+
+
 # --------------------------------------------------------------------------- what is not as it should be
 
 
@@ -246,8 +355,6 @@ def test_a_scheme_without_its_package_and_credentials_in_the_url_are_refused():
     said = refusal("s3://KEY:hidden-secret@bucket/model")
     assert "no credentials are taken from a URL" in said
     assert "password was not stored" in refusal("http://***@host/model")
-    with pytest.raises(ValueError, match="a whole model is not read from a store"):
-        whole_model("s3://bucket/model")
 
 
 # --------------------------------------------------------------------------- other stores, whole runs
@@ -345,4 +452,4 @@ def test_plan_run_inspect_verify_and_evaluate_take_it(uploaded, corpus, tmp_path
     assert np.allclose(found.ds_h.mean(), pq.read_table(name)["ds"][0].as_py(), rtol=1e-5)
     monkeypatch.setattr("longattn.reports.evaluation.variants", lambda *_: {})  # nine times as long
     result = la.evaluate(remote, ["select.alpha=1"], windows=2)
-    assert result["settings"]["model"] == url
+    assert result.settings.model == url

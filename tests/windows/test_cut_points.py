@@ -21,6 +21,7 @@ from longattn.windows.cut_points import (
     pieces,
 )
 from longattn.windows.tokenizer import DocumentTokenizer
+from tests.examples import examples
 from tests.windows.test_tokenizer import TEXTS, reference
 
 KB = 1024
@@ -159,7 +160,7 @@ def test_merges_tell_where_to_cut() -> None:
     assert MergeCuts(frozenset({"ab", "bé", "éé"})).first_cut(long + b"x", 1, 80_003) == 80_002
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(text=TEXTS, size=st.integers(1, 40), reach=st.integers(1, 40))
 def test_pieces_cover_the_document_in_bounded_steps(text: str, size: int, reach: int) -> None:
     data, position = text.encode(), 0
@@ -170,7 +171,7 @@ def test_pieces_cover_the_document_in_bounded_steps(text: str, size: int, reach:
     assert position == len(data)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(text=TEXTS)
 def test_isolated_parts_cover_the_piece(text: str) -> None:
     data, position = text.encode(), 0

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 from longattn.windows.tokenizer import DocumentTokenizer
+from tests.examples import examples
 from tests.windows.test_tokenizer import CONTROL, PROSE, TEXTS
 
 REPLACE = normalizers.Replace(" ", "▁")
@@ -107,7 +108,7 @@ HOSTILE = TEXTS | st.lists(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(text=HOSTILE)
 def test_ids_are_those_of_the_whole_document(kind: str, text: str) -> None:
     document = small(kind).encode(text)
@@ -119,7 +120,7 @@ def test_ids_are_those_of_the_whole_document(kind: str, text: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(text=HOSTILE, cuts=st.lists(st.floats(0, 1), max_size=4))
 def test_ranges_have_the_exact_text(kind: str, text: str, cuts: list[float]) -> None:
     """A character split between two ranges is in neither; everything else is in one."""
@@ -134,7 +135,7 @@ def test_ranges_have_the_exact_text(kind: str, text: str, cuts: list[float]) -> 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(text=HOSTILE)
 def test_each_token_has_its_own_text(kind: str, text: str) -> None:
     """Token by token: what stands in the document is what the vocabulary says."""

@@ -30,6 +30,7 @@ from tokenizers import (
 from longattn.windows import tokenizer as tokenization
 from longattn.windows.cut_points import PreTokenizerCuts
 from longattn.windows.tokenizer import DocumentTokenizer
+from tests.examples import examples
 
 # The patterns as published with each model, written out: the module must know these very texts.
 PATTERNS: dict[str, tuple[str, ...]] = {
@@ -174,7 +175,7 @@ TEXTS = st.lists(
 
 
 @pytest.mark.parametrize("kind", [*BYTE_LEVEL, *SENTENCEPIECE])
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 @given(text=TEXTS)
 def test_ids_are_those_of_the_whole_document(kind: str, text: str) -> None:
     document = small(kind).encode(text)
@@ -184,7 +185,7 @@ def test_ids_are_those_of_the_whole_document(kind: str, text: str) -> None:
 
 
 @pytest.mark.parametrize("kind", BYTE_LEVEL)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(text=TEXTS)
 def test_bytes_of_ids_are_the_document(kind: str, text: str) -> None:
     tokenizer = small(kind)
@@ -196,7 +197,7 @@ def test_bytes_of_ids_are_the_document(kind: str, text: str) -> None:
 
 
 @pytest.mark.parametrize("kind", [*BYTE_LEVEL, *SENTENCEPIECE])
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(text=TEXTS, cuts=st.lists(st.floats(0, 1), max_size=4))
 def test_ranges_partition_the_text(kind: str, text: str, cuts: list[float]) -> None:
     """A character split between two ranges is in neither; everything else is in one."""
@@ -215,7 +216,7 @@ def test_ranges_partition_the_text(kind: str, text: str, cuts: list[float]) -> N
 
 
 @pytest.mark.parametrize("kind", PROVEN)
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 @given(text=TEXTS)
 def test_safe_cuts_are_boundaries_of_the_pre_tokenizer(kind: str, text: str) -> None:
     rule = small(kind)._rule
@@ -292,7 +293,7 @@ def lacking_kind(kind: str) -> tuple[DocumentTokenizer, Tokenizer]:
 
 
 @pytest.mark.parametrize("kind", ["digits", "llama3", "unproven", "qwen2-nfc", "falcon"])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(text=TEXTS, drop=st.lists(st.sampled_from(["\x00", "\x04", "\U00045678"]), max_size=4))
 def test_bytes_without_a_token_are_left_out_as_by_tokenizers(
     kind: str, text: str, drop: list[str]

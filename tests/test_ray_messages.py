@@ -1,14 +1,17 @@
 """What Ray's core writes to the terminal by itself: all but one line comes through."""
 
 import io
+import os
 import subprocess
 import sys
+from contextlib import ExitStack
 
-from longattn.terminal import without_argument_errors
+from longattn.cluster import connected
+from longattn.ray_messages import without_argument_errors
 
 CODE = r"""
 import logging, os, sys
-from longattn.terminal import without_argument_errors
+from longattn.ray_messages import without_argument_errors
 logging.basicConfig(format="%(message)s", stream=sys.stderr)
 line = b"[2026-01-02 03:04:05,678 E 12 12] core_worker.cc:2214: Actor with class name: 'X' has constructor "
 line += b"arguments in the object store and max_restarts > 0. If the arguments in the object store go out"
@@ -47,10 +50,33 @@ def test_all_but_the_lines_on_constructor_arguments_comes_through():
     assert lines[0] == "before" and lines[-2:] == ["after of the block", "logged after"]
 
 
-def test_a_stream_that_is_not_the_terminals_stays(monkeypatch):
+LINE = b"core_worker.cc:2214: Actor X has constructor arguments in the object store and max_restarts > 0\n"
+
+
+def test_a_notebooks_stream_stays_and_the_lines_are_left_out_of_what_it_watches(monkeypatch, capfd):
     mine = io.StringIO()
     monkeypatch.setattr(sys, "stderr", mine)
     with without_argument_errors():
         assert sys.stderr is mine
         print("kept", file=sys.stderr)
+        os.write(2, b"one\n" + LINE + b"two\n")
     assert mine.getvalue() == "kept\n"
+    assert capfd.readouterr().err == "one\ntwo\n"
+
+
+def test_blocks_of_several_threads_may_overlap(capfd):
+    first, second = ExitStack(), ExitStack()
+    first.enter_context(without_argument_errors())
+    second.enter_context(without_argument_errors())
+    first.close()
+    os.write(2, LINE + b"within the second\n")
+    second.close()
+    os.write(2, b"after both: " + LINE)
+    assert capfd.readouterr().err == f"within the second\nafter both: {LINE.decode()}"
+
+
+def test_a_script_connected_to_ray_sees_none_of_them(ray_cluster, capfd):
+    with connected():
+        os.write(2, LINE + b"another line\n")
+    told = capfd.readouterr().err
+    assert "another line" in told and "constructor arguments" not in told
