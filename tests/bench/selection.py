@@ -32,11 +32,11 @@ import longattn as la
 def watch():
     while True:
         held = 0
-        for file in Path(tempfile.gettempdir()).glob("longattn-select-*/**/*"):
-            try:
+        try:
+            for file in Path(tempfile.gettempdir()).glob("longattn-select-*/**/*"):
                 held += file.stat().st_blocks * 512
-            except OSError:
-                pass  # has gone
+        except OSError:
+            pass  # a file or the folder has gone
         spilled.append(held)
         time.sleep(0.1)
 
