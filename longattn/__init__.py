@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from longattn.config import Config
     from longattn.errors import ConfigError, RunError
     from longattn.notebook import evaluate, export, inspect, join, plan, report, select, verify
+    from longattn.pipeline.follow import follow
     from longattn.pipeline.job import run
     from longattn.pipeline.score_tables import score_tables
     from longattn.pipeline.steps import (
@@ -36,6 +37,7 @@ _ROOMS = {
         "window_documents",
         "write_labelled",
     ),
+    "pipeline.follow": ("follow",),
     "pipeline.job": ("run",),
     "pipeline.score_tables": ("score_tables",),
     "pipeline.summary": ("RunSummary",),
@@ -55,6 +57,7 @@ __all__ = [
     "Scores",
     "evaluate",
     "export",
+    "follow",
     "inspect",
     "join",
     "long_distance_scores",

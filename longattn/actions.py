@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from longattn.command import Executor
 from longattn.ray_messages import quieten_ray
-from longattn.settings.numbers import ByteSize, read_number
+from longattn.settings.numbers import ByteSize, Seconds, read_number
 from longattn.terminal import (
     console,
     show_categories,
@@ -73,6 +73,28 @@ def run(
     show_stages(told)
     show_scores(told.get("scores", {}))
     _show_written(OutputFolder(config.output).shown())
+
+
+def follow(
+    path: str,
+    overrides: list[str] | None,
+    executor: Executor,
+    interval: str,
+    idle: str,
+    *,
+    check: bool,
+) -> None:
+    from longattn.config import Config
+    from longattn.pipeline.follow import follow as follow_sources
+
+    if executor == Executor.RAY:
+        quieten_ray()
+    config = Config.of(path, overrides or [])
+    times = [
+        read_number(Seconds, name, given)
+        for name, given in (("--follow", interval), ("--idle", idle))
+    ]
+    follow_sources(config, times[0], idle=times[1], executor=executor.value, check=check)
 
 
 def _show_written(places: list[str]) -> None:

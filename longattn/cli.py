@@ -18,6 +18,8 @@ from longattn.command import (
     ConfigPath,
     Executor,
     ExecutorOption,
+    FollowOption,
+    IdleOption,
     LogFile,
     NoCheckOption,
     OutputPath,
@@ -100,12 +102,24 @@ def run(
     executor: ExecutorOption = Executor.RAY,
     check: CheckOption = False,
     shard: ShardOption = None,
+    follow: FollowOption = None,
+    idle: IdleOption = "10m",
     log_file: LogFile = None,
 ) -> None:
     """Score what is not labelled yet, then select.
 
+    With --follow it goes on: a file is taken once two listings found it the same, and select.every
+    says when is selected anew.
+
     Example: longattn run configs/quickstart.yaml --set select.keep.fraction=0.25
+
+    Example: longattn run configs/quickstart.yaml --follow 60s --set select.every=1h
     """
+    if follow is not None:
+        if shard is not None:
+            raise typer.BadParameter("--follow and --shard exclude each other")
+        guarded(lambda: actions.follow(config, set_, executor, follow, idle, check=check))
+        return
     guarded(
         lambda: actions.run(config, set_, executor, select_after=True, check=check, shard=shard)
     )

@@ -58,6 +58,18 @@ ShardOption = Annotated[
     typer.Option(metavar="I/N", help="share I of N of the splits; other runs take the others"),
 ]
 
+FollowOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TIME",
+        help="go on: list the sources every TIME, as 60s, and score files as they come, until SIGTERM",
+    ),
+]
+IdleOption = Annotated[
+    str,
+    typer.Option(metavar="TIME", help="with --follow: without files for so long, give nodes back"),
+]
+
 
 def _log_file(path: str | None) -> str | None:
     if path is not None:

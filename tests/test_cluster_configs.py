@@ -16,7 +16,7 @@ from ray._private.runtime_env.packaging import create_package
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 from longattn.config import Config
-from longattn.pipeline.monitor import METRICS
+from longattn.pipeline.monitor import LAG_METRICS, METRICS
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "configs" / "cluster"
@@ -92,7 +92,7 @@ def test_the_dashboard_reads_only_metrics_that_are_exported_and_reads_them_all()
     told = [target["expr"] for panel in panels for target in panel["targets"]]
     told += [v["query"]["query"] for v in dashboard["templating"]["list"] if v["type"] == "query"]
     read = set(re.findall(r"ray_\w+", " ".join(told)))
-    assert read == {f"ray_{name}" for name, _ in METRICS.values()}
+    assert read == {f"ray_{name}" for name, _ in [*METRICS.values(), *LAG_METRICS.values()]}
     for expression in told:
         assert expression.count("(") == expression.count(")")
 
@@ -120,7 +120,7 @@ def test_the_dashboard_is_one_of_grafanas_own_schema():
 
 def test_the_page_lists_every_metric():
     text = (FOLDER / "README.md").read_text()
-    for name, _ in METRICS.values():
+    for name, _ in [*METRICS.values(), *LAG_METRICS.values()]:
         assert f"`ray_{name}`" in text
 
 

@@ -154,3 +154,17 @@ def test_a_config_and_its_output_stand_for_each_other(call, corpus, checkpoint, 
     for given in (path, tmp_path / "out"):
         assert call("verify", given).stdout == f"{tmp_path}/out: all holds\n"
         assert call("report", given).stdout == f"written: {tmp_path}/out/report.html\n"
+
+
+def test_follow_takes_times_and_no_share(call, corpus, checkpoint, tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text(config(corpus, tmp_path / "out", checkpoint).to_yaml())
+    run = ("run", path, "--executor", "local", "--follow")
+    for arguments, said in (
+        (("soon",), "--follow soon: a whole number is required, as in 60s, 10m, 1h or 2d"),
+        (("60s", "--idle", "0"), "--idle 0: "),
+        (("60s", "--shard", "1/2"), "--follow and --shard exclude each other"),
+    ):
+        refused = call(*run, *arguments)
+        assert refused.exit_code == 2 and said in refused.stderr
+    assert not (tmp_path / "out").exists()

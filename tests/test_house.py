@@ -37,6 +37,7 @@ ON_RAY = {
     "pipeline/inputs.py",
     "pipeline/on_ray.py",
     "pipeline/steps.py",
+    "pipeline/streamed.py",
     "pipeline/pools.py",
     "pipeline/tables_on_ray.py",
 }

@@ -62,6 +62,7 @@ SUFFIXES: dict[str, tuple[Format, Compression | None]] = {
     **{suffix: (kind, None) for suffix, kind in TABLES.items()},
 }
 ALLOWED = f"{', '.join(TEXT)} (each also {', '.join(list(PACKED)[1:])}), {', '.join(TABLES)}"
+SPLIT_BYTES = 256 << 20  # of a part of a file that can be cut
 # What `datasets` writes beside its files.
 NOT_DATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
 
@@ -99,7 +100,7 @@ class Listing:
         ]
 
 
-def list_sources(sources: Iterable[Source], *, split_bytes: int = 256 << 20) -> Listing:
+def list_sources(sources: Iterable[Source], *, split_bytes: int = SPLIT_BYTES) -> Listing:
     """What there is to read, sorted by category and path, and what is left out.
 
     A path that exists is taken as it is written; else `{a,b}` are alternatives, each of which must
@@ -121,20 +122,33 @@ def list_sources(sources: Iterable[Source], *, split_bytes: int = 256 << 20) -> 
     files: dict[tuple[str, str, str], Split] = {}
     left_out: dict[str, Counter[str]] = {}
     for source in sources:
-        _check_columns(getattr(source, "columns", ()))
-        skipped: Counter[str] = Counter()
-        shown = without_secrets(source.path)
-        with warn_if_slow(f"listing {shown}"):
-            for split in _files(source, skipped):
-                files.setdefault((split.category, split.path, split.text_column), split)
+        found, skipped = list_files(source)
+        for split in found:
+            files.setdefault(file_key(split), split)
         if skipped:
-            left_out[shown] = skipped
+            left_out[without_secrets(source.path)] = skipped
     ordered = [files[key] for key in sorted(files)]
     with warn_if_slow("looking where large files can be cut"):
         return Listing(cut_files(ordered, split_bytes), left_out)
 
 
-def list_splits(sources: Iterable[Source], *, split_bytes: int = 256 << 20) -> list[Split]:
+def list_files(source: Source, *, may_be_missing: bool = False) -> tuple[list[Split], Counter[str]]:
+    """Each file of a source as one split, not yet cut, and what is left out by suffix.
+
+    Raises as `list_sources` does; `may_be_missing`: a path that matches nothing gives nothing.
+    """
+    _check_columns(getattr(source, "columns", ()))
+    skipped: Counter[str] = Counter()
+    with warn_if_slow(f"listing {without_secrets(source.path)}"):
+        return list(_files(source, skipped, may_be_missing=may_be_missing)), skipped
+
+
+def file_key(split: Split) -> tuple[str, str, str]:
+    """What a file is listed once for: category, path and column."""
+    return split.category, split.path, split.text_column
+
+
+def list_splits(sources: Iterable[Source], *, split_bytes: int = SPLIT_BYTES) -> list[Split]:
     """The splits of `list_sources`; what is left out is logged."""
     listing = list_sources(sources, split_bytes=split_bytes)
     for line in listing.left_out_lines():
@@ -198,7 +212,9 @@ class _Store(NamedTuple):
         return storage_errors(self.url_of(path))
 
 
-def _files(source: Source, skipped: Counter[str]) -> Iterator[Split]:
+def _files(
+    source: Source, skipped: Counter[str], *, may_be_missing: bool = False
+) -> Iterator[Split]:
     """Each file of a source as one split, not yet cut; what is not read of a folder is counted."""
     shown = without_secrets(source.path)
     if re.match(r"[a-z0-9]+::|.*::[a-z0-9]+://", source.path):
@@ -220,7 +236,7 @@ def _files(source: Source, skipped: Counter[str]) -> Iterator[Split]:
                     )
                 count += 1
                 yield _split(store, source, member, member_info, kind)
-        if not count:
+        if not (count or may_be_missing):
             what = f"holds no file of a known suffix ({ALLOWED})" if found else "matches nothing"
             of = "" if pattern == path else f" (an alternative of {shown!r})"
             raise ValueError(f"{store.shown(pattern) if of else shown!r} {what}{of}")

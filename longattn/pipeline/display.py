@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -80,13 +80,16 @@ class History:
 
 
 @contextmanager
-def watched(monitor: Monitor, total_bytes: int, output: str) -> Iterator[None]:
+def watched(
+    monitor: Monitor, total_bytes: int, output: str, lag: Callable[[], str] | None = None
+) -> Iterator[None]:
     """Show a run while the block runs, and leave its history in rates.json.
 
     Args:
         monitor: of the run.
         total_bytes: as stored, of all splits that the run reads.
         output: its folder.
+        lag: of a run that goes on, how far it is behind, for people.
     """
     started = time.perf_counter()
     history, recent = History(), [RateSample.of(monitor.progress(), 0.0)]
@@ -101,14 +104,15 @@ def watched(monitor: Monitor, total_bytes: int, output: str) -> Iterator[None]:
         while len(recent) > 2 and recent[1].seconds < seconds - RECENT_SECONDS:
             recent.pop(0)
         if live:
-            live.update(view(recent[0], recent[-1], progress.stored / max(total_bytes, 1)))
+            read = progress.stored / max(total_bytes + progress.arrived, 1)
+            live.update(view(recent[0], recent[-1], read, lag() if lag else ""))
 
     with ExitStack() as stack:
         if console.is_terminal:
             live = Live(console=console, refresh_per_second=4, transient=True)
             stack.enter_context(live)
         else:
-            stack.enter_context(monitor.logged())
+            stack.enter_context(monitor.logged(lag))
         stack.enter_context(every(SAMPLE_SECONDS, look))
         yield
     last = RateSample.of(monitor.progress(), time.perf_counter() - started)
@@ -117,13 +121,14 @@ def watched(monitor: Monitor, total_bytes: int, output: str) -> Iterator[None]:
     write_record(OutputFolder(output).record("rates"), {"samples": samples})
 
 
-def view(before: RateSample, now: RateSample, read: float) -> Group:
+def view(before: RateSample, now: RateSample, read: float, lag: str = "") -> Group:
     """What the terminal shows.
 
     Args:
         before: a sample some time ago, for the rates.
         now: the last sample.
         read: share of the stored bytes whose splits have been read to their ends.
+        lag: of a run that goes on.
     """
     passed = max(now.seconds - before.seconds, 1e-9)
     rate = (now.scored - before.scored) / passed
@@ -160,6 +165,7 @@ def view(before: RateSample, now: RateSample, read: float) -> Group:
         ),
         ("busy", f"{busy['window']:.1f} window actors, {busy['score']:.1f} scorers"),
         ("", held),
+        *([("follow", lag)] if lag else []),
     ]
     table = Table.grid(padding=(0, 2))
     for name, fact in facts:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
 from longattn.config import Config
-from longattn.pipeline.monitor import Progress
+from longattn.pipeline.feed import Feed
+from longattn.pipeline.monitor import Monitor, Progress
 from longattn.pipeline.stopping import Stop
 from longattn.pipeline.window_actor import WindowStage
-from longattn.resume.claims import RegistryState
+from longattn.resume.claims import DocumentRegistry, RegistryState
 from longattn.resume.remaining import Remaining
 from longattn.scoring.settings import ScoreSettings
 
@@ -32,6 +33,8 @@ class Work:
     generation: int
     columns: Mapping[str, str]
     """Names and types of the user's columns, of all sources: whatever remains, files have the same."""
+    feed: Feed | None = None
+    """Of a run that goes on: what comes to the splits that remain."""
 
     def window_stage(self, block_bytes: int) -> WindowStage:
         config = self.config
@@ -46,6 +49,34 @@ class Work:
             generation=self.generation,
             columns=self.columns,
         )
+
+    @property
+    def lag(self) -> Callable[[], str] | None:
+        """How far a run that goes on is behind, for people."""
+        feed = self.feed
+        return (lambda: str(feed.lag)) if feed else None
+
+    def halt(self, registry: DocumentRegistry) -> Callable[[], None]:
+        """What ends an execution of it once what is in flight is done."""
+
+        def stop() -> None:
+            registry.stop()
+            if self.feed:
+                self.feed.close()
+
+        return stop
+
+    def waits_for_files(self, progress: Progress) -> bool:
+        """Whether it stands still because nothing comes."""
+        return self.feed is not None and not progress.unscored
+
+    def attended(
+        self, monitor: Monitor, registry: DocumentRegistry
+    ) -> AbstractContextManager[None]:
+        """Fills the feed, where there is one, while the block runs."""
+        if self.feed is None:
+            return nullcontext()
+        return self.feed.attended(self.left.splits, self.columns, monitor, registry)
 
     @property
     def stored_bytes(self) -> int:

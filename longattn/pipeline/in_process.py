@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pyarrow as pa
@@ -64,13 +64,16 @@ class LocalStages:
         )
 
         def sign() -> tuple[Any, str]:
-            state = registry.state()
-            return (monitor.progress(), state), f"its scorer, or documents {', '.join(state.at)}"
+            progress, state = monitor.progress(), registry.state()
+            if work.waits_for_files(progress):
+                return object(), ""
+            return (progress, state), f"its scorer, or documents {', '.join(state.at)}"
 
         try:
             with (
-                watched(monitor, work.stored_bytes, self.config.output),
-                stop.draining(registry.stop, sign),
+                watched(monitor, work.stored_bytes, self.config.output, work.lag),
+                stop.draining(work.halt(registry), sign),
+                work.attended(monitor, registry),
             ):
                 self._stream(work, registry, monitor)
         except (RunError, HeldError, Interrupted):
@@ -85,7 +88,9 @@ class LocalStages:
         stage = ScoreStage(work.settings, self.device, batch=self.config.scorer.batch)
         report, failed = monitor.write_report(), monitor.failure_report()
         output = without_secrets(self.config.output)
-        with ThreadPoolExecutor(1) as ahead:
+        with ThreadPoolExecutor(1) as ahead, ExitStack() as ending:
+            if work.feed:  # the thread waits for it
+                ending.callback(work.feed.close)
             following = ahead.submit(next, blocks, None)
             scorer = ScoreWindows(stage, monitor.score_report(), failed)
             while (block := following.result()) is not None:
@@ -103,5 +108,5 @@ class LocalStages:
             monitor.window_report(),
             monitor.failure_report(),
         )
-        for splits in group_splits(work.left.splits):
+        for splits in work.feed or group_splits(work.left.splits):
             yield from windows({"task": [pack_task(splits)]})

@@ -23,6 +23,7 @@ from longattn.errors import FolderError, RunError
 from longattn.models import require_reachable
 from longattn.pipeline.execution import Executor, Outcome, Work
 from longattn.pipeline.failures import reason_of
+from longattn.pipeline.feed import Feed
 from longattn.pipeline.remarks import remarks
 from longattn.pipeline.score_tables import (
     TableJob,
@@ -163,9 +164,9 @@ class Job:
                         return own
                     done = self.label(stop, hold)  # what all shares have labelled
                 self.tables = self.score(stop)
-            return self._finish(done, stop, hold, select_after=select_after)
+            return self.finish(done, stop, hold, select_after=select_after)
 
-    def _finish(self, done: Done, stop: Stop, hold: Hold, *, select_after: bool) -> RunSummary:
+    def finish(self, done: Done, stop: Stop, hold: Hold, *, select_after: bool) -> RunSummary:
         """Select from what is labelled, and sum up."""
         if self.config.select.heads == "auto" and done.labelled.windows:
             self._choose_heads()
@@ -206,19 +207,25 @@ class Job:
             self._report()
         return summary
 
-    def label(self, stop: Stop, hold: Hold) -> Done:
-        """Score every window that is not labelled yet; raises RunError where some remain."""
+    def label(self, stop: Stop, hold: Hold, feed: Feed | None = None) -> Done:
+        """Score every window that is not labelled yet; raises RunError where some remain.
+
+        With a `feed`, what comes meanwhile, too, and what then remains is left to its owner.
+        """
         with warn_if_slow("reading the ledger"):
             if shards_held(self.config.output) in ([], [self.shard]):
                 sweep(self.config.output)  # else another run writes there
             grown = grown_samples(self.config.output, self.samples)
             left = self._remaining(grown)
-        self._log_stale(left.stale)
+        first = feed is None or not feed.executions  # later a feed reports what becomes of files
+        if first:
+            self._log_stale(left.stale, set(feed.watch.paths) if feed else set())
         if left.windows:
             self._log_new_columns()
-        if read_run_record(self.config.output) is not None:  # else done before
+        if first and read_run_record(self.config.output) is not None:  # else done before
             check_sources(left.splits)
         outcome, labelled = None, left
+        before = {split.id for split in self.splits} - {split.id for split in left.splits}
         if left.splits:
             generation = left.generation + hold.owner["takeovers"]
             with self._executor()(self.config, self.settings) as stages:
@@ -227,11 +234,16 @@ class Job:
                 types = self._column_types(left.splits)
                 typed = replace(left, splits=with_types(left.splits, types))
                 settings = replace(self.settings, dtype=self.precision["dtype"])
-                work = Work(self.config, settings, typed, generation, self._asked(types))
+                columns = self._asked(types)
+                work = Work(self.config, settings, typed, generation, columns, feed)
                 outcome = stages.execute(work, stop)
+            if feed:
+                self.splits = feed.watch.splits
+                came = [split for split in self.splits if split.id not in before]
+                left = replace(left, splits=came)
             with warn_if_slow("reading the ledger"):
                 labelled = self._remaining()
-            if labelled.splits:
+            if labelled.splits and not feed:
                 missing = outcome.registry.failed[:3] or [s.source for s in labelled.splits[:3]]
                 raise RunError(
                     f"{len(labelled.splits)} of {labelled.finished + len(labelled.splits)} splits are "
@@ -409,8 +421,8 @@ class Job:
             proofs |= selection_proof(self.folder, self.config.select.name)
         return proofs
 
-    def _log_stale(self, stale: dict[str, int]) -> None:
-        listed = {split.source for split in self.splits} if stale else set()
+    def _log_stale(self, stale: dict[str, int], waiting: set[str]) -> None:
+        listed = {split.source for split in self.splits} | waiting if stale else set()
         for path, windows in list(stale.items())[:SHOWN]:
             what = "has changed" if path in listed else "is gone from the listing"
             log.warning("%s %s; %d windows labelled from what it was stay", path, what, windows)

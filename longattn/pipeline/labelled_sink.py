@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -28,8 +29,8 @@ from longattn.storage.tables import (
     write_table,
 )
 
-WriteReport = Callable[[str, int, int, float], None]
-"""Category, windows, bytes and seconds of a file."""
+WriteReport = Callable[[str, int, int, float, Mapping[str, int]], None]
+"""Category, windows, bytes and seconds of a file, and its windows by split."""
 
 
 def no_report(*_: object) -> None: ...
@@ -67,6 +68,7 @@ def write_labelled_windows(
 def _write_category(output: str, category: str, table: pa.Table, report: WriteReport) -> None:
     started = time.perf_counter()
     metadata: dict[str, Any] = {}
+    splits: Counter[str] = Counter()
     if "fingerprint" in table.column_names:
         metadata["fingerprint"] = table["fingerprint"][0].as_py()
     if "scored_by" in table.column_names:
@@ -76,6 +78,8 @@ def _write_category(output: str, category: str, table: pa.Table, report: WriteRe
     if "split" in table.column_names:
         columns = (table[name].to_pylist() for name in ("split", "source", "data_id"))
         metadata["runs"] = row_spans(*columns)
+        for split, _, rows, *_ in metadata["runs"]:
+            splits[split] += rows
     at = table.column_names.index("input_ids") if "input_ids" in table.column_names else -1
     if at >= 0 and isinstance(table["input_ids"].type, pa.ExtensionType):
         table = table.set_column(at, "input_ids", list_array(token_ids(table)))
@@ -83,7 +87,7 @@ def _write_category(output: str, category: str, table: pa.Table, report: WriteRe
     table = with_schema(table, pa.schema([*LABELLED, *extra, *carried_fields([table.schema])]))
     url = join(OutputFolder(output).labelled, category, content_name(table["data_id"]))
     size = write_table(url, table, metadata)
-    report(category, len(table), size, time.perf_counter() - started)
+    report(category, len(table), size, time.perf_counter() - started, splits)
 
 
 def token_ids(batch: pa.Table) -> np.ndarray:

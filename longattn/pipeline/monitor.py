@@ -10,10 +10,11 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from longattn.corpus.counts import Counts, ReadTotals
@@ -60,6 +61,20 @@ METRICS = {
 }
 
 
+# Of a run that goes on, set by its driver: the name, and what it says.
+LAG_METRICS = {
+    "newest": (
+        "longattn_newest_file_timestamp_seconds",
+        "when the newest file of the sources was seen first, in seconds since 1970",
+    ),
+    "oldest": (
+        "longattn_oldest_unscored_seconds",
+        "for how long the oldest file that is not scored has been seen; 0: all are",
+    ),
+    "unscored": ("longattn_unscored_splits", "splits that are taken and not scored"),
+}
+
+
 @dataclass(frozen=True)
 class StageWork:
     """What all actors of a stage did so far."""
@@ -86,6 +101,30 @@ class Progress:
     """Why the run must stop, or empty."""
     failures: tuple[Failure, ...] = ()
     """What went wrong in its stages, the first few."""
+    written: int = 0
+    """Windows in labelled files."""
+    arrived: int = 0
+    """Stored bytes of the splits that came while it went on."""
+    unscored: int = 0
+    """Expected splits whose windows are not all written."""
+    oldest: float | None = None
+    """When the file of the oldest of them was seen first."""
+
+
+class LagExporter:
+    """Sets the metrics of a run that goes on, through Ray."""
+
+    def __init__(self) -> None:
+        from ray.util.metrics import Gauge
+
+        self._gauges = {
+            short: Gauge(name, description=about) for short, (name, about) in LAG_METRICS.items()
+        }
+
+    def set(self, **values: float) -> None:
+        """By short names."""
+        for name, value in values.items():
+            self._gauges[name].set(value)
 
 
 class Exporter:
@@ -106,6 +145,16 @@ class Exporter:
                 self._counters[name].inc(amount, {"stage": stage, "category": category})
 
 
+@dataclass
+class _Expected:
+    """A split whose windows are not all written yet."""
+
+    since: float
+    ended: bool = False
+    given: int = 0
+    written: int = 0
+
+
 class RunMonitor:
     """The sums over all reports of a run; called through `Monitor`."""
 
@@ -123,8 +172,23 @@ class RunMonitor:
         self.stopped = ""
         self.failures: list[Failure] = []
         self.scored = StageWork()
+        self.written = self.arrived = 0
+        self.expected: dict[str, _Expected] = {}  # of a run that goes on, the oldest first
 
-    def add_windows(self, split: Split, counts: Counts, ended: bool, waiting: float) -> str:
+    def expect(self, splits: Mapping[str, float], arrived: int) -> None:
+        """Splits that come, with when each one's file was seen first; stored bytes of new ones."""
+        self.expected |= {name: _Expected(since) for name, since in splits.items()}
+        self.arrived += arrived
+        self.seen.stored += arrived
+
+    def _settle(self, name: str) -> None:
+        of = self.expected[name]
+        if of.ended and of.written >= of.given:
+            del self.expected[name]
+
+    def add_windows(
+        self, split: Split, counts: Counts, ended: bool, waiting: float, given: int = 0
+    ) -> str:
         """Returns why the run must stop, or an empty string. A retried split replaces its counts."""
         name, nothing = split.id, Counts()
         last = self.splits.get(name, nothing)
@@ -135,6 +199,9 @@ class RunMonitor:
             del self.read_before[name]
         self._raise(split.category, counts, before, waiting)
         self.splits[name] = replace(counts, bad=Counter(counts.bad))
+        if expected := self.expected.get(name):
+            expected.ended, expected.given = ended, given
+            self._settle(name)
         stored = split.size if ended else 0
         self.stored += stored - self.ended.get(name, 0)
         self.ended[name] = stored
@@ -179,7 +246,19 @@ class RunMonitor:
                 waiting=waiting * n / total,
             )
 
-    def add_written(self, category: str, windows: int, size: int, seconds: float) -> None:
+    def add_written(
+        self,
+        category: str,
+        windows: int,
+        size: int,
+        seconds: float,
+        splits: Mapping[str, int] = MappingProxyType({}),
+    ) -> None:
+        """A labelled file: its windows, bytes, seconds of work, and windows by split."""
+        self.written += windows
+        for name in self.expected.keys() & splits.keys():
+            self.expected[name].written += splits[name]
+            self._settle(name)
         self._export("write", category, windows=windows, bytes=size, busy=seconds)
 
     def add_failure(self, failure: Failure) -> None:
@@ -198,6 +277,10 @@ class RunMonitor:
             scored=self.scored,
             stopped=self.stopped,
             failures=tuple(self.failures),
+            written=self.written,
+            arrived=self.arrived,
+            unscored=len(self.expected),
+            oldest=next((of.since for of in self.expected.values()), None),
         )
 
 
@@ -210,6 +293,10 @@ class Monitor:
     def progress(self) -> Progress:
         progress: Progress = self._run.ask("progress")()
         return progress
+
+    def expect(self, splits: Mapping[str, float], arrived: int = 0) -> None:
+        """Splits that come, as `RunMonitor.expect` takes them."""
+        self._run.ask("expect", splits, arrived)()
 
     def window_report(self) -> WindowReport:
         """For the window stage; the call raises RunError when too many records are bad."""
@@ -237,8 +324,10 @@ class Monitor:
         """For the sink."""
         run = self._run
 
-        def report(category: str, windows: int, size: int, seconds: float) -> None:
-            run.ask("add_written", category, windows, size, seconds)
+        def report(
+            category: str, windows: int, size: int, seconds: float, splits: Mapping[str, int]
+        ) -> None:
+            run.ask("add_written", category, windows, size, seconds, splits)
 
         return report
 
@@ -252,24 +341,31 @@ class Monitor:
         return report
 
     @contextmanager
-    def logged(self) -> Iterator[None]:
-        """One log line every LOG_SECONDS while the block runs; once, what sizes the pools."""
+    def logged(self, lag: Callable[[], str] | None = None) -> Iterator[None]:
+        """One log line every LOG_SECONDS while the block runs; once, what sizes the pools.
+
+        `lag`: of a run that goes on, how far it is behind; while nothing comes there is no line.
+        """
         started = time.perf_counter()
-        balanced = ""
+        balanced, last = "", Progress()
 
         def line() -> None:
-            nonlocal balanced
+            nonlocal balanced, last
             now, seconds = self.progress(), time.perf_counter() - started
+            if lag and now == last:
+                return
+            last = now
             if not now.documents:
                 log.info("%.0f s: waiting for the first documents and workers", seconds)
                 return
             log.info(
-                "%.0f s: %d documents read, %d windows cut, %d scored, %.0f tokens/s",
+                "%.0f s: %d documents read, %d windows cut, %d scored, %.0f tokens/s%s",
                 seconds,
                 now.documents,
                 now.cut.windows,
                 now.scored.windows,
                 now.scored.tokens / seconds,
+                f"; {lag()}" if lag else "",
             )
             if self._pools and seconds >= BALANCE_SECONDS and not balanced:
                 balanced = balance(now.cut, now.scored)

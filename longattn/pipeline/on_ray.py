@@ -24,13 +24,23 @@ from longattn.errors import HeldError, Interrupted, RunError
 from longattn.pipeline.display import watched
 from longattn.pipeline.execution import Outcome, Work
 from longattn.pipeline.failures import reason_of
+from longattn.pipeline.feed import Feed
 from longattn.pipeline.monitor import Monitor, Progress, RunMonitor
 from longattn.pipeline.pools import Pools, actor_pool, plan_pools
 from longattn.pipeline.score_actor import ScoreStage
 from longattn.pipeline.steps import RETRIES, LabelledSink, dataset_of_tasks, with_scores, write_with
 from longattn.pipeline.stopping import Stop
+from longattn.pipeline.streamed import (
+    StreamedScores,
+    StreamedSink,
+    StreamedSplits,
+    TaskQueue,
+    dataset_of_queue,
+    filled,
+    streaming,
+)
 from longattn.pipeline.window_actor import SplitWindows
-from longattn.resume.claims import DocumentRegistry, shared_registries
+from longattn.resume.claims import Caller, DocumentRegistry, shared_registries
 from longattn.scoring.settings import ScoreSettings
 
 log = logging.getLogger("longattn")
@@ -120,21 +130,25 @@ class RayStages:
         )
 
         def sign() -> tuple[Any, str]:
-            state = registry.state()
-            return (monitor.progress(), state), describe_wait(
-                state.at, pools.window_cpus, pools.score_gpus
-            )
+            progress, state = monitor.progress(), registry.state()
+            if work.waits_for_files(progress):
+                return object(), ""
+            waits = describe_wait(state.at, pools.window_cpus, pools.score_gpus)
+            return (progress, state), waits
 
-        context = self._context()
+        context = self._context(work.feed)
         with DataContext.current(context):
-            scored = self._scored(work, registry, monitor)
-            sink = LabelledSink(
+            queue = OnDriverNode(TaskQueue) if work.feed else None
+            scored = self._scored(work, registry, monitor, queue)
+            sink = (StreamedSink if queue else LabelledSink)(
                 self.config.output, monitor.write_report(), monitor.failure_report()
             )
             try:
                 with (
-                    watched(monitor, work.stored_bytes, self.config.output),
-                    stop.draining(registry.stop, sign),
+                    watched(monitor, work.stored_bytes, self.config.output, work.lag),
+                    stop.draining(work.halt(registry), sign),
+                    work.attended(monitor, registry),
+                    filled(work.feed, queue),
                 ):
                     write_with(scored, sink)
             except (Interrupted, HeldError):
@@ -148,11 +162,15 @@ class RayStages:
                 raise RunError(_failure(monitor, error)) from error
         return Outcome(monitor.progress(), registry.state())
 
-    def _scored(self, work: Work, registry: DocumentRegistry, monitor: Monitor) -> Any:
+    def _scored(
+        self, work: Work, registry: DocumentRegistry, monitor: Monitor, queue: Caller | None
+    ) -> Any:
+        """The stages but the last; with a `queue`, those of a run that goes on."""
         pools = self.pools
         groups = group_splits(work.left.splits)
-        windows = dataset_of_tasks(groups).map_batches(
-            SplitWindows,
+        tasks = dataset_of_queue(queue) if queue else dataset_of_tasks(groups)
+        windows = tasks.map_batches(
+            StreamedSplits if queue else SplitWindows,
             fn_constructor_args=(
                 work.window_stage(pools.block_bytes),
                 registry,
@@ -167,9 +185,10 @@ class RayStages:
         )
         stage = ScoreStage(work.settings, pools.device, pools.threads, self.config.scorer.batch)
         reports = monitor.score_report(), monitor.failure_report()
-        return with_scores(windows, stage, pools, reports, len(groups))
+        scores = StreamedScores if queue else None
+        return with_scores(windows, stage, pools, reports, len(groups), scores)
 
-    def _context(self) -> DataContext:
+    def _context(self, feed: Feed | None) -> DataContext:
         context = DataContext.get_current().copy()
         # The window stage gives blocks of this size, and none is merged with the next or cut: so
         # the labelled files of a run are the same whatever the cluster.
@@ -179,6 +198,8 @@ class RayStages:
         stall = max(context.execution_no_progress_timeout_s, self.config.workers.wait_seconds)
         context.execution_no_progress_timeout_s = stall
         context.enable_progress_bars = False
+        if feed:
+            streaming(context, feed.idle)
         return context
 
 

@@ -169,9 +169,12 @@ class LabelledSink(Datasink[int]):
         self.output, self.report, self.failed = output, report, failed
 
     def write(self, blocks: Iterable[Block], ctx: Any) -> int:
-        tables = [BlockAccessor.for_block(block).to_arrow() for block in blocks]
+        tables = [self.table(block) for block in blocks]
         with failures_reported(self.failed, "writing", lambda: without_secrets(self.output)):
             return write_labelled_windows(self.output, tables, self.report)
+
+    def table(self, block: Block) -> pa.Table:
+        return BlockAccessor.for_block(block).to_arrow()
 
 
 def write_with(scored: Dataset, sink: LabelledSink) -> None:
@@ -214,15 +217,16 @@ def with_scores(
     pools: Pools,
     reports: tuple[ScoreReport, FailureReport] = (no_report, no_failure_report),
     tasks: int = 1,
+    scores: type[ScoreWindows] | None = None,
 ) -> Dataset:
     """The scoring stage, with actors as `pools` says; `reports` as a `Monitor` gives them.
 
     A block of windows is scored whole, so that what is written depends on no other block. `tasks` is
-    how many the stage before has: no more actors start at first.
+    how many the stage before has: no more actors start at first. `scores`: another class of actors.
     """
     # `map_batches` itself wants a number of rows where there are GPUs, which would put blocks together.
     return windows.map_batches_internal(
-        ScoreWindows,
+        scores or ScoreWindows,
         fn_constructor_args=(stage, *reports),
         batch_size=None,
         batch_format="pyarrow",

@@ -45,8 +45,9 @@ QUARANTINE_ROWS = 10_000  # bad records held before a quarantine file is written
 TOGETHER, TOGETHER_BYTES = 100, 1 << 20
 REPORT_SECONDS = 0.5
 
-SplitReport = tuple[Split, Counts, bool, float]
-"""A split, its counts so far, whether it is read to its end, seconds waited since the last report."""
+SplitReport = tuple[Split, Counts, bool, float, int]
+"""A split, its counts so far, whether it is read to its end, seconds waited since the last report,
+windows given to the scorers."""
 WindowReport = Callable[[Sequence[SplitReport]], None]
 
 
@@ -62,6 +63,7 @@ class SplitProgress:
     counts: Counts = field(default_factory=Counts)
     seen: set[tuple[str, str]] = field(default_factory=set)
     ids: IdSet = field(default_factory=IdSet)  # windows labelled under this split
+    given: int = 0  # of them, to the scorers in this run
 
 
 @dataclass(frozen=True)
@@ -203,6 +205,7 @@ class SplitWindows:
                     if under is None:
                         left = time.perf_counter()
                         counts.seconds += left - started
+                        progress.given += 1
                         yield row | getattr(record, "extra", {})
                         started = time.perf_counter()
                         self.waiting += started - left
@@ -212,7 +215,7 @@ class SplitWindows:
                 bad, parts = [], parts + 1
             if counts.records >= reported + 1000:
                 reported = counts.records
-                self._tell(split, counts, ended=False)
+                self._tell(split, progress, ended=False)
         if bad:
             self._quarantine(split, parts, bad)
             parts += 1
@@ -220,11 +223,11 @@ class SplitWindows:
             self._drop_quarantine(split, parts)
         counts.seconds += time.perf_counter() - started
         counts.end()
-        self._tell(split, counts, ended=True)
+        self._tell(split, progress, ended=True)
 
-    def _tell(self, split: Split, counts: Counts, *, ended: bool) -> None:
+    def _tell(self, split: Split, progress: SplitProgress, *, ended: bool) -> None:
         waiting, self.waiting = self.waiting, 0.0
-        self.untold.append((split, counts, ended, waiting))
+        self.untold.append((split, progress.counts, ended, waiting, progress.given))
         late = time.perf_counter() > self.told + REPORT_SECONDS
         if not ended or late or len(self.untold) == TOGETHER:
             self._report_untold()

@@ -121,7 +121,9 @@ def _card(output: str, selection: Mapping[str, Any]) -> str:
         rank="LDS" if select.rank_by == "lds" else f"`{select.rank_by}`",
         settings=", ".join(
             f"`{name}: {value}`"
-            for name, value in select.model_dump(mode="json", exclude={"keep", "memory"}).items()
+            for name, value in select.model_dump(
+                mode="json", exclude={"keep", "memory", "every"}
+            ).items()
         ),
         report="" if record is None else " What was kept and why: [report.html](report.html).",
         first=first,

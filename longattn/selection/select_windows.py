@@ -27,7 +27,7 @@ from longattn.selection.kept_heads import kept_heads
 from longattn.selection.lds import Scale
 from longattn.selection.overlap import distinct_scores
 from longattn.selection.score_table import ScoreTable, batches
-from longattn.selection.selected_files import write_selected
+from longattn.selection.selected_files import remove_others, write_selected
 from longattn.selection.where import apply_bounds, cap_documents
 from longattn.settings.numbers import ByteSize, read_number
 from longattn.storage.output_folder import OutputFolder
@@ -109,17 +109,19 @@ def select(
         files = table.insert_labelled(folder.url, sizes)
         _check_names(table, settings, folder)
         result = choose_windows(table, settings, folder.url)
+        there = folder.selected_files(settings.name).keys()
         urls = write_selected(
             table,
             files,
             size,
             folder.selection(settings.name),
-            folder.selected_files(settings.name).keys(),
+            there,
             {"fingerprint": files.fingerprint, **stored},
         )
     categories = {name: of.to_dict() for name, of in result.items()}
     record = {**stored, "files": urls, "categories": categories}
     write_record(folder.selection_record(settings.name), record)
+    remove_others(there, urls)
     if settings.name is None:  # the folder's own page
         write_card(folder.url, record)
     return result

@@ -65,15 +65,15 @@ def write_selected(
     there: Collection[str],
     metadata: Mapping[str, Any],
 ) -> list[str]:
-    """Make `folder` hold the rows of the view `kept` alone; returns the URLs of its files.
+    """Write the rows of the view `kept` into `folder`; returns the URLs of the files that hold them.
 
     Args:
         there: URLs of the files that the folder has.
         metadata: for the footer of each file.
 
     A file that is there and is what it should be stays: all of it is read, and compared with its
-    footer, with what is kept and with the labelled files' digests. New files are written before old
-    ones go, so a failure on the way loses none. Other programs' files are left alone, and named.
+    footer, with what is kept and with the labelled files' digests. `remove_others` takes the old ones
+    away, once the record names the new ones: so what the record names is always there.
     """
     counts = table.connection.execute(
         "SELECT category, file, count(*) FROM kept GROUP BY category, file ORDER BY category"
@@ -91,13 +91,16 @@ def write_selected(
     pieces = _pieces(ordered, [rows for _, rows in parts])
     write = partial(_write, files=files, folder=folder, there=there, metadata=metadata)
     categories = (category for category, _ in parts)
-    wanted = set(in_threads(write, zip(categories, pieces, strict=True), WRITERS))
-    for url in sorted({*there} - wanted):
+    return sorted(set(in_threads(write, zip(categories, pieces, strict=True), WRITERS)))
+
+
+def remove_others(there: Collection[str], wanted: Collection[str]) -> None:
+    """Remove the selected files that were there and are not wanted; other programs' are named."""
+    for url in sorted({*there} - {*wanted}):
         if _was_selected(url):
             remove(url)
         else:
             log.warning("%s was not written by longattn: left alone", without_secrets(url))
-    return sorted(wanted)
 
 
 def _was_selected(url: str) -> bool:

@@ -31,9 +31,9 @@ CREATE OR REPLACE TABLE over_cap AS SELECT position, category FROM (
 
 
 def apply_bounds(table: ScoreTable, select: Select, categories: Sequence[int]) -> Out:
-    """Leave in `windows` only what each category's bounds allow; what each bound takes out by itself.
+    """Leave in `ranked` only what each category's bounds allow; what each bound takes out by itself.
 
-    A window that two bounds take out counts for both. Bounds see all windows of the view `ranked`.
+    A window that two bounds take out counts for both. Bounds see all windows of the view.
     """
     tests = {
         category: dict(_tests(table, select, category, table.categories[category]))
@@ -57,12 +57,10 @@ def apply_bounds(table: ScoreTable, select: Select, categories: Sequence[int]) -
     ).fetchall():
         told = zip(tests[category], numbers, strict=False)
         out[category] = {what: n for what, n in told if n or not what.endswith(NO_VALUE)}
-    connection.execute(
-        "CREATE OR REPLACE TABLE within_bounds AS SELECT * EXCLUDE (lds, value) FROM ranked "
-        f"WHERE {' AND '.join(each)}"
-    )
-    connection.execute("DROP TABLE windows")
-    connection.execute("ALTER TABLE within_bounds RENAME TO windows")
+    # The tests are made again with each look: a table of what they leave would be written and spilled.
+    connection.execute("DROP VIEW IF EXISTS unbounded")
+    connection.execute("ALTER VIEW ranked RENAME TO unbounded")
+    connection.execute(f"CREATE VIEW ranked AS FROM unbounded WHERE {' AND '.join(each)}")
     return out
 
 

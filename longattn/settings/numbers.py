@@ -35,6 +35,7 @@ BYTES = {
     **{f"{unit}B": 10 ** (3 * n) for n, unit in enumerate("KMGT", 1)},
 }
 BYTES_TAKEN = "bytes"
+SECONDS = {"": 1, "S": 1, "M": 60, "MIN": 60, "H": 3600, "D": 86400}
 
 
 def count(value: Any) -> int:
@@ -50,6 +51,11 @@ def token_length(value: Any) -> int:
 def byte_size(value: Any) -> int:
     """Bytes; `1G` is 2^30, `1GB` is 10^9. Raises ValueError."""
     return _whole(value, BYTES, "512M (binary), 2GiB or 500MB (decimal)")
+
+
+def seconds(value: Any) -> int:
+    """A span of time in seconds; `10m` is 600. Raises ValueError."""
+    return _whole(value, SECONDS, "60s, 10m, 1h or 2d")
 
 
 def percent(value: Any) -> Any:
@@ -131,6 +137,7 @@ TokenLengths = Annotated[
     _or_list(_LENGTH, {"minItems": 1}, "tokens, or a list of them"),
 ]
 """One length, or several."""
+Seconds = Annotated[int, BeforeValidator(seconds), Field(ge=1), _schema(SECONDS, 1, "seconds")]
 Fraction = Annotated[float, BeforeValidator(percent), Field(gt=0, le=1), _share("exclusiveMinimum")]
 FractionOrZero = Annotated[float, BeforeValidator(percent), Field(ge=0, le=1), _share("minimum")]
 """A share that may be 0."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
 from longattn.settings.base import Settings, check_category, check_selection_name
-from longattn.settings.numbers import ByteSize, Count, Fraction, FractionOrZero
+from longattn.settings.numbers import ByteSize, Count, Fraction, FractionOrZero, count, seconds
 from longattn.text import short
 
 MIN_SELECT_MEMORY = 64 * 10**6
@@ -112,6 +112,32 @@ class CategorySelect(Settings):
     )
 
 
+class Every(NamedTuple):
+    """When a run that goes on selects anew: by time, by windows, or, where both are 0, at its pauses."""
+
+    seconds: int = 0
+    windows: int = 0
+
+
+def read_every(text: Any) -> Every:
+    """`end`, a span of time (`1h`) or a number of windows (`10000 windows`). Raises ValueError."""
+    number = text.removesuffix("windows") if isinstance(text, str) else None
+    try:
+        if text == "end":
+            return Every()
+        every = Every(seconds(text)) if number == text else Every(windows=count(number))
+    except ValueError:
+        every = Every()
+    if not any(every) or min(every) < 0:
+        raise ValueError("end, a span of time as 30m or 1h, or `10000 windows` is required")
+    return every
+
+
+def _every(text: Any) -> str:
+    read_every(text)
+    return str(text)
+
+
 class Select(Settings):
     name: Annotated[str | None, AfterValidator(check_selection_name)] = Field(
         None,
@@ -155,6 +181,11 @@ class Select(Settings):
     categories: dict[Annotated[str, AfterValidator(check_category)], CategorySelect] = Field(
         {}, description="what differs in some categories, as {code: {keep: {count: 100K}}}"
     )
+    every: Annotated[str, AfterValidator(_every)] = Field(
+        "end",
+        description="when `run --follow` selects anew: 1h, `10000 windows` (once so many more are "
+        "labelled), or end: when no file has come for as long as --idle says. Then it does in any case",
+    )
     memory: Annotated[ByteSize, Field(ge=MIN_SELECT_MEMORY)] = Field(
         10**9,
         description="bytes of memory for its tables; what outgrows them lies in the temporary "
@@ -185,6 +216,6 @@ class Select(Settings):
         A setting that is at its default and came later than the first version is left out, so that
         files of earlier versions stay as they are.
         """
-        values = self.model_dump(mode="json", exclude={"memory"}, exclude_none=True)
+        values = self.model_dump(mode="json", exclude={"memory", "every"}, exclude_none=True)
         later: Mapping[str, Any] = {"heads": "all", "where": [], "categories": {}}
         return {key: value for key, value in values.items() if later.get(key, ...) != value}

@@ -175,8 +175,14 @@ class SleepingScores:
         return batch
 
 
-def dispatch(actors: int, blocks: int) -> float:
-    """Seconds of the driver's processor for a block of a run's own execution plan."""
+STAGES = ("windows", "windows and scores", "windows, scores and files")
+
+
+def dispatch(actors: int, blocks: int, stages: int = 3) -> float:
+    """Seconds of the driver's processor for blocks of a run's own execution plan, or its first stages.
+
+    Nothing of a run is in them but the plan: what they take is Ray's.
+    """
     import ray
     from ray.data import ActorPoolStrategy, Datasink
 
@@ -192,6 +198,8 @@ def dispatch(actors: int, blocks: int) -> float:
         compute=ActorPoolStrategy(size=max(1, actors // 2)),
         num_cpus=0.01,
     )
+    if stages == 1:
+        return _consumed(windows)
     scored = windows.map_batches(
         SleepingScores,
         batch_size=8,
@@ -199,8 +207,18 @@ def dispatch(actors: int, blocks: int) -> float:
         compute=ActorPoolStrategy(size=actors),
         num_cpus=0.01,
     )
+    if stages == 2:
+        return _consumed(scored)
     began = time.process_time()
     scored.write_datasink(Sink(), ray_remote_args={"num_cpus": 0}, concurrency=4)
+    return time.process_time() - began
+
+
+def _consumed(blocks: Any) -> float:
+    """Seconds of the driver's processor until all blocks have come."""
+    began = time.process_time()
+    for _ in blocks.iter_internal_ref_bundles():
+        pass
     return time.process_time() - began
 
 
@@ -251,11 +269,10 @@ def measure() -> None:
         )
         print(f"monitor: {told * 1e3:.3f} ms a call, {1 / told:,.0f} calls/s", flush=True)
         for actors in (2, 8):
-            few, many = (dispatch(actors, blocks) for blocks in (50, 250))
-            print(
-                f"driver, {actors} scoring actors: {(many - few) / 200 * 1e3:.2f} ms a block",
-                flush=True,
-            )
+            for stages, name in enumerate(STAGES, 1):
+                few, many = (dispatch(actors, blocks, stages) for blocks in (50, 250))
+                took = (many - few) / 200 * 1e3
+                print(f"driver, {actors} scoring actors, {name}: {took:.2f} ms a block", flush=True)
     finally:
         ray.shutdown()
         shutil.rmtree(folder, ignore_errors=True)

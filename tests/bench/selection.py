@@ -23,10 +23,7 @@ from longattn.storage.tables import LABELLED, METADATA_KEY
 
 FILE_ROWS = 250_000
 MEMORY = "512MB"
-COLUMNS = {
-    "rank_by": "recurrence_pairs",
-    "where": [{"column": "recurrence", "max": 0.9, "quantiles": [0.1, 1]}],
-}
+COLUMNS = {"rank_by": "recurrence_pairs", "where": [{"column": "recurrence", "max": 0.9}]}
 MEASURE = """
 import json, os, sys, tempfile, threading, time
 from pathlib import Path

@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from longattn.pipeline.monitor import METRICS
+import longattn as la
+from longattn.pipeline.monitor import LAG_METRICS, METRICS
 from tests.conftest import WINDOW, config
 from tests.s3 import free_port
 
@@ -32,12 +33,16 @@ class Head:
     metrics: str
     environment: dict[str, str]
 
-    def submit(self, script: str, *arguments: str, **environment: str):
+    def submit(self, script: str, *arguments: str, options: tuple = (), **environment: str):
         """Submit a script of ray_jobs/ from the project's root."""
-        command = [RAY, "job", "submit", "--address", self.dashboard, "--working-dir", ROOT]
-        command += ["--entrypoint-num-cpus", "1"]  # as many do: one CPU is left to the run
+        options = ("--working-dir", ROOT, "--entrypoint-num-cpus", 1, *options)  # as many do: one
+        script = f"ray_jobs/{script}.py"  # CPU is left to the run
+        return self.job("submit", *options, "--", "python", script, *arguments, **environment)
+
+    def job(self, command: str, *arguments, **environment: str):
+        """`ray job` with a command."""
         return subprocess.run(
-            [*map(str, command), "--", "python", f"ray_jobs/{script}.py", *arguments],
+            [str(RAY), "job", command, "--address", self.dashboard, *map(str, arguments)],
             env={**self.environment, **environment},
             cwd=ROOT,
             capture_output=True,
@@ -56,6 +61,8 @@ def head():
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(folder / "token"),
         "RAY_metrics_report_interval_ms": "500",
+        "RAY_JOB_STOP_WAIT_TIME_S": "60",
+        "RAY_worker_niceness": "0",  # other work on the machine would stop workers else
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",  # the job's `python`
     }
     port, dashboard, metrics = free_port(), free_port(), free_port()
@@ -135,6 +142,45 @@ def test_a_job_runs_whole_and_its_failure_is_the_submissions(head, corpus, check
     refused = head.submit("run", str(tmp_path / "config.yaml"), "--set", "scorer.min_distance=7")
     assert refused.returncode != 0
     assert "min_distance: there 128, here 7" in refused.stdout
+
+
+def test_a_job_that_follows_scores_what_comes_until_it_is_stopped(
+    head, corpus, checkpoint, tmp_path
+):
+    documents, out = tmp_path / "corpus", tmp_path / "out"
+    shutil.copytree(corpus, documents)
+    late = [documents / "book" / name for name in ("1.jsonl", "2.jsonl")]
+    text = [path.read_text() for path in late]
+    for path in late:
+        path.unlink()
+    settings = config(documents, out, checkpoint)
+    (tmp_path / "config.yaml").write_text(settings.to_yaml())
+    name = ("--submission-id", "follows", "--no-wait")
+    submitted = head.submit("run", str(tmp_path / "config.yaml"), "--follow", "1s", options=name)
+    assert submitted.returncode == 0, submitted.stdout + submitted.stderr
+
+    def rows():
+        return len(pq.read_table(out / "labelled")) if (out / "labelled").exists() else 0
+
+    try:
+        deadline, before = time.monotonic() + 400, 0
+        for path, lines in zip([None, *late], ["", *text], strict=True):
+            if path:
+                path.write_text(lines)
+            while rows() <= before:
+                assert time.monotonic() < deadline, head.job("logs", "follows").stdout
+                time.sleep(0.5)
+            before = rows()
+        with urllib.request.urlopen(head.metrics, timeout=10) as answer:
+            told = {f.name for f in text_string_to_metric_families(answer.read().decode())}
+        assert {f"ray_{metric}" for metric, _ in LAG_METRICS.values()} <= told
+    finally:
+        assert head.job("stop", "follows").returncode == 0
+    assert "Job 'follows' was stopped" in head.job("status", "follows").stdout
+    assert "longattn: stopped by SIGTERM; run again to go on" in head.job("logs", "follows").stdout
+    whole = la.run(config(documents, tmp_path / "whole", checkpoint), executor="local")
+    again = la.run(settings, executor="local")
+    assert again.to_dict()["categories"] == whole.to_dict()["categories"]
 
 
 def test_without_the_token_no_job_is_taken(head, tmp_path):

@@ -88,3 +88,22 @@ def test_the_log_says_what_one_actor_of_each_stage_does():
     assert "a window actor cuts 1,966,080 tokens/s" in told
     assert "scores 15.00 windows/s (491,520 tokens/s); one window actor feeds 4.0 scoring" in told
     assert balance(StageWork(0, 0, 1.0), StageWork()) == ""
+
+
+def test_a_split_is_scored_once_it_is_read_and_all_that_it_gave_is_written(watch):
+    a, b, c = split("a"), split("b"), split("c")
+    watch.expect({of.id: since for of, since in ((a, 5.0), (b, 6.0), (c, 7.0))}, arrived=30)
+    assert watch.progress().oldest == 5.0 and watch.progress().arrived == 30
+    watch.add_windows(a, counts(10), False, 0.0, given=2)
+    watch.add_written("book", 3, 4096, 0.1, {a.id: 2, b.id: 1})
+    assert watch.progress().unscored == 3  # more may come of a
+    watch.add_windows(a, counts(20), True, 0.0, given=4)
+    watch.add_windows(c, counts(20), True, 0.0, given=0)  # all of it labelled before
+    assert watch.progress().unscored == 2 and watch.progress().oldest == 5.0
+    watch.add_written("book", 2, 4096, 0.1, {a.id: 2})
+    assert watch.progress().oldest == 6.0
+    watch.add_windows(b, counts(1), True, 0.0, given=1)
+    assert watch.progress().unscored == 0 and watch.progress().oldest is None
+    assert watch.progress().written == 5
+    watch.add_written("book", 2, 4096, 0.1, {a.id: 2})  # a block that was tried again
+    assert watch.progress().unscored == 0

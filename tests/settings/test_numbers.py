@@ -14,8 +14,10 @@ from longattn.settings.numbers import (
     byte_size,
     count,
     read_number,
+    seconds,
     token_length,
 )
+from longattn.settings.selection import read_every
 
 MINIMAL = {"sources": [{"category": "book", "path": "x.jsonl"}], "output": "out"}
 
@@ -35,6 +37,8 @@ MINIMAL = {"sources": [{"category": "book", "path": "x.jsonl"}], "output": "out"
         (byte_size, "512M", 512 * 2**20), (byte_size, "1G", 2**30), (byte_size, "2GiB", 2**31),
         (byte_size, "500MB", 500_000_000), (byte_size, "64 MiB", 2**26), (byte_size, "100B", 100),
         (byte_size, "1.5K", 1536),
+        (seconds, "60s", 60), (seconds, "10m", 600), (seconds, "90min", 5400), (seconds, "1h", 3600),
+        (seconds, "2d", 172_800), (seconds, 30, 30),
     ],
 )  # fmt: skip
 def test_numbers_are_read_as_people_write_them(read, written, number):
@@ -50,6 +54,23 @@ def test_numbers_are_read_as_people_write_them(read, written, number):
 def test_what_is_no_whole_number_is_refused(read, written):
     with pytest.raises(ValueError, match="a whole number is required, as in"):
         read(written)
+
+
+@pytest.mark.parametrize(
+    ("text", "every"),
+    [
+        ("end", (0, 0)), ("1h", (3600, 0)), ("30m", (1800, 0)), ("90", (90, 0)),
+        ("10000 windows", (0, 10_000)), ("10K windows", (0, 10_000)),
+    ],
+)  # fmt: skip
+def test_when_to_select_anew_is_a_time_or_a_number_of_windows(text, every):
+    assert read_every(Config.parse({**MINIMAL, "select": {"every": text}}).select.every) == every
+
+
+@pytest.mark.parametrize("text", ["", "x", "0s", "0 windows", "windows", "-1h", "10 rows", "1.5"])
+def test_another_time_to_select_is_refused_with_what_is_allowed(text):
+    with pytest.raises(ConfigError, match=r"select\.every.*end, a span of time .* is required"):
+        Config.parse({**MINIMAL, "select": {"every": text}})
 
 
 def test_a_length_knows_no_billions_and_a_count_no_bytes():
