@@ -5,14 +5,13 @@ import json
 import os
 import shutil
 import tempfile
+from functools import cache
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 from hypothesis import settings
-from transformers import LlamaConfig, LlamaForCausalLM
 
 import longattn as la
 from longattn.samples import SAMPLES
@@ -24,7 +23,11 @@ settings.register_profile(
 )  # other work on the machine fails no test
 settings.load_profile("untimed")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+# Ray's workers are as nice as this process: at 15, its default, whatever else runs here starves them.
+os.environ.setdefault("RAY_worker_niceness", "0")
 if "PYTEST_XDIST_WORKER" in os.environ:  # the processes share the cores
+    import torch  # not by the process that starts the others, which wait for it
+
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(1)
 BUILTIN = SAMPLES.parent / "builtin"
@@ -54,10 +57,12 @@ def s3():
 
 
 @pytest.fixture(scope="session")
-def ray_cluster(s3):
+def ray_cluster(s3, tmp_path_factory):
     """Ray on this machine alone, its workers able to reach the S3 server."""
     import ray
 
+    if "PYTEST_XDIST_WORKER" in os.environ:  # one of the processes starts it: `_shared_by`
+        (tmp_path_factory.getbasetemp().parent / "ray_cluster").touch(exist_ok=False)
     folder = tempfile.mkdtemp(prefix="la-")  # short: Ray puts Unix sockets below it
     os.environ["RAY_AUTH_MODE"] = "disabled"
     with environment(LONGATTN_CACHE=f"{folder}/models"):  # of the workers, which get it from Ray
@@ -76,6 +81,9 @@ def ray_cluster(s3):
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory) -> str:
     """A one-layer Llama with random weights and the built-in tokenizer: scores differ, fast."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
     path = tmp_path_factory.mktemp("checkpoint")
     torch.manual_seed(0)
     config = LlamaConfig(
@@ -166,8 +174,29 @@ def _first_document(name: str) -> str:
         return json.loads(next(file))["content"]
 
 
+def pytest_xdist_make_scheduler(config, log):
+    """Files stay whole, and those that share a server or a cluster are of one process.
+
+    In place of `--dist loadgroup`, whose groups pytest-xdist 3.8 does not hand on under pytest 9.2.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class WholeFiles(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return _shared_by(config.rootpath / file) or file
+
+    config.option.loadscopereorder = False  # in the order of collection
+    return WholeFiles(config, log)
+
+
+@cache
+def _shared_by(file: Path) -> str | None:
+    """The costly fixture that the tests of a file share with those of others."""
+    text = file.read_text()
+    return next((name for name in ("gateway", "ray_cluster") if name in text), None)
+
+
 def pytest_collection_modifyitems(items):
-    """Of the processes of `pytest`, one runs all tests on Ray, on one cluster; files stay whole."""
-    for item in items:
-        on_ray = "ray_cluster" in item.fixturenames
-        item.add_marker(pytest.mark.xdist_group("ray" if on_ray else item.path.name))
+    """First come the files that share a fixture: at the end no process waits for them."""
+    items.sort(key=lambda item: _shared_by(item.path) is None)

@@ -8,6 +8,7 @@ import pydoc
 import shutil
 import sys
 import tempfile
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -79,6 +80,17 @@ def finish(run, seconds=300):
         run.kill()
         pytest.fail("it hangs")
     return run.exitcode
+
+
+def until(condition, run, seconds=200):
+    """Wait for a condition; fails once the run has ended without it."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert run.is_alive()
+        if time.monotonic() > deadline:
+            run.kill()
+            pytest.fail("it hangs")
+        time.sleep(0.02)
 
 
 def _drive(values, address, log, environment, hook, block, shard):

@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import boto3
-from moto.server import ThreadedMotoServer
 
 KEYS = {"AWS_ACCESS_KEY_ID": "access", "AWS_SECRET_ACCESS_KEY": "hidden-secret"}
 
@@ -37,6 +36,8 @@ def environment(**values):
 @contextmanager
 def moto_server(bucket="bucket"):
     """Yields the endpoint URL; the environment points every client at it meanwhile."""
+    from moto.server import ThreadedMotoServer  # a second
+
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     endpoint = "http://{}:{}".format(*server.get_host_and_port())

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-import ray
+from typer.testing import CliRunner
 
+from longattn.cli import app
+from tests.broken import quiet_log
 from tests.conftest import config
-
-ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -26,13 +26,12 @@ def ray_folder():
 
 @pytest.fixture(scope="module")
 def longattn(ray_folder):
-    """Runs the command, or another Python program, in a process of its own."""
+    """Runs the command in a process of its own."""
 
-    def call(*arguments, program=("-m", "longattn.cli"), cwd=None):
+    def call(*arguments):
         return subprocess.run(
-            [sys.executable, *program, *arguments],
+            [sys.executable, "-m", "longattn.cli", *arguments],
             env={**os.environ, "RAY_TMPDIR": ray_folder, "RAY_AUTH_MODE": "disabled"},
-            cwd=cwd,
             capture_output=True,
             text=True,
             timeout=200,
@@ -96,15 +95,29 @@ def test_select_alone_keeps_other_windows_without_ray(ran, longattn, ray_folder)
     assert table["category"].to_pylist() == ["book"] * 3 + ["code"] * 3
 
 
-def test_too_many_bad_records_fail_with_one_line(
-    longattn, corpus, checkpoint, tmp_path, ray_cluster, monkeypatch
-):
-    monkeypatch.setenv("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
+@pytest.fixture
+def refused_ray(monkeypatch):
+    """Fails where a command reaches for Ray."""
+    from longattn.pipeline import on_ray
+
+    def reached():
+        pytest.fail("Ray is reached for")
+
+    monkeypatch.setattr(on_ray, "connected", reached)
+
+
+def here(*arguments):
+    """The command in this process; a traceback fails."""
+    with quiet_log():
+        return CliRunner().invoke(app, [*arguments], catch_exceptions=False)
+
+
+def test_too_many_bad_records_on_ray_fail_with_one_line(corpus, checkpoint, tmp_path, ray_cluster):
     (tmp_path / "bad.jsonl").write_text('{"content": "x"}\nbad\n' * 1000)
     sources = [{"category": "a", "path": str(tmp_path / "bad.jsonl")}]
     settings = config(corpus, tmp_path / "out", checkpoint, sources=sources)
-    result = longattn("run", write(tmp_path, settings))
-    assert result.returncode == 1
+    result = here("run", write(tmp_path, settings))
+    assert result.exit_code == 1
     (line,) = [line for line in result.stderr.splitlines() if line.startswith("longattn: ")]
     assert re.search(r"records are bad \(not_json \d+\), over max_bad_fraction 0.01", line)
     assert "Traceback" not in result.stderr and not result.stdout
@@ -126,36 +139,44 @@ def test_too_many_bad_records_fail_with_one_line(
     ids=lambda value: value[0] if "=" in value[0] else "",
 )  # fmt: skip
 def test_a_bad_setting_is_refused_in_one_line_before_ray_starts(
-    overrides, told, longattn, corpus, checkpoint, tmp_path, ray_folder
+    overrides, told, corpus, checkpoint, tmp_path, refused_ray
 ):
-    before = sessions(ray_folder)
     (tmp_path / "empty").mkdir()
     path = write(tmp_path, config(corpus, tmp_path / "out", checkpoint))
     flags = [f for o in overrides for f in ("--set", o.format(empty=tmp_path / "empty"))]
-    result = longattn("run", path, *flags)
-    assert result.returncode == 2, result.stderr
+    result = here("run", path, *flags)
+    assert result.exit_code == 2, result.stderr
     (line,) = result.stderr.splitlines()
     assert line.startswith("longattn: ") and not result.stdout
     for part in told:
         assert part.format(empty=tmp_path / "empty") in line
-    assert sessions(ray_folder) == before
     assert not (tmp_path / "out").exists()
 
 
-def test_a_config_that_is_not_there_or_no_yaml_is_named(longattn, tmp_path):
+def test_a_command_of_its_own_process_refuses_before_ray_starts(
+    longattn, corpus, checkpoint, tmp_path, ray_folder
+):
+    before = sessions(ray_folder)
+    path = write(tmp_path, config(corpus, tmp_path / "out", checkpoint))
+    result = longattn("run", path, "--set", "scorer.model=/nowhere")
+    assert result.returncode == 2 and len(result.stderr.splitlines()) == 1, result.stderr
+    assert sessions(ray_folder) == before
+
+
+def test_a_config_that_is_not_there_or_no_yaml_is_named(tmp_path):
     (tmp_path / "broken.yaml").write_text("a: [1\nb: 2")
     for name, reason in (("none.yaml", "cannot be read"), ("broken.yaml", "not YAML")):
-        result = longattn("select", str(tmp_path / name))
+        result = here("select", str(tmp_path / name))
         (line,) = result.stderr.splitlines()
-        assert result.returncode == 2 and f"{tmp_path / name}: " in line and reason in line
+        assert result.exit_code == 2 and f"{tmp_path / name}: " in line and reason in line
 
 
-def test_help_shows_an_example_of_each_command(longattn):
-    commands = re.findall(r"^│ (\w+) ", longattn("--help").stdout, re.MULTILINE)
+def test_help_shows_an_example_of_each_command():
+    commands = re.findall(r"^│ (\w+) ", here("--help").stdout, re.MULTILINE)
     assert {"run", "score", "select"} <= set(commands)
     for command in commands:
-        result = longattn(command, "--help")
-        assert result.returncode == 0 and f"Example: longattn {command} " in result.stdout
+        result = here(command, "--help")
+        assert result.exit_code == 0 and f"Example: longattn {command} " in result.stdout
 
 
 def test_the_installed_command_tells_its_versions():
@@ -181,11 +202,3 @@ def test_the_shell_completes_commands_and_options():
 
     assert completed("longattn s") == ["score", "select"]
     assert "--windows-per-second" in completed("longattn plan --w")
-
-
-@pytest.mark.parametrize("name", ["run", "score", "select"])
-def test_job_scripts_run_from_any_folder(name, longattn, tmp_path):
-    script = ROOT / "ray_jobs" / f"{name}.py"
-    result = longattn("--help", program=[str(script)], cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
-    assert f"Example: longattn {name} " in result.stdout

@@ -14,9 +14,10 @@ import s3fs
 JOBS = Path(__file__).parents[1] / "ray_jobs"
 
 
-def program(name, *arguments):
+def program(name, *arguments, cwd=None):
     return subprocess.run(
         [sys.executable, str(JOBS / f"{name}.py"), *arguments],
+        cwd=cwd,
         capture_output=True,
         text=True,
         timeout=120,
@@ -41,7 +42,7 @@ def test_a_job_reads_its_config_from_an_object_store(finished, s3, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["run", "score", "select"])
-def test_help_tells_an_argument_an_option_and_an_example(name):
-    told = program(name, "--help")
+def test_help_tells_an_argument_an_option_and_an_example_from_any_folder(name, tmp_path):
+    told = program(name, "--help", cwd=tmp_path)
     assert told.returncode == 0
     assert all(text in told.stdout for text in ("CONFIG", "--set", f"Example: longattn {name}"))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import yaml
@@ -63,18 +64,24 @@ def read_run_record(output: str) -> RunRecord | None:
             f"of longattn, this one reads and writes {FORMAT}; choose another output"
         )
     try:
-        settings = read_yaml(stored["config"] or "null")
+        config = _config_of(stored["config"] or "null")
         parts = ScoreParts.from_dict(stored["parts"])
     except (KeyError, TypeError, AttributeError, IndexError, yaml.YAMLError) as error:
         why = " ".join(str(error).split())
         raise FolderError(
             f"{without_secrets(url)}: damaged: {type(error).__name__}: {why}"
         ) from None
-    try:
-        config = Config.parse(settings) if settings else None
-    except ConfigError:  # of a version that had other settings: what decides scores is in the parts
-        config = None
     return RunRecord(parts, config)
+
+
+@lru_cache(8)  # a command asks several times
+def _config_of(text: str) -> Config | None:
+    """The settings in YAML that a run wrote; None where they are none of today's version."""
+    settings = read_yaml(text)
+    try:
+        return Config.parse(settings) if settings else None
+    except ConfigError:  # of a version that had other settings: what decides scores is in the parts
+        return None
 
 
 def own_folder(output: str, parts: ScoreParts, config: Config | None) -> str:

@@ -28,15 +28,12 @@ from longattn.selection.lds import Scale
 from longattn.selection.overlap import distinct_scores
 from longattn.selection.score_table import ScoreTable, batches
 from longattn.selection.selected_files import remove_others, write_selected
-from longattn.selection.where import apply_bounds, cap_documents
+from longattn.selection.where import BUCKETS, FEW, apply_bounds, cap_documents
 from longattn.settings.numbers import ByteSize, read_number
 from longattn.storage.output_folder import OutputFolder
 from longattn.storage.records import write_record
 
 log = logging.getLogger("longattn")
-
-BUCKETS = 4096  # that values are counted in, to find a threshold
-FEW = 1 << 17  # windows that are sorted, ids and all
 
 _RANKED = """
 CREATE OR REPLACE VIEW ranked AS

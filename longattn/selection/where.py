@@ -19,6 +19,8 @@ Out = dict[int, dict[str, int]]
 """By category, what takes windows out -> how many."""
 
 NO_VALUE = " has no value"
+BUCKETS = 4096  # that values are counted in, to find one by its rank
+FEW = 1 << 17  # values that are sorted
 _OVER = """
 CREATE OR REPLACE TABLE over_cap AS SELECT position, category FROM (
     SELECT position, category, row_number() OVER (
@@ -118,7 +120,7 @@ def _up_to(table: ScoreTable, category: int, column: str, rank: int) -> str:
         return answer
 
     rows = f"FROM ranked WHERE category = {category} AND {column} IS NOT NULL"
-    of_value = literal(ask(f"{column} {rows} ORDER BY {column} LIMIT 1 OFFSET {rank - 1}"))
+    of_value = literal(_nth(table, column, rows, rank))
     ties = rank - ask(f"count(*) {rows} AND {column} < {of_value}")
     equal = f"{rows} AND {column} = {of_value}"
     if ties == ask(f"count(*) {equal}"):
@@ -129,6 +131,30 @@ def _up_to(table: ScoreTable, category: int, column: str, rank: int) -> str:
         f"CREATE OR REPLACE TABLE {first} AS SELECT position FROM tied ORDER BY data_id LIMIT {ties}"
     )
     return f"({column} < {of_value} OR ({column} = {of_value} AND position IN (FROM {first})))"
+
+
+def _nth(table: ScoreTable, column: str, rows: str, rank: int) -> float:
+    """The value of a rank, lowest first: found by counting, so that few values are sorted."""
+    connection = table.connection
+    extremes = f"SELECT count(*), min({column}), max({column}) {rows}"
+    ((n, low, high),) = connection.execute(extremes).fetchall()
+    while n > FEW and 0 < high - low < math.inf:
+        between = f"AND {column} BETWEEN {literal(low)} AND {literal(high)}"
+        share = f"({column} - {literal(low)}) / {literal(high - low)}"
+        counted = connection.execute(
+            f"{extremes} {between} GROUP BY CAST(least({BUCKETS - 1}, floor({share} * {BUCKETS})) "
+            "AS INTEGER) ORDER BY 2"
+        )
+        for bucket in counted.fetchall():
+            n, low, high = bucket
+            if rank <= n:
+                break
+            rank -= n
+    between = f"AND {column} BETWEEN {literal(low)} AND {literal(high)}"
+    ((value,),) = connection.execute(
+        f"SELECT {column} {rows} {between} ORDER BY {column} LIMIT 1 OFFSET {rank - 1}"
+    ).fetchall()
+    return float(value)
 
 
 def _by_category(tests: dict[int, str], categories: int) -> str:

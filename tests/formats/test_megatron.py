@@ -21,36 +21,46 @@ from tests.formats.made import (
     write_short,
 )
 
-# A process of its own: importing megatron.core changes more than a test should.
+# A process of its own: importing megatron.core, 5 s of a core, changes more than a test should.
 READ = """
 import json, sys
 from megatron.core.datasets.indexed_dataset import IndexedDataset
-found = {}
-for prefix in sys.argv[1:]:
-    data = IndexedDataset(prefix)
-    found[prefix] = {
-        "dtype": data.index.dtype.__name__,
-        "documents": data.document_indices.tolist(),
-        "rows": [data[i].tolist() for i in range(len(data))],
-        "second": data.get(1, offset=3, length=4).tolist() if len(data) > 1 else None,
-    }
-print(json.dumps(found))
+for line in sys.stdin:
+    found = {}
+    for prefix in json.loads(line):
+        data = IndexedDataset(prefix)
+        found[prefix] = {
+            "dtype": data.index.dtype.__name__,
+            "documents": data.document_indices.tolist(),
+            "rows": [data[i].tolist() for i in range(len(data))],
+            "second": data.get(1, offset=3, length=4).tolist() if len(data) > 1 else None,
+        }
+    print("found:", json.dumps(found), flush=True)
 """
 
 
-def read(*prefixes):
+@pytest.fixture(scope="module")
+def read():
+    """What Megatron reads at prefixes."""
     pytest.importorskip("megatron")
-    result = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", READ, *map(str, prefixes)],
-        capture_output=True,
+    with subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", READ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
         text=True,
-        timeout=200,
-    )
-    assert result.returncode == 0, result.stderr
-    return json.loads(result.stdout.splitlines()[-1])
+    ) as reader:
+
+        def ask(*prefixes):
+            print(json.dumps([*map(str, prefixes)]), file=reader.stdin, flush=True)
+            lines = iter(reader.stdout.readline, "")  # up to its end, if it fails
+            answer = next(line for line in lines if line.startswith("found: "))
+            return json.loads(answer.removeprefix("found: "))
+
+        yield ask
+        reader.stdin.close()
 
 
-def test_megatron_reads_the_selected_windows_back(finished):
+def test_megatron_reads_the_selected_windows_back(finished, read):
     settings, summary = finished
     prefixes = exported(settings.output, "megatron", 8192, 512, part_bytes=10 * 512 * 2)
     got = read(*prefixes)
@@ -67,7 +77,7 @@ def test_megatron_reads_the_selected_windows_back(finished):
         assert part["second"] is None or part["second"] == part["rows"][1][3:7]
 
 
-def test_a_large_vocabulary_any_lengths_and_packed_documents(tmp_path):
+def test_a_large_vocabulary_any_lengths_and_packed_documents(tmp_path, read):
     rows = [[0, 128_000, 7], [5], list(range(9))]
     write_selected(tmp_path / "large", "a", rows)
     (large,) = exported(tmp_path / "large", "megatron", 128_256)

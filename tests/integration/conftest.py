@@ -1,4 +1,4 @@
-"""A real object store, and a Ray head that takes jobs and asks for a token."""
+"""A real object store, and a Ray cluster whose runs are broken, with one that was not."""
 
 import os
 import shutil
@@ -11,6 +11,10 @@ from pathlib import Path
 import boto3
 import pytest
 
+from longattn.reports.verify import verify
+from tests import faults
+from tests.conftest import _first_document
+from tests.faults import finish, settings
 from tests.s3 import KEYS, environment, free_port
 
 CEPH = Path(__file__).parent / "ceph_rgw.sh"
@@ -72,3 +76,36 @@ def gateway():
 def s3(gateway):
     """In place of the server of the fast tests: `ray_cluster` and its workers reach this store."""
     return gateway.endpoint
+
+
+@pytest.fixture(scope="session")
+def cluster():
+    with faults.cluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="session")
+def documents(tmp_path_factory):
+    text = _first_document("book")
+    folder = tmp_path_factory.mktemp("documents")
+    faults.write_corpus(
+        folder / "book", [text[p : p + 7000 + p % 900] for p in range(0, 305_000, 4500)]
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def unbroken(cluster, documents, checkpoint, tmp_path_factory):
+    output = tmp_path_factory.mktemp("unbroken")
+    run = faults.start(settings(documents, output, checkpoint), cluster.address, output / "log")
+    assert finish(run) == 0, (output / "log").read_text()
+    assert list(verify(str(output))) == []
+    return output
+
+
+LONGEST = ("test_faults.py", "test_cluster.py", "test_corruption.py", "test_table_faults.py")
+
+
+def pytest_collection_modifyitems(items):
+    """What takes longest comes first: at the end no process waits for it."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else 9)

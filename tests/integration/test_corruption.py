@@ -3,12 +3,13 @@
 import shutil
 
 from tests.corruptions import corruptions, missed_of
-from tests.reports.test_corruption import small_output
+from tests.reports.test_corruption import small_output, unnoticed_flips
 
 
-def test_each_planted_corruption_is_a_finding_of_a_line(tmp_path, checkpoint):
+def test_each_planted_corruption_and_flipped_bit_is_a_finding_of_a_line(tmp_path, checkpoint):
     whole = small_output(tmp_path, checkpoint)
     shutil.copytree(whole, tmp_path / "broken")
     kinds = list(corruptions(whole))
     assert len(kinds) >= 500
     assert missed_of(kinds, whole, tmp_path / "broken") == []
+    assert unnoticed_flips(whole, tmp_path / "broken", 300) == []

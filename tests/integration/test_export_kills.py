@@ -35,7 +35,7 @@ def contents(folder):
 @pytest.mark.parametrize("format", ["npy", "mds"])
 @pytest.mark.parametrize("where", ["disk", "store"])
 def test_a_killed_export_leaves_nothing_that_looks_whole_and_is_gone_on_with(
-    tmp_path, s3, where, format
+    tmp_path, gateway, where, format
 ):
     folder = str(tmp_path) if where == "disk" else f"s3://bucket/killed-{format}"
     for category, seed in (("book", 1), ("code", 2)):

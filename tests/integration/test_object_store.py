@@ -15,26 +15,36 @@ from longattn.storage.files import list_files, read_json
 from longattn.storage.tables import open_parquet
 from tests.conftest import config
 from tests.labelled import labelled_table, write_labelled
-from tests.resume.test_lock import HOLD, OWNER
-from tests.resume.test_lock import test_of_many_that_ask_at_once_one_gets_the_hold as many_ask
+from tests.resume.test_lock import HOLD, OWNER, ask_at_once
 from tests.s3 import CountingProxy, environment
 
 pytestmark = pytest.mark.usefixtures("gateway", "ray_cluster")
 
 
 def rows(path, filesystem=None):
-    return pq.read_table(path, filesystem=filesystem).sort_by("data_id").drop_columns(["source"])
+    return pq.read_table(path, filesystem=filesystem).sort_by("data_id")
 
 
-def test_a_run_over_the_store_gives_what_local_disk_gives(gateway, corpus, checkpoint, finished):
-    here, _ = finished
+def test_a_run_over_the_store_gives_what_local_disk_gives_and_two_actors_what_one_gives(
+    gateway, corpus, checkpoint, finished, tmp_path, monkeypatch
+):
+    """The corpus, the model and the output are there."""
+    here, by_process = finished
+    monkeypatch.setenv("LONGATTN_CACHE", str(tmp_path))
     fs = s3fs.S3FileSystem(endpoint_url=gateway.endpoint, skip_instance_cache=True)
     fs.put(f"{corpus}/", "bucket/corpus/", recursive=True)
-    settings = config("s3://bucket/corpus", "s3://bucket/out", checkpoint)
+    fs.put(f"{checkpoint}/", "bucket/model/", recursive=True)
+    workers = {"window": [1, 1], "score": [2, 2]}
+    settings = config("s3://bucket/corpus", "s3://bucket/out", "s3://bucket/model", workers=workers)
     first = la.run(settings)
+    assert first.fingerprint == by_process.fingerprint
     for folder in ("labelled", "selected"):
-        assert rows(f"bucket/out/{folder}", fs).equals(rows(f"{here.output}/{folder}"))
-    again = la.run(settings)
+        there = rows(f"bucket/out/{folder}", fs)
+        assert there["source"][0].as_py().startswith("s3://bucket/corpus/")
+        wanted = rows(f"{here.output}/{folder}").drop_columns(["source"])
+        assert there.drop_columns(["source"]).equals(wanted)
+    assert fs.exists("bucket/out/_longattn/summary.json")
+    again = la.run(settings, executor="local")
     assert again.window.documents == again.score.windows == 0
     assert again.categories == first.categories
 
@@ -76,5 +86,5 @@ def test_the_hold_on_a_folder(gateway):
             pass
         owner.kill()
     for before in ("nothing", "a dead hold"):  # the first of them all takes the killed one's over
-        many_ask(output, before)
+        ask_at_once(output, before, rounds=5)
     assert read_json(f"{output}/{HOLD}") is None

@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -15,18 +14,12 @@ from longattn.pipeline import execution
 from longattn.reports.verify import verify
 from tests import faults
 from tests.conftest import _first_document
-from tests.faults import finish, settings
+from tests.faults import finish, settings, until
 from tests.pipeline.test_executors import data_files
 from tests.s3 import FaultyProxy, moto_server
 
 SLOW = "tests.hooks.slow_tables"
 BROKEN = "tests.hooks.impatient_clients"
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    with faults.cluster() as cluster:
-        yield cluster
 
 
 @pytest.fixture(scope="module")
@@ -66,14 +59,6 @@ def tables(output):
     return [
         path for path in Path(output, "scores").rglob("*.parquet") if not path.name.startswith(".")
     ]
-
-
-def until(condition, run, seconds=90):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert run.is_alive()
-        assert time.monotonic() < deadline, "it hangs"
-        time.sleep(0.02)
 
 
 def test_a_driver_and_an_actor_killed_and_sigterm_while_tables_are_written(

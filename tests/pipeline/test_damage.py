@@ -18,14 +18,24 @@ from tests.corruptions import first, rewritten
 run = partial(la.run, executor="local")
 
 
-@pytest.fixture
-def copied(finished, tmp_path):
-    """A copy of the finished run, to break."""
-    settings, _ = finished
-    shutil.copytree(settings.output, tmp_path / "out")
-    settings = settings.model_copy(update={"output": str(tmp_path / "out")})
+@pytest.fixture(scope="module")
+def moved(finished, tmp_path_factory):
+    """A copy of the finished run whose records name its own place, and a copy of that elsewhere."""
+    folder = tmp_path_factory.mktemp("damage")
+    shutil.copytree(finished[0].output, folder / "out")
+    settings = finished[0].model_copy(update={"output": str(folder / "out")})
     run(settings)
-    return settings, tmp_path / "out"
+    shutil.copytree(folder / "out", folder / "whole")
+    return settings, folder
+
+
+@pytest.fixture
+def copied(moved):
+    """That copy, whole, to break."""
+    settings, folder = moved
+    shutil.rmtree(folder / "out")
+    shutil.copytree(folder / "whole", folder / "out")
+    return settings, folder / "out"
 
 
 def data_files(output):

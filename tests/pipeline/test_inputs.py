@@ -7,20 +7,10 @@ import pytest
 import ray
 
 import longattn as la
-from longattn.pipeline.inputs import as_model, as_sources
+from longattn.pipeline.inputs import as_dataset, as_model, as_sources
 
 TEXTS = ["The first of three documents. " * 40, "def f(x): return x\n" * 60, "Ends. " * 150]
 pytestmark = pytest.mark.usefixtures("ray_cluster")
-
-
-@pytest.fixture(scope="module")
-def want(ray_cluster):
-    documents = ray.data.from_items([{"content": text} for text in TEXTS])
-    return ids_of(la.window_documents(documents, window=64, workers=(1, 1)))
-
-
-def ids_of(windows):
-    return {row["data_id"]: list(row["input_ids"]) for row in windows.take_all()}
 
 
 KINDS = {
@@ -36,9 +26,19 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_table_of_another_library_gives_the_same_windows(kind, want):
-    assert len(want) > 5
-    assert ids_of(la.window_documents(KINDS[kind](), window=64, workers=(1, 1))) == want
+def test_a_table_of_another_library_gives_the_same_documents(kind):
+    batches = as_dataset(KINDS[kind](), "documents", "content").iter_batches(batch_format="pyarrow")
+    got = [text for batch in batches for text in batch["content"].to_pylist()]
+    assert sorted(got) == sorted(TEXTS)
+
+
+def test_such_a_table_is_cut_as_a_dataset_is():
+    given = (ray.data.from_items([{"content": text} for text in TEXTS]), KINDS["pandas"]())
+    want, got = (
+        {row["data_id"]: list(row["input_ids"]) for row in windows.take_all()}
+        for windows in (la.window_documents(of, window=64, workers=(1, 1)) for of in given)
+    )
+    assert len(want) > 5 and got == want
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,9 @@ import pytest
 import ray
 
 import longattn as la
+from longattn.pipeline.labelled_sink import write_labelled_windows
+from longattn.pipeline.score_actor import ScoreStage, ScoreWindows
+from longattn.scoring.settings import ScoreSettings
 from tests.conftest import WINDOW
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -40,17 +43,18 @@ def test_windows_as_lists_and_fixed_size_lists_get_the_same_scores(finished, tmp
     rows = labelled(finished[0].output).slice(0, 6)
     ids = np.array(rows["input_ids"].to_pylist())
     names = rows.select(["data_id", "category"])
-    kinds = {
-        "int64 lists": ray.data.from_arrow(
-            names.append_column("input_ids", pa.array(ids.tolist(), pa.list_(pa.int64())))
-        ),
-        "fixed size lists": ray.data.from_arrow(
-            names.append_column("input_ids", pa.array(ids.tolist(), pa.list_(pa.int32(), WINDOW)))
-        ),
-    }
-    for kind, windows in kinds.items():
-        scored = la.score_windows(windows, model=checkpoint, workers=(1, 1))
-        la.write_labelled(scored, str(tmp_path / kind))
+
+    def windows(of):
+        return names.append_column("input_ids", pa.array(ids.tolist(), of))
+
+    fixed = ray.data.from_arrow(windows(pa.list_(pa.int32(), WINDOW)))
+    scored = la.score_windows(fixed, model=checkpoint, workers=(1, 1))
+    la.write_labelled(scored, str(tmp_path / "fixed size lists"))
+    settings = ScoreSettings(checkpoint, None, None, None, None)
+    score = ScoreWindows(ScoreStage(settings, "cpu", run=False), lambda *_: None)
+    lists = [score(windows(pa.list_(pa.int64())))]
+    write_labelled_windows(str(tmp_path / "int64 lists"), lists)
+    for kind in ("fixed size lists", "int64 lists"):
         got = labelled(tmp_path / kind)
         for column in ("data_id", "category", "input_ids", "ds", "variance", "ds_heads"):
             assert got[column].to_pylist() == rows[column].to_pylist(), (kind, column)

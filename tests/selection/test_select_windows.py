@@ -127,7 +127,7 @@ def population(x):
     return mean, math.sqrt(math.fsum((v - mean) * (v - mean) for v in x) / len(x))
 
 
-@settings(max_examples=examples(60))
+@settings(max_examples=examples(30))
 @given(
     rows=st.lists(st.tuples(window, score, score, score), min_size=1, max_size=40),
     cuts=st.lists(st.integers(0, 40), max_size=3),
@@ -277,7 +277,7 @@ def test_another_selection_replaces_the_first_and_the_same_one_rewrites_nothing(
     assert manifest["files"] == there and manifest["select"]["keep"] == {"count": 4}
 
 
-@settings(max_examples=examples(8), deadline=None)
+@settings(max_examples=examples(4), deadline=None)
 @given(st.integers(300, 5000))
 def test_selected_files_have_about_the_size_asked(tmp_path_factory, file_bytes):
     tmp_path = tmp_path_factory.mktemp("sizes")

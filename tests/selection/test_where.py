@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import longattn as la
 from longattn.config import Select
-from longattn.selection import reference, score_table, select_windows
+from longattn.selection import reference, score_table, select_windows, where
 from longattn.storage.tables import LABELLED, write_table
 from tests.examples import examples
 from tests.labelled import labelled_table, write_labelled, write_score_table
@@ -65,7 +65,7 @@ def with_heads(values, number):
     return {**row(*values, number), "ds_heads": of[0], "variance_heads": of[1]}
 
 
-@settings(max_examples=examples(40))
+@settings(max_examples=examples(25))
 @given(
     rows=st.lists(
         st.tuples(window, score, score, score, st.one_of(st.none(), value), value),
@@ -89,8 +89,9 @@ def test_any_rule_selects_what_the_reference_selects(tmp_path_factory, rows, cut
     own, there = rules.pop("own"), {each["category"] for each in rows}
     rules["categories"] = {"a": own} if own and "a" in there else {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(select_windows, "FEW", few)
-        patch.setattr(select_windows, "BUCKETS", 3)
+        for module in (select_windows, where):
+            patch.setattr(module, "FEW", few)
+            patch.setattr(module, "BUCKETS", 3)
         patch.setattr(score_table, "INSERTED", 7)
         told = la.select(str(tmp_path), **rules)
     table = pa.Table.from_pylist(rows, schema=LABELLED)

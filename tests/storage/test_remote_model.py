@@ -453,13 +453,3 @@ def test_plan_run_inspect_verify_and_evaluate_take_it(uploaded, corpus, tmp_path
     monkeypatch.setattr("longattn.reports.evaluation.variants", lambda *_: {})  # nine times as long
     result = la.evaluate(remote, ["select.alpha=1"], windows=2)
     assert result.settings.model == url
-
-
-@pytest.mark.parametrize("uploaded", ["shards"], indirect=True)
-def test_actors_of_a_cluster_take_it(uploaded, corpus, tmp_path, ray_cluster):
-    url, folder, _ = uploaded
-    settings = config(corpus, tmp_path / "ray", url)
-    summary = la.run(settings)
-    local = la.run(config(corpus, tmp_path / "local", str(folder)), executor="local")
-    assert summary.fingerprint == local.fingerprint
-    assert summary.score.windows == local.score.windows
