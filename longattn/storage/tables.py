@@ -162,7 +162,7 @@ def open_parquet(url: str, dictionaries: Sequence[str] = ()) -> Iterator[pq.Parq
     """A file whose pages are compared with their checksums as they are read.
 
     Args:
-        dictionaries: columns of strings that are read as dictionaries.
+        dictionaries: columns of strings that are read as dictionaries, where the file has them.
 
     Raises OSError where the storage fails, DamagedFileError for what is no Parquet file.
     """
@@ -171,8 +171,12 @@ def open_parquet(url: str, dictionaries: Sequence[str] = ()) -> Iterator[pq.Parq
         file = fs.open(path, "rb")
     with file:
         with readable(url):
+            footer = pq.read_metadata(file)
             parquet = pq.ParquetFile(
-                file, read_dictionary=[*dictionaries], page_checksum_verification=True
+                file,
+                metadata=footer,
+                read_dictionary=[name for name in dictionaries if name in footer.schema.names],
+                page_checksum_verification=True,
             )
         with parquet:
             yield parquet
