@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import ray
 from ray._private import ray_constants, services
+from ray.exceptions import AuthenticationError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from longattn.errors import ConfigError
@@ -21,6 +23,7 @@ from longattn.storage.files import filesystem, is_local
 from longattn.storage.output_folder import OutputFolder
 
 log = logging.getLogger("longattn")
+ANSWER_SECONDS = 15
 LONGEST_TMPDIR = 36  # bytes; Ray adds /ray/session_<time>_<pid>/sockets/plasma_store and the like
 
 
@@ -46,6 +49,7 @@ def connected() -> Iterator[None]:
             address = None if given == "local" else given or services.find_bootstrap_address(None)
             if address:
                 log.info("connecting to Ray at %s", address)
+                _require_answer(address)
             else:
                 why = "as RAY_ADDRESS=local says" if given else "where none runs yet"
                 log.info("starting Ray here, %s", why)
@@ -57,12 +61,33 @@ def connected() -> Iterator[None]:
             raise
         except OSError as error:
             raise _setting(error) from error
+        except AuthenticationError as error:
+            why = " ".join(error.message.split()).rstrip(".")
+            raise ConfigError(
+                f"RAY_AUTH_MODE {os.environ.get('RAY_AUTH_MODE', 'not set')}: {why}: put the token of the "
+                "cluster into ~/.ray/auth_token or RAY_AUTH_TOKEN; where it asks for none, set RAY_AUTH_MODE="
+                "disabled"
+            ) from error
         finally:
             if main and callable(before):
                 signal.signal(signal.SIGTERM, before)
         yield
     finally:
         ray.shutdown()
+
+
+def _require_answer(address: str) -> None:
+    """Refuse an address where nothing listens: Ray itself asks there for minutes. Raises ConfigError."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if not (host and port.isdecimal()):
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise ConfigError(
+            f"RAY_ADDRESS {address}: nothing answers there ({error}); allowed: the host:port of a Ray head "
+            "that runs, as `ray start` prints it; without RAY_ADDRESS one is started here"
+        ) from error
 
 
 @contextmanager

@@ -135,6 +135,8 @@ def test_too_many_bad_records_on_ray_fail_with_one_line(corpus, checkpoint, tmp_
         (["sources.0.text_column=text"], ["'text'", "0.jsonl", "content"]),
         (["scorer.model=/nowhere"], ["'/nowhere'", "no such folder"]),
         (["scorer.model={empty}"], ["{empty}", "config.json"]),
+        (["select.rank_by=ratio"], ["no window will have a column ratio", "allowed: lds, "]),
+        (["output={empty}/../config.yaml"], ["config.yaml: a file is there", "allowed: a folder"]),
     ],
     ids=lambda value: value[0] if "=" in value[0] else "",
 )  # fmt: skip
@@ -151,6 +153,18 @@ def test_a_bad_setting_is_refused_in_one_line_before_ray_starts(
     for part in told:
         assert part.format(empty=tmp_path / "empty") in line
     assert not (tmp_path / "out").exists()
+
+
+def test_select_refuses_what_only_another_run_could_give(finished, tmp_path):
+    path = write(tmp_path, finished[0])
+    for setting, there in (("window.tokens=1024", 512), ("scorer.min_distance=64", 128)):
+        name, _, here_ = setting.partition("=")
+        result = here("select", path, "--set", setting)
+        assert result.exit_code == 2 and not result.stdout
+        assert (
+            f"{name} {here_}: " in result.stderr
+            and f"holds scores of {name} {there};" in result.stderr
+        )
 
 
 def test_a_command_of_its_own_process_refuses_before_ray_starts(

@@ -2,10 +2,12 @@
 
 import errno
 import logging
+import socket
 
 import pytest
 import ray
 from ray._private import services, utils
+from ray.exceptions import AuthenticationError
 
 from longattn import cluster
 from longattn.errors import ConfigError
@@ -19,6 +21,7 @@ def no_cluster(monkeypatch):
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", lambda **named: given.append(named))
     monkeypatch.setattr(ray, "shutdown", lambda: None)
+    monkeypatch.setattr(cluster, "_require_answer", lambda address: None)
     return given
 
 
@@ -57,6 +60,36 @@ def test_a_ray_that_asks_for_another_token_is_a_setting(no_cluster, monkeypatch)
     assert said.startswith("Failed to connect to Ray cluster at 10.0.0.7:6379: ")
     assert "the RAY_AUTH_MODE of here (not set)?" in said and "set RAY_AUTH_MODE=token" in said
     assert "\n" not in said
+
+
+def test_an_address_where_nothing_listens_is_refused_at_once(monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        for of in (address, f"ray://{address}", "auto"):
+            cluster._require_answer(of)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(ConfigError, match=f"RAY_ADDRESS {address}: nothing answers there"):
+        cluster.connected().__enter__()
+
+
+def test_a_token_that_is_not_there_is_a_setting(no_cluster, monkeypatch):
+    def refused(**_):
+        raise AuthenticationError(
+            "Token authentication is enabled but no token was found. Ensure\nthat"
+        )
+
+    monkeypatch.setattr(ray, "init", refused)
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.7:6379")
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    with pytest.raises(ConfigError) as caught, cluster.connected():
+        pass
+    said = str(caught.value)
+    assert said.startswith(
+        "RAY_AUTH_MODE token: Token authentication is enabled but no token was found"
+    )
+    assert "\n" not in said and "auth_token" in said
 
 
 def test_local_starts_one_though_another_runs_here(no_cluster, monkeypatch, caplog):

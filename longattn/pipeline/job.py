@@ -47,10 +47,11 @@ from longattn.resume.markers import digest_of, forget, read_markers
 from longattn.resume.remaining import Remaining, drop_repeats, find_remaining, mixture_remark
 from longattn.resume.shards import Shard, held, note_shards, shards_held
 from longattn.scoring.settings import ScoreSettings
+from longattn.selection.columns import coming_columns, require_columns
 from longattn.selection.select_windows import CategorySelection, select
 from longattn.storage.digests import json_checksum
 from longattn.storage.files import sweep, warn_if_slow
-from longattn.storage.output_folder import OutputFolder
+from longattn.storage.output_folder import OutputFolder, require_folder
 from longattn.storage.records import read_record, write_record
 from longattn.storage.tables import DamagedFileError
 from longattn.text import without_secrets
@@ -100,6 +101,8 @@ def run(
     config = Config.of(config)
     job = Job(config, executor, whole=check, shard=Shard.parse(shard) if shard else None)
     job.check()
+    if select_after:
+        require_columns(job.folder, config.select, coming_columns(config))
     with stop_on_sigterm() as stop, held(config.output, stop.end, job.shard) as hold:
         return job.run(stop, hold, select_after=select_after)
 
@@ -132,6 +135,7 @@ class Job:
         self.settings = ScoreSettings.of(config)
         self.precision: dict[str, Any] = {}
         self.samples = {source.category: source.sample for source in config.sources}
+        require_folder(config.output)
         require_apart(config.sources, config.output)
         self.tables: dict[str, TableSummary] = {}
         self._cluster = ExitStack()  # keeps Ray between the stages and the further scores

@@ -132,8 +132,10 @@ def further_figures(
 
 
 def histogram(values: Floats, kept: NDArray[np.bool_]) -> Histogram:
-    """Of some values, in up to BINS bins."""
-    low, high = float(values.min()), float(values.max())
+    """Of those of some values that are numbers, in up to BINS bins."""
+    there = np.isfinite(values)
+    values, kept = values[there], kept[there]
+    low, high = (float(values.min()), float(values.max())) if len(values) else (0.0, 0.0)
     if low == high:
         low, high = low - abs(low) * 0.01 - 1e-12, high + abs(high) * 0.01 + 1e-12
     edges = np.linspace(low, high, min(BINS, max(8, int(math.sqrt(len(values)) * 2))) + 1)

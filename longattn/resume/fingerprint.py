@@ -98,7 +98,7 @@ def own_folder(output: str, parts: ScoreParts, config: Config | None) -> str:
         changes = ", ".join(f"{k}: there {old.get(k)!r}, here {new.get(k)!r}" for k in other)
         raise FolderError(
             f"{without_secrets(output)} holds scores of other settings ({changes}); "
-            "choose another output, or the settings of the folder"
+            "choose another output, the settings of the folder, or remove the folder"
         )
     return parts.fingerprint
 

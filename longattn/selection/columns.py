@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from longattn.config import Config
 from longattn.selection.heads import mean_of_heads
 from longattn.settings.selection import Select
 from longattn.storage.files import filesystem, join
@@ -172,6 +173,47 @@ class Columns:
         return found
 
 
+def require_columns(folder: OutputFolder, select: Select, coming: Collection[str]) -> None:
+    """Refuse a column that no window will have, before anything is scored for it.
+
+    Args:
+        coming: columns of the score tables that will be computed, and that the corpus brings.
+
+    Raises:
+        ValueError: in one line, with the columns that there will be.
+    """
+    missing = [name for name in _elsewhere(select) if name not in coming]
+    if not missing:
+        return
+    there = dict.fromkeys(["lds", *(of.name for of in LABELLED if _is_number(of.type)), *coming])
+    for table in score_tables(folder):  # a joined one, and those of runs before
+        for url in list(folder.score_files(table))[:1]:
+            with open_parquet(url) as parquet:
+                there |= dict.fromkeys(parquet.schema_arrow.names)
+    for name in missing:
+        if name not in there:
+            raise ValueError(
+                f"select: no window will have a column {name}; allowed: {', '.join(there)}"
+            )
+
+
+def coming_columns(config: Config) -> list[str]:
+    """Single values that score tables of a config will have, and those that the corpus brings."""
+    tables = [name for score in config.scores for name in score.columns]
+    brought = [name for source in config.sources for name in source.columns]
+    return [name for name in [*tables, *brought] if not name.endswith("_layers")]
+
+
+def _elsewhere(select: Select) -> list[str]:
+    """The columns of a selection that are not every labelled file's."""
+    asked = dict.fromkeys([select.rank_by, *select.bound_columns()])
+    return [
+        name
+        for name in asked
+        if name != "lds" and name not in LABELLED.names and not EXTRA_SCORE_COLUMNS.fullmatch(name)
+    ]
+
+
 def columns_of(
     folder: OutputFolder, select: Select, urls: Collection[str], heads: Heads | None
 ) -> Columns:
@@ -187,12 +229,7 @@ def columns_of(
         ValueError: a column that is nowhere, in two score tables, or in one that lacks files.
     """
     bounds = select.bound_columns()
-    asked = [name for name in dict.fromkeys([select.rank_by, *bounds]) if name != "lds"]
-    elsewhere = [
-        name
-        for name in asked
-        if name not in LABELLED.names and not EXTRA_SCORE_COLUMNS.fullmatch(name)
-    ]
+    elsewhere = _elsewhere(select)
     tables = _tables_of(folder, elsewhere, urls) if elsewhere else {}
     chosen = select.heads if isinstance(select.heads, tuple) else heads
     named: tuple[str, ...] = ()

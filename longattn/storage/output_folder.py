@@ -30,7 +30,9 @@ _longattn/export-<format>.json   of which windows, in which order, the parts of 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
+from longattn.errors import ConfigError
 from longattn.storage.files import filesystem, join, list_files
 
 FORMAT = 2
@@ -156,3 +158,9 @@ def selection_of(url: str) -> str | None:
     """The name of the selection that a selected file is of; None of the one without a name."""
     folders = url.rpartition("/selected/")[2].split("/")[:-1]
     return folders[0] if len(folders) > 1 else None
+
+
+def require_folder(output: str) -> None:
+    """Refuse a local output that is a file. Raises ConfigError in one line."""
+    if "://" not in output and Path(output).is_file():
+        raise ConfigError(f"output {output}: a file is there; allowed: a folder, which a run makes")

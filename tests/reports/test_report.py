@@ -4,6 +4,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
@@ -15,8 +16,9 @@ from longattn.reports.page import render
 from longattn.reports.report import report_page, uniform_ds, write_report
 from longattn.resume.fingerprint import own_folder
 from longattn.storage.files import write_json
+from longattn.storage.output_folder import OutputFolder
 from longattn.text import digits, duration, share, short, size
-from tests.labelled import labelled_table, score_parts, write_labelled
+from tests.labelled import labelled_table, score_parts, write_labelled, write_score_table
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)>\u202e</pre></script>"
 
@@ -181,6 +183,20 @@ def test_the_threshold_is_named_for_what_ranks(tmp_path):
     order = np.argsort(-table["recurrence"].to_numpy(), kind="stable")
     shown = re.findall(r"(a-\d{4}) ·", page.text)
     assert shown == [table["data_id"][int(order[i])].as_py() for i in (0, 6, 7, -1)]
+
+
+def test_windows_without_a_value_of_what_ranks_are_left_out_of_its_histogram(tmp_path):
+    output = selected(tmp_path, categories=("a", "b"))
+    stars = {"a": [None if i % 3 else float(i) for i in range(60)], "b": [None] * 60}
+    for url in OutputFolder(output).labelled_files():
+        column = pa.array(stars[url.split("/")[-2]], pa.float64())
+        write_score_table(url, "stars", {"stars": column})
+    la.select(output, keep={"count": 5}, rank_by="stars")
+    a, b = Page(report_page(output)).data["categories"]
+    ranked = a["histograms"]["ranked"]
+    assert (ranked["edges"][0], ranked["edges"][-1]) == (0, 57)
+    assert (sum(ranked["kept"]), sum(ranked["dropped"])) == (5, 15)
+    assert sum(b["histograms"]["ranked"]["dropped"]) == 0 and b["kept"] == 0
 
 
 def test_variance_is_the_word_and_du_is_told_once(tmp_path):

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 import longattn as la
 from longattn.config import Select
 from longattn.selection import reference, score_table, select_windows, where
+from longattn.selection.columns import require_columns
+from longattn.storage.output_folder import OutputFolder
 from longattn.storage.tables import LABELLED, write_table
 from tests.examples import examples
 from tests.labelled import labelled_table, write_labelled, write_score_table
@@ -264,3 +266,20 @@ def test_a_bad_rule_is_refused_in_one_line(tmp_path, overrides, said):
     with pytest.raises(ValueError, match=said) as refused:
         la.select(str(tmp_path), **overrides)
     assert "\n" not in str(refused.value)
+
+
+def test_a_column_that_no_window_will_have_is_refused_before_anything_is_scored(tmp_path):
+    folder = OutputFolder(str(tmp_path))
+    for rank_by in ("lds", "variance", "recurrence_pairs", "ds_k64", "gap"):
+        require_columns(folder, Select(rank_by=rank_by), ["gap"])
+    bound = {"column": "stars", "min": 1}
+    for asked in (
+        {"rank_by": "stars"},
+        {"where": [bound]},
+        {"categories": {"a": {"where": [bound]}}},
+    ):
+        with pytest.raises(ValueError, match=r"column stars; allowed: lds, .*, ds, .*, gap$"):
+            require_columns(folder, Select.check(asked, "select"), ["gap"])
+    url = write_labelled(tmp_path, "a", labelled_table("a", ["a-0"], np.ones(1), np.ones(1)))
+    write_score_table(url, "stars", {"stars": pa.array([3.0])})
+    require_columns(folder, Select(rank_by="stars"), [])
