@@ -32,6 +32,8 @@ SPLICE = 4  # documents in a splice
 CPU_TOKENS = (
     2048  # of a window whose attention is measured on a CPU: some 0.05 s, where 32K takes 4
 )
+UNCLEAR = 0.55  # AUC from which an interval that holds 0.5 is too wide rather than the score blind
+UNTOLD = ": too few documents to tell from chance; `longattn evaluate` measures more"
 ATTENTION = ("lds", "ds", "variance")
 
 Floats = NDArray[np.float64]
@@ -65,7 +67,9 @@ class Check:
         """`LDS tells native windows from splices with AUC 0.51 (0.40 to 0.62): no better than chance`."""
         name = "LDS" if self.column == "lds" else self.column
         value, low, high = self.splice
-        verdict = ": no better than chance" if self.blind else ""
+        verdict = ""
+        if self.blind:
+            verdict = ": no better than chance" if value < UNCLEAR else UNTOLD
         worse = "worse than by chance" if high < 0.5 else ""
         verdict = f": {worse}" if worse else verdict
         repeats = 1 - self.repeat[0]

@@ -32,8 +32,9 @@ from longattn.reports.plan_scores import ScoreCost, score_costs
 from longattn.resume.fingerprint import read_run_record
 from longattn.resume.remaining import find_remaining
 from longattn.scoring.settings import ScoreSettings
+from longattn.selection.columns import coming_columns, require_columns
 from longattn.settings.reference import settings_in_force
-from longattn.storage.output_folder import OutputFolder
+from longattn.storage.output_folder import OutputFolder, require_folder
 from longattn.storage.records import read_record
 from longattn.storage.tables import parquet_writer
 from longattn.text import without_secrets
@@ -146,7 +147,9 @@ def plan(
         ValueError: what a run refuses in its first seconds.
         OSError: the storage failed.
     """
+    require_folder(config.output)
     require_apart(config.sources, config.output)
+    require_columns(OutputFolder(config.output), config.select, coming_columns(config))
     splits = list_splits(config.sources)
     check_sources(splits)
     column_types(splits)

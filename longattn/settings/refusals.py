@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from longattn.errors import ConfigError
 from longattn.settings.fields import model_at, setting_fields
@@ -44,7 +45,20 @@ def refusal(error: ValidationError, model: type[BaseModel]) -> str:
         return f"{field}: no such setting; {_meant(first['loc'], model)}"
     given = first["input"] if first["type"] != "missing" else "nothing"
     shown = "" if isinstance(given, (dict, BaseModel)) else f" (given: {given!r:.120})"
-    return f"{field}: {first['msg'].removeprefix('Value error, ')}{shown}"
+    return f"{field}: {_shape(first, model)}{shown}"
+
+
+def _shape(error: ErrorDetails, model: type[BaseModel]) -> str:
+    """What is wrong with a value; of one of another shape, the shape that is wanted."""
+    kind, given = error["type"], error["input"]
+    inner = model_at(model, (*error["loc"], ""))
+    if kind in ("model_type", "model_attributes_type", "dict_type") and inner is not None:
+        return f"a mapping is required, of {', '.join(inner.model_fields)}"
+    if kind in ("tuple_type", "list_type"):
+        return "a list is required, each entry of which begins with a dash"
+    told = error["msg"].removeprefix("Value error, ")
+    share = kind == "less_than_equal" and error.get("ctx", {}).get("le") == 1
+    return f"{told}; did you mean {given:g}%?" if share and 1 < given <= 100 else told
 
 
 def _meant(location: tuple[int | str, ...], model: type[BaseModel]) -> str:

@@ -46,7 +46,7 @@ class Score(Settings):
     """A further score of labelled windows, kept in tables of its own below scores/<name>."""
 
     name: Annotated[str, AfterValidator(check_score_name)] = Field(
-        description="of its columns and its folder"
+        description="of its folder and, but for measures, of its columns"
     )
     kind: Literal["loss_gap", "attention", "measures"] = Field(
         description="loss_gap: how much better a language model predicts with the whole window; "

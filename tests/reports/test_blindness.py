@@ -29,6 +29,8 @@ def test_a_line_says_what_chance_cannot():
     assert not good.blind and good.line().endswith(
         "AUC 0.90 (0.80 to 1.00) (9 documents, 512 tokens)"
     )
+    unclear = Check("lds", 2048, 12, (0.62, 0.38, 0.83), (0.6, 0.5, 0.7)).line()
+    assert "chance; `longattn evaluate` measures more" in unclear and "no better" not in unclear
     assert "worse than by chance" in Check("ds", 512, 9, (0.2, 0.1, 0.3), (0.6, 0.5, 0.7)).line()
 
 
