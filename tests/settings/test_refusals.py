@@ -72,7 +72,7 @@ def test_settings_of_any_kind_are_checked_in_one_line():
         (
             Sample,
             {"fraction": 2},
-            "sample: fraction: Input should be less than or equal to 1 (given: 2)",
+            "sample: fraction: Input should be less than or equal to 1; did you mean 2%? (given: 2)",
         ),
         (Source, {"category": "a"}, "sample: path: Field required (given: 'nothing')"),
     ):
