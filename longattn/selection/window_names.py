@@ -9,6 +9,7 @@ order of labelled file and row. Only numbers go into the database.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -60,10 +61,11 @@ class WindowNames:
         """The windows at ascending positions."""
         if not len(positions):
             return SCHEMA.empty_table()
-        of = np.searchsorted(self._starts, positions, side="right") - 1
+        ends = np.searchsorted(positions, self._starts)  # of each block, where its positions begin
         return pa.concat_tables(
-            self._read(number).take(pa.array(positions[of == number] - self._starts[number]))
-            for number in np.unique(of).tolist()
+            self._read(number).take(pa.array(positions[start:stop] - self._starts[number]))
+            for number, (start, stop) in enumerate(pairwise(ends.tolist()))
+            if start < stop
         )
 
     def close(self) -> None:
