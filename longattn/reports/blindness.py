@@ -19,7 +19,6 @@ from longattn.reports.head_choice import head_scorer
 from longattn.selection.auc import auc
 from longattn.selection.heads import HeadScores, lds_of_heads, mean_of_heads
 from longattn.selection.kept_heads import heads_of
-from longattn.settings.scores import Score
 from longattn.settings.selection import Select
 from longattn.storage.output_folder import OutputFolder
 from longattn.storage.records import read_record, write_record
@@ -68,10 +67,10 @@ class Check:
         name = "LDS" if self.column == "lds" else self.column
         value, low, high = self.splice
         verdict = ""
-        if self.blind:
+        if high < 0.5:
+            verdict = ": worse than by chance"
+        elif self.blind:
             verdict = ": no better than chance" if value < UNCLEAR else UNTOLD
-        worse = "worse than by chance" if high < 0.5 else ""
-        verdict = f": {worse}" if worse else verdict
         repeats = 1 - self.repeat[0]
         degenerate = (
             f"; one passage repeated ranks above a native window in {100 * repeats:.0f} of 100 cases"
@@ -97,7 +96,7 @@ def check_ranking(config: Config, seed: int = 0) -> dict[str, Check]:
         return {}
     if column in ATTENTION or (further is not None and further.model):
         config = _bounded(config)
-    rank = _ranking(config, further)
+    rank = _ranking(config)
     found = {}
     documents = long_documents(config, seed=seed, fewest=0, most=DOCUMENTS)
     for name, of in documents.items():
@@ -119,14 +118,13 @@ def check_ranking(config: Config, seed: int = 0) -> dict[str, Check]:
     return found
 
 
-def _ranking(config: Config, further: Score | None) -> Callable[[list[Ids], str], list[Floats]]:
+def _ranking(config: Config) -> Callable[[list[Ids], str], list[Floats]]:
     """What computes the ranking column of kinds of windows of a category, native ones first."""
     column = config.select.rank_by
-    if further is not None:
+    if further := tuple(score for score in config.scores if column in score.columns):
         from longattn.reports.evaluated_scores import EvaluatedScores
 
-        of_name = [score for score in config.scores if score.name == further.name]
-        only = config.model_copy(update={"scores": tuple(of_name)})
+        only = config.model_copy(update={"scores": further})
         tokenizer = load_tokenizer(config.scorer.model)
         scores = EvaluatedScores(only, tokenizer, _device())
 

@@ -5,8 +5,9 @@
     python by_longattn.py gather RUN HELD_OUT OUT
 
 `split` writes the documents that may be trained on to ROOM/corpus, a category a group of files, and all
-others to ROOM/held_out; of a category with a share, that share of the documents by the hash of their text. `gather` puts the labelled windows of RUN before those of HELD_OUT (what
-`windows.py cut` wrote), in one form, with OUT/scores.npz: a value of each score for each window of the pool.
+others to ROOM/held_out; of a category with a share, that share of the documents by the hash of their
+text. `gather` puts the labelled windows of RUN before those of HELD_OUT (what `windows.py` wrote), in one
+form, with OUT/scores.npz: a value of each score for each window of the pool.
 """
 
 from __future__ import annotations
