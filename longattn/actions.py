@@ -135,11 +135,9 @@ def _selecting(path: str, overrides: list[str]) -> Config:
     What `la.write_labelled` wrote has no settings; its sources are then the windows themselves.
     """
     from longattn.config import Config, is_config_file, output_of
-    from longattn.errors import ConfigError
-    from longattn.resume.fingerprint import read_run_record
+    from longattn.resume.fingerprint import require_windows_of
     from longattn.resume.origin import read_origin
     from longattn.storage.output_folder import OutputFolder
-    from longattn.text import without_secrets
 
     if not is_config_file(path):
         output = output_of(path)
@@ -148,17 +146,7 @@ def _selecting(path: str, overrides: list[str]) -> Config:
             source = {"category": "labelled", "path": OutputFolder(output).labelled}
             return Config.of({"sources": [source], "output": output}, overrides)
     config = Config.of(path, overrides)
-    record = read_run_record(config.output)
-    if record is not None:
-        for name, there, here in (
-            ("window.tokens", record.parts.window, config.window.tokens),
-            ("scorer.min_distance", record.parts.min_distance, config.min_distance),
-        ):
-            if there != here:
-                raise ConfigError(
-                    f"{name} {here}: {without_secrets(config.output)} holds scores of {name} {there}; "
-                    "select ranks those; allowed: that, or another output"
-                )
+    require_windows_of(config)
     return config
 
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from longattn.config import Config, ConfigLike, Mix, MixLike, Select, output_of
+from longattn.config import Config, ConfigLike, Mix, MixLike, Select, is_config_file, output_of
 from longattn.errors import ConfigError
 from longattn.settings.numbers import ByteSize, WindowLength, read_number
 from longattn.settings.paths import absolute_path
@@ -93,11 +94,14 @@ def select(
         select("out/books", alpha=1.0, keep={"fraction": 0.25})
     """
     from longattn.reports.retelling import retell
+    from longattn.resume.fingerprint import require_windows_of
     from longattn.selection.kept_heads import chosen_categories
     from longattn.selection.select_windows import resolved
     from longattn.selection.select_windows import select as select_labelled
     from longattn.storage.output_folder import OutputFolder
 
+    if not isinstance(path, (str, Path)) or is_config_file(path):
+        require_windows_of(Config.of(path))
     output, settings, size = resolved(path, settings, file_bytes, overrides)
     if settings.heads == "auto" and not chosen_categories(OutputFolder(output)):
         from longattn.reports.head_choice import choose_heads

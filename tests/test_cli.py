@@ -11,7 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
+import longattn as la
 from longattn.cli import app
+from longattn.errors import ConfigError
 from tests.broken import quiet_log
 from tests.conftest import config
 
@@ -163,6 +165,10 @@ def test_select_refuses_what_only_another_run_could_give(finished, tmp_path):
     for setting, there in (("window.tokens=1024", 512), ("scorer.min_distance=64", 128)):
         name, _, here_ = setting.partition("=")
         result = here("select", path, "--set", setting)
+        with pytest.raises(
+            ConfigError, match=rf"{name} {here_}: .* holds scores of {name} {there};"
+        ):
+            la.select(la.Config.of(path, [setting]))
         assert result.exit_code == 2 and not result.stdout
         assert (
             f"{name} {here_}: " in result.stderr

@@ -103,6 +103,25 @@ def own_folder(output: str, parts: ScoreParts, config: Config | None) -> str:
     return parts.fingerprint
 
 
+def require_windows_of(config: Config) -> None:
+    """Refuse settings of windows that are not those whose scores its output holds, which only a run can make.
+
+    Raises ConfigError in one line.
+    """
+    record = read_run_record(config.output)
+    if record is None:
+        return
+    for name, there, here in (
+        ("window.tokens", record.parts.window, config.window.tokens),
+        ("scorer.min_distance", record.parts.min_distance, config.min_distance),
+    ):
+        if there != here:
+            raise ConfigError(
+                f"{name} {here}: {without_secrets(config.output)} holds scores of {name} {there}; "
+                "select ranks those; allowed: that, or another output"
+            )
+
+
 def grown_samples(output: str, samples: Mapping[str, Sample | None]) -> set[str]:
     """Categories of which this run takes a larger share than earlier ones: to be read again.
 
