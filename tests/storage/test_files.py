@@ -32,7 +32,7 @@ from longattn.storage.files import (
     write_bytes,
     write_json,
 )
-from longattn.storage.tables import content_name, file_metadata, open_parquet
+from longattn.storage.tables import carried_fields, content_name, file_metadata, open_parquet
 from tests.labelled import labelled_table, write_labelled
 from tests.s3 import FaultyProxy, environment
 
@@ -201,3 +201,21 @@ def test_names_follow_contents():
     one, two = pa.array(["a", "b"]), pa.array(["a", "c"])
     assert content_name(one) == content_name(pa.chunked_array([["a"], ["b"]]))
     assert content_name(one) != content_name(two)
+
+
+def test_users_columns_of_single_values_are_carried():
+    of_user = {
+        "n": pa.int64(),
+        "when": pa.timestamp("us"),
+        "label": pa.dictionary(pa.int8(), pa.string()),
+    }
+    left = {"ids": pa.list_(pa.int64()), "at": pa.struct([("x", pa.int8())]), "id": pa.uuid()}
+    own = {"ds": pa.float64(), "ds_k2": pa.float64(), "split": pa.string()}
+    fields = [
+        pa.field(name, kind, metadata={"k": "v"})
+        for name, kind in {**of_user, **left, **own}.items()
+    ]
+    carried = carried_fields([pa.schema(fields[:4]), pa.schema(fields[2:])])
+    assert [(field.name, field.type, field.metadata) for field in carried] == [
+        (name, of_user[name], None) for name in sorted(of_user)
+    ]
