@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from longattn.config import Config, ConfigLike
 from longattn.corpus.apart import require_apart
-from longattn.corpus.columns import arrow_type
 from longattn.corpus.first_look import check_sources, column_types, with_types
 from longattn.corpus.records import Split
 from longattn.corpus.sources import list_sources
-from longattn.errors import FolderError, RunError
+from longattn.errors import RunError
 from longattn.models import require_reachable
 from longattn.pipeline.execution import Executor, Outcome, Work
 from longattn.pipeline.failures import reason_of
@@ -35,11 +34,12 @@ from longattn.pipeline.shares import is_last, of_share
 from longattn.pipeline.stopping import Stop, stop_on_sigterm
 from longattn.pipeline.summary import RunSummary, summarise
 from longattn.reports.retelling import selection_proof
-from longattn.resume.damage import set_aside
+from longattn.resume.damage import damaged_records, set_aside
 from longattn.resume.fingerprint import (
     grown_samples,
     note_samples,
     own_folder,
+    read_column_types,
     read_run_record,
 )
 from longattn.resume.lock import Hold
@@ -167,22 +167,20 @@ class Job:
                     if not is_last(self, self.shard, stop, stack):
                         return own
                     done = self.label(stop, hold)  # what all shares have labelled
-                self.tables = self.score(stop)
+                done = self.score(done, stop, hold)
             return self.finish(done, stop, hold, select_after=select_after)
 
     def finish(self, done: Done, stop: Stop, hold: Hold, *, select_after: bool) -> RunSummary:
         """Select from what is labelled, and sum up."""
         if self.config.select.heads == "auto" and done.labelled.windows:
             self._choose_heads()
+        set_aside(self.config.output, damaged_records(self.config.output))
         started = time.perf_counter()
         try:
             selection = self.select(done.labelled) if select_after else {}
         except DamagedFileError as error:
-            log.warning("%s: every labelled file is read now", error)
-            self.whole = True
             with self._cluster:
-                done = self.label(stop, hold)
-                self.tables |= self.score(stop)
+                done = self._made_whole(error, stop, hold)
             started = time.perf_counter()
             selection = self.select(done.labelled)
         summary = summarise(
@@ -266,8 +264,25 @@ class Job:
             raise RunError(too_bad)
         return Done(fingerprint, left, labelled, outcome)
 
-    def score(self, stop: Stop) -> dict[str, TableSummary]:
-        """Compute the tables of further scores that are not there yet."""
+    def score(self, done: Done, stop: Stop, hold: Hold) -> Done:
+        """Compute the tables of further scores that are not there yet; what is labelled then."""
+        try:
+            self.tables = self._score(stop)
+        except DamagedFileError as error:
+            return self._made_whole(error, stop, hold)
+        return done
+
+    def _made_whole(self, error: DamagedFileError, stop: Stop, hold: Hold) -> Done:
+        """After a damaged file was met: all are read, and what is not as it was written is made anew."""
+        log.warning("%s: every labelled file and score table is read now", error)
+        self.whole = True
+        if self.config.scores:
+            self.table_job.read_whole()
+        done = self.label(stop, hold)
+        self.tables |= self._score(stop)
+        return done
+
+    def _score(self, stop: Stop) -> dict[str, TableSummary]:
         if not self.config.scores:
             return {}
         config, executor = self.config, tables_executor(self.executor)
@@ -379,7 +394,7 @@ class Job:
     def _column_types(self, splits: list[Split]) -> dict[str, str]:
         """The types of the user's columns: what earlier runs into the folder had stays."""
         url = self.folder.record("columns")
-        known = self._known_types()
+        known = read_column_types(self.config.output)
         types = column_types(splits, known)
         if types != known:
             write_record(url, types)
@@ -390,21 +405,8 @@ class Job:
         asked = {name for source in self.config.sources for name in source.columns}
         return {name: types[name] for name in sorted(asked & types.keys())}
 
-    def _known_types(self) -> dict[str, str]:
-        """What `columns.json` says; raises FolderError where it names no types."""
-        url = self.folder.record("columns")
-        known = read_record(url) or {}
-        for name, kind in known.items():
-            try:
-                arrow_type(kind)
-            except (ValueError, TypeError):
-                raise FolderError(
-                    f"{without_secrets(url)}: damaged: {kind!r:.80} is no type of {name!r:.80}"
-                ) from None
-        return known
-
     def _log_new_columns(self) -> None:
-        known = self._known_types()
+        known = read_column_types(self.config.output)
         asked = {name for source in self.config.sources for name in source.columns}
         for name in sorted(asked - known.keys()):
             log.warning(

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from longattn.config import Config, Sample
+from longattn.corpus.columns import arrow_type
 from longattn.errors import ConfigError, FolderError
 from longattn.scoring.settings import ScoreParts
 from longattn.settings.overrides import read_yaml
@@ -178,3 +179,17 @@ def _share(sample: Sample | None) -> dict[str, Any]:
     if sample is None or sample.fraction == 1:
         return {"fraction": 1.0, "seed": 0}
     return sample.model_dump()
+
+
+def read_column_types(output: str) -> dict[str, str]:
+    """The types of the user's columns in labelled windows; raises FolderError where they are none."""
+    url = OutputFolder(output).record("columns")
+    known = read_record(url) or {}
+    for name, kind in known.items():
+        try:
+            arrow_type(kind)
+        except (ValueError, TypeError):
+            raise FolderError(
+                f"{without_secrets(url)}: damaged: {kind!r:.80} is no type of {name!r:.80}"
+            ) from None
+    return known
