@@ -32,6 +32,7 @@ from longattn.storage.files import (
     write_bytes,
     write_json,
 )
+from longattn.storage.output_folder import category_of, selection_of
 from longattn.storage.tables import carried_fields, content_name, file_metadata, open_parquet
 from tests.labelled import labelled_table, write_labelled
 from tests.s3 import FaultyProxy, environment
@@ -219,3 +220,11 @@ def test_users_columns_of_single_values_are_carried():
     assert [(field.name, field.type, field.metadata) for field in carried] == [
         (name, of_user[name], None) for name in sorted(of_user)
     ]
+
+
+def test_the_folder_of_a_selected_file_tells_its_category_and_selection():
+    for url, category, name in (
+        ("out/selected/book/x.parquet", "book", None),
+        ("s3://b/selected/out/selected/best/code/x.parquet", "code", "best"),
+    ):
+        assert (category_of(url), selection_of(url)) == (category, name)
