@@ -123,6 +123,16 @@ def test_errors_of_storage_are_of_the_system_and_tell_no_secret():
     ):
         raise LookupError("no y")
 
+    class NotThereError(FileNotFoundError):
+        """As clients of stores have kinds of their own, which another process may lack."""
+
+    with (
+        pytest.raises(FileNotFoundError, match=r"^memory://x: gone$") as error,
+        storage_errors("memory://x"),
+    ):
+        raise NotThereError("gone")
+    assert type(error.value) is FileNotFoundError
+
 
 def test_what_takes_long_is_told(caplog):
     with warn_if_slow("listing", 60):
