@@ -176,7 +176,10 @@ def _block(
         tl.store(where + M * items, tl.sum(tl.where(inside, s2, 0.0), axis=0), mask=mask)
 
 
-@triton.jit
+# Compiled once, whatever the sizes: see hopper_kernel.py.
+@triton.jit(
+    do_not_specialize=["items", "heads", "kv_heads", "length", "min_distance", "stride", "blocks"]
+)
 def _sums_kernel(
     q_desc, k_desc, distances_ptr, first_ptr, partial_ptr,
     items, heads, kv_heads, length, min_distance, stride, blocks,
@@ -205,7 +208,7 @@ def _total_kernel(partial_ptr, total_ptr, blocks, CHUNK: tl.constexpr):
     tl.store(total_ptr + pid, tl.sum(total))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["length", "heads", "rows", "stride"])
 def _gather_rotate_kernel(
     table_ptr, ids_ptr, cos_ptr, sin_ptr, first_ptr, centre_ptr, shift_ptr, out_ptr,
     length, heads, rows, stride, low,
