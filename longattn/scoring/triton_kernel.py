@@ -440,7 +440,15 @@ def attention_sums(
     return s1, s2
 
 
+def first_pass(
+    q_bhrd: Tensor, k_bgld: Tensor, min_distance: int, first_b: Tensor, *,
+    reference: bool = False, portable: bool = False,
+) -> Tensor:  # fmt: skip
+    """The parts of S1 and S2 before any is done again, (2, 1, batch, heads, parts) float32."""
+    return _Work(q_bhrd, k_bgld, [min_distance], first_b, 1).first_pass(reference, portable)
+
+
 def lost_share(q_bhrd: Tensor, k_bgld: Tensor, min_distance: int, first_b: Tensor) -> float:
     """Share of blocks that leave the range of float32 if their scores have no reference."""
-    partial = _Work(q_bhrd, k_bgld, [min_distance], first_b, 1).first_pass(False, portable=True)
+    partial = first_pass(q_bhrd, k_bgld, min_distance, first_b, portable=True)
     return float(partial[0].isnan().double().mean())
