@@ -112,7 +112,7 @@ def select(path: str, overrides: list[str] | None) -> None:
 
     config = _selecting(path, overrides or [])
     with held(config.output):
-        if config.select.heads == "auto":
+        if config.select.chooses_heads:
             from longattn.reports.head_choice import choose_heads
 
             choose_heads(config)

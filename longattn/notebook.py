@@ -95,7 +95,7 @@ def select(
     """
     from longattn.reports.retelling import retell
     from longattn.resume.fingerprint import require_windows_of
-    from longattn.selection.kept_heads import chosen_categories
+    from longattn.selection.kept_heads import kept_choices
     from longattn.selection.select_windows import resolved
     from longattn.selection.select_windows import select as select_labelled
     from longattn.storage.output_folder import OutputFolder
@@ -103,7 +103,7 @@ def select(
     if not isinstance(path, (str, Path)) or is_config_file(path):
         require_windows_of(Config.of(path))
     output, settings, size = resolved(path, settings, file_bytes, overrides)
-    if settings.heads == "auto" and not chosen_categories(OutputFolder(output)):
+    if settings.chooses_heads and not kept_choices(OutputFolder(output), settings):
         from longattn.reports.head_choice import choose_heads
 
         choose_heads(Config.of(path).model_copy(update={"output": output, "select": settings}))

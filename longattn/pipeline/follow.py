@@ -170,7 +170,7 @@ class Follow:
         """Select from all that is labelled so far; what fails is tried again where a run does it."""
         config = self.job.config
         try:
-            if config.select.heads == "auto":
+            if config.select.chooses_heads:
                 from longattn.reports.head_choice import choose_heads
 
                 choose_heads(config)

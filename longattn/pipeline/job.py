@@ -47,7 +47,7 @@ from longattn.resume.markers import digest_of, forget, read_markers
 from longattn.resume.remaining import Remaining, drop_repeats, find_remaining, mixture_remark
 from longattn.resume.shards import Shard, held, note_shards, shards_held
 from longattn.scoring.settings import ScoreSettings
-from longattn.selection.columns import coming_columns, require_columns
+from longattn.selection.columns import require_selectable
 from longattn.selection.select_windows import CategorySelection, select
 from longattn.storage.digests import json_checksum
 from longattn.storage.files import sweep, warn_if_slow
@@ -103,7 +103,7 @@ def run(
     job = Job(config, executor, whole=check, shard=Shard.parse(shard) if shard else None)
     job.check()
     if select_after:
-        require_columns(job.folder, config.select, coming_columns(config))
+        require_selectable(config)
     with stop_on_sigterm() as stop, held(config.output, stop.end, job.shard) as hold:
         return job.run(stop, hold, select_after=select_after)
 
@@ -173,7 +173,7 @@ class Job:
 
     def finish(self, done: Done, stop: Stop, hold: Hold, *, select_after: bool) -> RunSummary:
         """Select from what is labelled, and sum up."""
-        if self.config.select.heads == "auto" and done.labelled.windows:
+        if self.config.select.chooses_heads and done.labelled.windows:
             self._choose_heads()
         started = time.perf_counter()
         try:

@@ -39,7 +39,7 @@ from longattn.reports.verdict import last_selection
 from longattn.resume.origin import Origin, require_origin
 from longattn.resume.score_tables import table_records
 from longattn.selection.columns import columns_of
-from longattn.selection.kept_heads import heads_of
+from longattn.selection.kept_heads import heads_of, kept_choices
 from longattn.storage.digests import json_checksum
 from longattn.storage.files import list_files, parallel, write_bytes
 from longattn.storage.output_folder import OutputFolder
@@ -210,7 +210,10 @@ def report_page(output: str) -> str:
         where=[str(bound) for bound in settings_of.where],
         own_categories=sorted(settings_of.categories),
         heads_told=heads_told(
-            settings_of, columns, read_record(folder.record("heads")), categories
+            settings_of,
+            columns,
+            kept_choices(folder, settings_of) if settings_of.chooses_heads else {},
+            categories,
         ),
         compared=compared_selections(folder),
         checks=recorded_check(folder, settings_of),
@@ -260,13 +263,13 @@ def _quarantine(output: str) -> list[Quarantined]:
 
 
 def _figures(name: str, windows: Windows, chosen: Mapping[str, Any]) -> CategoryFigures:
-    sample = _sample(len(windows.ds), _share(chosen))
-    few = windows.rows(sample)
+    scored = windows.rows(np.flatnonzero(np.isfinite(windows.ds)))
+    few = scored.rows(_sample(len(scored.ds), _share(chosen)))
     return CategoryFigures(
         name=name,
         windows=len(windows.ds),
         kept=int(windows.kept.sum()),
-        scale={"ds": Scale.of(windows.ds), "variance": Scale.of(windows.variance)},
+        scale={"ds": Scale.of(scored.ds), "variance": Scale.of(scored.variance)},
         threshold=chosen.get(name, {}).get("threshold"),
         histograms={
             "ds": histogram(windows.ds, windows.kept),

@@ -80,7 +80,11 @@ def read_windows(
             break
     table = pa.concat_tables(tables).sort_by("data_id")
     ds, variance = table["ds"].to_numpy(), table["variance"].to_numpy()
-    lds = long_distance_scores(ds, variance, select["alpha"], select["standardize"])
+    there = ~np.isnan(ds)  # of a score table, some windows may have none
+    lds = np.full(len(ds), math.nan)
+    lds[there] = long_distance_scores(
+        ds[there], variance[there], select["alpha"], select["standardize"]
+    )
     kept = pa.compute.is_in(table["data_id"], value_set=kept_ids)
     by_lds = select.get("rank_by", "lds") == "lds"
     ranked = lds if by_lds else table["rank"].fill_null(math.nan).to_numpy()
