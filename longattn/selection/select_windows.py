@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from longattn.config import Config, ConfigLike, Keep, Select, is_config_file, output_of
 from longattn.selection.columns import columns_of
-from longattn.selection.database import database, literal
+from longattn.selection.database import database, literal, small_table
 from longattn.selection.dataset_card import write_card
 from longattn.selection.exact_sums import Moments, moments
 from longattn.selection.kept_heads import kept_heads
@@ -47,7 +47,7 @@ SELECT *, {value} AS value FROM (
 _BEST = """
 CREATE OR REPLACE TABLE best AS
 SELECT category, position, lds, value, {weight} AS weight
-FROM ranked JOIN (VALUES {bounds}) AS bounds(category, bound) USING (category) WHERE value >= bound
+FROM ranked JOIN spans USING (category) WHERE value >= low
 """
 _UNIQUE_TOKENS = """
 SELECT category, sum(greatest(0, stop - greatest(start, reached))) FROM (
@@ -215,17 +215,13 @@ def _rank(
 ) -> None:
     """Make a view `ranked`: `windows` with `lds` and `value`, which is the higher the better."""
     connection = table.connection
-    connection.execute(
-        "CREATE OR REPLACE TABLE scales (category INTEGER, ds_origin DOUBLE, ds_unit DOUBLE, "
-        "du_origin DOUBLE, du_unit DOUBLE)"
-    )
-    for category in of_ds:
-        scales = [
-            Scale.of(of.mean, of.deviation, (of.low, of.high), settings.standardize)
-            for of in (of_ds[category], of_du[category])
-        ]
-        numbers = [number for scale in scales for number in (scale.origin, scale.unit)]
-        connection.execute("INSERT INTO scales VALUES (?, ?, ?, ?, ?)", [category, *numbers])
+    scales: dict[int, list[float]] = {category: [] for category in of_ds}
+    for category, numbers in scales.items():
+        for of in (of_ds[category], of_du[category]):
+            extremes = of.low, of.high
+            scale = Scale.of(of.mean, of.deviation, extremes, settings.standardize)
+            numbers += [scale.origin, scale.unit]
+    small_table(connection, "scales", "ds_origin, ds_unit, du_origin, du_unit", scales)
     alpha = literal(float(settings.alpha))
     value = "lds" if settings.rank_by == "lds" else "rank"
     connection.execute(_RANKED.format(alpha=alpha, value=value))
@@ -333,8 +329,8 @@ def _cut(table: ScoreTable, settings: Select, rows: dict[int, int]) -> None:
     while wide := {category: span for category, span in spans.items() if span.wide}:
         for category, span in _narrowed(table, weight, wide).items():
             spans[category] = span
-    bounds = ", ".join(f"({of}, {literal(span.low)})" for of, span in spans.items()) or "(-1, 0.0)"
-    table.connection.execute(_BEST.format(bounds=bounds, weight=weight))
+    small_table(table.connection, "spans", "low", {of: [span.low] for of, span in spans.items()})
+    table.connection.execute(_BEST.format(weight=weight))
     for category, span in spans.items():
         _drop_beyond(table, category, span)
     table.name_kept()
@@ -348,16 +344,14 @@ def _budget(keep: Keep, rows: int) -> int:
 
 def _narrowed(table: ScoreTable, weight: str, spans: dict[int, _Span]) -> dict[int, _Span]:
     """Each span cut down to the bucket that its budget ends in, by counting what each bucket holds."""
-    values = ", ".join(
-        f"({category}, {literal(span.low)}, {literal(span.high)})"
-        for category, span in spans.items()
-    )
+    extremes = {category: [span.low, span.high] for category, span in spans.items()}
+    small_table(table.connection, "spans", "low, high", extremes)
+    weights = "count(*)" if weight == "1" else f"sum({weight})"
     counted = defaultdict(list)
     for category, *bucket in _fetch(
         table,
-        f"SELECT category, count(*), sum({weight}), min(value), max(value) FROM ranked "
-        f"JOIN (VALUES {values}) AS spans(category, low, high) USING (category) "
-        "WHERE value BETWEEN low AND high GROUP BY category, "
+        f"SELECT category, count(*), {weights}, min(value), max(value) FROM ranked "
+        "JOIN spans USING (category) WHERE value BETWEEN low AND high GROUP BY category, "
         f"CAST(least({BUCKETS - 1}, floor((high - value) / (high - low) * {BUCKETS})) AS INTEGER) "
         "ORDER BY max(value) DESC",
     ):
@@ -366,11 +360,11 @@ def _narrowed(table: ScoreTable, weight: str, spans: dict[int, _Span]) -> dict[i
     for category, span in spans.items():
         left = span.left
         narrowed[category] = _Span(-math.inf, -math.inf, 0, 0)  # all fit
-        for rows, weights, low, high in counted[category]:
-            if weights > left:
+        for rows, spent, low, high in counted[category]:
+            if spent > left:
                 narrowed[category] = _Span(low, high, rows, left)
                 break
-            left -= int(weights)
+            left -= int(spent)
     return narrowed
 
 
