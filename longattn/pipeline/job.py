@@ -48,7 +48,8 @@ from longattn.resume.remaining import Remaining, drop_repeats, find_remaining, m
 from longattn.resume.shards import Shard, held, note_shards, shards_held
 from longattn.scoring.settings import ScoreSettings
 from longattn.selection.columns import coming_columns, require_columns
-from longattn.selection.select_windows import CategorySelection, select
+from longattn.selection.select_windows import select
+from longattn.selection.selection_record import CategorySelection
 from longattn.storage.digests import json_checksum
 from longattn.storage.files import sweep, warn_if_slow
 from longattn.storage.output_folder import OutputFolder, require_folder

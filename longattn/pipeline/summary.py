@@ -11,7 +11,7 @@ from longattn.corpus.counts import Counts
 from longattn.corpus.records import Split
 from longattn.resume.markers import read_markers
 from longattn.resume.remaining import Remaining
-from longattn.selection.select_windows import CategorySelection
+from longattn.selection.selection_record import CategorySelection
 from longattn.text import without_secrets
 
 if TYPE_CHECKING:

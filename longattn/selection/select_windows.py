@@ -11,7 +11,7 @@ import logging
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from longattn.selection.lds import Scale
 from longattn.selection.overlap import distinct_scores
 from longattn.selection.score_table import ScoreTable, batches
 from longattn.selection.selected_files import remove_others, write_selected
+from longattn.selection.selection_record import CategorySelection, SelectionRecord
 from longattn.selection.where import BUCKETS, FEW, apply_bounds, cap_documents
 from longattn.settings.numbers import ByteSize, read_number
 from longattn.storage.output_folder import OutputFolder
@@ -59,28 +60,6 @@ SELECT category, sum(greatest(0, stop - greatest(start, reached))) FROM (
 """
 
 
-@dataclass(frozen=True)
-class CategorySelection:
-    """What was kept of one category."""
-
-    windows: int
-    duplicate_rows: int  # rows whose data_id another row has too; counted, used once
-    kept: int
-    kept_tokens: int
-    unique_tokens: int  # of the kept, each token of a document once
-    ds_mean: float
-    ds_std: float
-    du_mean: float
-    du_std: float
-    lds_threshold: float | None  # lowest LDS of the windows kept; None when none is
-    threshold: float | None  # the same of what the windows are ranked by
-    out: dict[str, int] = field(default_factory=dict)  # what each bound alone takes out
-
-    def to_dict(self) -> dict[str, Any]:
-        """Without `out` where nothing bounds the windows."""
-        return {key: value for key, value in asdict(self).items() if key != "out" or value}
-
-
 def select(
     path: ConfigLike,
     settings: Select | None = None,
@@ -98,9 +77,7 @@ def select(
     if not sizes:
         raise ValueError(f"{folder.labelled}: no labelled windows to select from")
     kept = kept_heads(folder) if settings.heads == "auto" else None
-    stored: dict[str, Any] = {"select": settings.record()}
-    if kept is not None:
-        stored["heads"] = {of: None if heads is None else [*heads] for of, heads in kept.items()}
+    record = SelectionRecord(settings, kept)
     columns = columns_of(folder, settings, sizes, kept)
     with database(settings.memory) as connection, ScoreTable(connection, columns) as table:
         files = table.insert_labelled(folder.url, sizes)
@@ -113,11 +90,10 @@ def select(
             size,
             folder.selection(settings.name),
             there,
-            {"fingerprint": files.fingerprint, **stored},
+            {"fingerprint": files.fingerprint, **record.rule()},
         )
-    categories = {name: of.to_dict() for name, of in result.items()}
-    record = {**stored, "files": urls, "categories": categories}
-    write_record(folder.selection_record(settings.name), record)
+    record = replace(record, files=urls, categories=result)
+    write_record(folder.selection_record(settings.name), record.to_dict())
     remove_others(there, urls)
     if settings.name is None:  # the folder's own page
         write_card(folder.url, record)
