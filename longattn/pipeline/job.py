@@ -60,6 +60,7 @@ from longattn.windows.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
     from longattn.scoring.checkpoint import Checkpoint
+    from longattn.scoring.precision import Errors
 
 log = logging.getLogger("longattn")
 
@@ -233,7 +234,7 @@ class Job:
         before = {split.id for split in self.splits} - {split.id for split in left.splits}
         if left.splits:
             generation = left.generation + hold.owner["takeovers"]
-            with self._executor()(self.config, self.settings) as stages:
+            with self._executor()(self.config, self.settings, self._measure) as stages:
                 self._choose_dtype(stages.device)
                 fingerprint = self._own(self.precision["dtype"], grown)
                 types = self._column_types(left.splits)
@@ -340,12 +341,23 @@ class Job:
         if scorer.dtype or device == "cpu":
             self.precision = {"dtype": scorer.dtype or "float32"}
             return
+        errors = self._on_gpu
+        log.info("products in %s (of float32, %d tokens of real text)", errors, errors.tokens)
+        self.precision = asdict(errors)
+
+    @cached_property
+    def _on_gpu(self) -> Errors:
+        """The dtype of a GPU's products that real text allows, and its errors."""
         from longattn.scoring.precision import choose_dtype
 
         with warn_if_slow("choosing the dtype of the products"):
-            errors = choose_dtype(self.checkpoint, scorer.rope_theta)
-        log.info("products in %s (of float32, %d tokens of real text)", errors, errors.tokens)
-        self.precision = asdict(errors)
+            return choose_dtype(self.checkpoint, self.config.scorer.rope_theta)
+
+    def _measure(self) -> None:
+        """What a run on GPUs needs to know of the checkpoint."""
+        if not self.config.scorer.dtype:
+            _ = self._on_gpu
+        self.checkpoint.fingerprint()
 
     def _own(self, dtype: str, grown: set[str]) -> str:
         """Make the folder this run's; returns the fingerprint of its scores."""
