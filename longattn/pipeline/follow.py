@@ -24,7 +24,8 @@ from longattn.pipeline.stopping import Stop, stop_on_sigterm
 from longattn.reports.retelling import retell
 from longattn.resume.lock import Hold
 from longattn.resume.shards import held
-from longattn.selection.select_windows import CategorySelection, select
+from longattn.selection.select_windows import select
+from longattn.selection.selection_record import CategorySelection
 from longattn.settings.numbers import Seconds, read_number
 from longattn.settings.selection import read_every
 

@@ -16,7 +16,7 @@ import longattn as la
 from longattn.config import Select
 from longattn.selection import reference, score_table, select_windows
 from longattn.selection.overlap import distinct_scores
-from longattn.selection.select_windows import CategorySelection
+from longattn.selection.selection_record import CategorySelection
 from longattn.storage.files import list_files
 from longattn.storage.tables import LABELLED, SELECTED, write_table
 from tests.examples import examples
