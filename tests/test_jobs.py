@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
@@ -14,10 +15,9 @@ import s3fs
 JOBS = Path(__file__).parents[1] / "ray_jobs"
 
 
-def program(name, *arguments, cwd=None):
+def program(name, *arguments):
     return subprocess.run(
         [sys.executable, str(JOBS / f"{name}.py"), *arguments],
-        cwd=cwd,
         capture_output=True,
         text=True,
         timeout=120,
@@ -42,7 +42,16 @@ def test_a_job_reads_its_config_from_an_object_store(finished, s3, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["run", "score", "select"])
-def test_help_tells_an_argument_an_option_and_an_example_from_any_folder(name, tmp_path):
-    told = program(name, "--help", cwd=tmp_path)
-    assert told.returncode == 0
-    assert all(text in told.stdout for text in ("CONFIG", "--set", f"Example: longattn {name}"))
+def test_help_tells_an_argument_an_option_and_an_example_from_any_folder(
+    name, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", "--help"])
+    monkeypatch.setattr(sys, "path", [str(JOBS), *sys.path])
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "100")
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(JOBS / f"{name}.py"), run_name="__main__")
+    assert not ended.value.code
+    told = capsys.readouterr().out
+    assert all(text in told for text in ("CONFIG", "--set", f"Example: longattn {name}"))

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import yaml
 from jinja2 import TemplateError
 from numpy.typing import NDArray
 
@@ -187,7 +186,7 @@ def report_page(output: str) -> str:
         },
         "rates": (read_record(folder.record("rates")) or {}).get("samples", []),
     }
-    settings = yaml.safe_load(origin.config.to_yaml()) if origin.config else {}
+    settings = origin.config.to_dict() if origin.config else {}
     return render(
         "report.html",
         script="report.js",

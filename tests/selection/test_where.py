@@ -67,7 +67,7 @@ def with_heads(values, number):
     return {**row(*values, number), "ds_heads": of[0], "variance_heads": of[1]}
 
 
-@settings(max_examples=examples(25))
+@settings(max_examples=examples(10))
 @given(
     rows=st.lists(
         st.tuples(window, score, score, score, st.one_of(st.none(), value), value),

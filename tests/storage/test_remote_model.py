@@ -219,7 +219,7 @@ def test_further_scores_and_an_evaluations_model_are_those_of_the_local_folder(
     uploaded, corpus, checkpoint, tmp_path
 ):
     url, folder, _ = uploaded
-    source = {"category": "code", "path": f"{corpus}/code", "sample": {"fraction": 0.4}}
+    source = {"category": "code", "path": f"{corpus}/code", "sample": {"fraction": 0.2}}
     tables = {}
     for out, model in (("there", url), ("here", str(folder))):
         scores = [
@@ -427,8 +427,9 @@ def test_a_model_in_memory_and_a_file_url_are_taken(whole):
 @pytest.mark.parametrize("uploaded", ["one"], indirect=True)
 def test_plan_run_inspect_verify_and_evaluate_take_it(uploaded, corpus, tmp_path, monkeypatch):
     url, folder, _ = uploaded
-    remote = config(corpus, tmp_path / "remote", url)
-    local = config(corpus, tmp_path / "local", str(folder))
+    few = [{"category": "book", "path": f"{corpus}/book/0.jsonl"}]
+    remote = config(corpus, tmp_path / "remote", url, sources=few)
+    local = config(corpus, tmp_path / "local", str(folder), sources=few)
     planned = la.plan(remote, windows_per_second=10)
     assert planned.windows == la.plan(local, windows_per_second=10).windows
     for settings in (remote, local):
