@@ -62,6 +62,8 @@ command("plan", config, "--windows-per-second", "10", "--no-check")
 command("run", config, "--executor", "local")
 command("score", config, "--executor", "local")
 command("select", config)
+from longattn.reports import evaluation
+evaluation.variants = lambda *_: {}  # nine times as long
 command("evaluate", config, "--windows", "2")
 command("report", output)
 from longattn.storage.output_folder import OutputFolder
