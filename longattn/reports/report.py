@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import yaml
 from jinja2 import TemplateError
 
 from longattn.config import Select
@@ -154,7 +153,7 @@ def report_page(output: str) -> str:
         },
         "rates": (read_record(folder.record("rates")) or {}).get("samples", []),
     }
-    settings = yaml.safe_load(origin.config.to_yaml()) if origin.config else {}
+    settings = origin.config.to_dict() if origin.config else {}
     return render(
         "report.html",
         script="report.js",
