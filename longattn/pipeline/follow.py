@@ -134,7 +134,7 @@ class Follow:
         if not done.labelled.windows:
             log.warning("no window in the files so far")
             return
-        self.job.tables = self.job.score(stop)
+        done = self.job.score(done, stop, hold)
         summary = self.job.finish(done, stop, hold, select_after=True)
         report_selected({n: c.selection for n, c in summary.categories.items() if c.selection})
         self.selected_at = time.monotonic()

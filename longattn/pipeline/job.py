@@ -33,7 +33,7 @@ from longattn.pipeline.shares import is_last, of_share
 from longattn.pipeline.stopping import Stop, stop_on_sigterm
 from longattn.pipeline.summary import RunSummary, proofs, summarise
 from longattn.reports.retelling import selection_proof
-from longattn.resume.damage import set_aside
+from longattn.resume.damage import damaged_records, set_aside
 from longattn.resume.fingerprint import (
     grown_samples,
     note_samples,
@@ -168,22 +168,20 @@ class Job:
                     if not is_last(self, self.shard, stop, stack):
                         return own
                     done = self.label(stop, hold)  # what all shares have labelled
-                self.tables = self.score(stop)
+                done = self.score(done, stop, hold)
             return self.finish(done, stop, hold, select_after=select_after)
 
     def finish(self, done: Done, stop: Stop, hold: Hold, *, select_after: bool) -> RunSummary:
         """Select from what is labelled, and sum up."""
         if self.config.select.chooses_heads and done.labelled.windows:
             self._choose_heads()
+        set_aside(self.config.output, damaged_records(self.config.output))
         started = time.perf_counter()
         try:
             selection = self.select(done.labelled) if select_after else {}
         except DamagedFileError as error:
-            log.warning("%s: every labelled file is read now", error)
-            self.whole = True
             with self._cluster:
-                done = self.label(stop, hold)
-                self.tables |= self.score(stop)
+                done = self._made_whole(error, stop, hold)
             started = time.perf_counter()
             selection = self.select(done.labelled)
         summary = summarise(
@@ -268,8 +266,25 @@ class Job:
             raise RunError(too_bad)
         return Done(fingerprint, left, labelled, outcome)
 
-    def score(self, stop: Stop) -> dict[str, TableSummary]:
-        """Compute the tables of further scores that are not there yet."""
+    def score(self, done: Done, stop: Stop, hold: Hold) -> Done:
+        """Compute the tables of further scores that are not there yet; what is labelled then."""
+        try:
+            self.tables = self._score(stop)
+        except DamagedFileError as error:
+            return self._made_whole(error, stop, hold)
+        return done
+
+    def _made_whole(self, error: DamagedFileError, stop: Stop, hold: Hold) -> Done:
+        """After a damaged file was met: all are read, and what is not as it was written is made anew."""
+        log.warning("%s: every labelled file and score table is read now", error)
+        self.whole = True
+        if self.config.scores:
+            self.table_job.read_whole()
+        done = self.label(stop, hold)
+        self.tables |= self._score(stop)
+        return done
+
+    def _score(self, stop: Stop) -> dict[str, TableSummary]:
         if not self.config.scores:
             return {}
         config, executor = self.config, tables_executor(self.executor)
