@@ -292,6 +292,11 @@ def _stored_settings(output: str) -> dict[str, Any]:
     shown = without_secrets(output)
     record = read_record(OutputFolder(output).record("run"))
     if record is None:
+        if OutputFolder(output).labelled_files():
+            raise ConfigError(
+                f"{shown}: its windows were written without a run, so it holds no settings; give a config "
+                f"whose output it is"
+            )
         raise ConfigError(f"{shown}: neither a config nor the output folder of a run")
     text = str(record.get("config") or "")
     if not text:

@@ -220,8 +220,8 @@ class Job:
         with warn_if_slow("reading the ledger"):
             if is_alone(self.config.output, self.shard):  # else another run writes there
                 sweep(self.config.output)
-                dtype = self.config.scorer.dtype
-                if take_over_empty(self.config.output, self._parts, dtype, self.samples):
+                wanted = self.config.scorer.dtype
+                if take_over_empty(self.config.output, self._parts, wanted, self.samples):
                     check_sources(self.splits)
             grown = grown_samples(self.config.output, self.samples)
             left = self._remaining(grown)
