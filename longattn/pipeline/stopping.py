@@ -80,7 +80,7 @@ class Stop:
             self.error = Interrupted(signal.Signals(number))
         self.asked.set()
         if again or not self.in_flight:
-            self._late()
+            raise KeyboardInterrupt  # libraries, as Ray while it starts, swallow what is an Exception
         signal.setitimer(signal.ITIMER_REAL, GRACE, AGAIN)
 
     def _late(self, *_: object) -> None:
@@ -95,6 +95,8 @@ class Stop:
         `sign` gives something that changes while there is progress, and what is waited for.
         Raises Interrupted at the end of the block where a stop was asked for.
         """
+        if self.asked.is_set():  # before anything is in flight
+            self._late()
         stopped, last, since = False, None, time.monotonic()
 
         def look() -> None:
@@ -136,10 +138,11 @@ def stop_on_sigterm() -> Iterator[Stop]:
     try:
         with _ended(stop):
             yield stop
-    except Exception as error:
+    except BaseException as error:
         if not stop.asked.is_set() or error is stop.error:
             raise
-        log.warning("while it stopped: %s", str(error).strip().partition("\n")[0])
+        if isinstance(error, Exception):
+            log.warning("while it stopped: %s", str(error).strip().partition("\n")[0])
         raise stop.error from error
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
