@@ -21,7 +21,7 @@ from longattn.pipeline.failures import FailureReport, failures_reported, no_fail
 from longattn.pipeline.inputs import as_dataset, as_model, as_sources
 from longattn.pipeline.labelled_sink import WriteReport, no_report, write_labelled_windows
 from longattn.pipeline.pools import Pools, actor_pool, plan_pools
-from longattn.pipeline.score_actor import ScoreReport, ScoreStage, ScoreWindows
+from longattn.pipeline.score_actor import ScoreStage, ScoreWindows, ScoringReports
 from longattn.pipeline.window_actor import DocumentWindows
 from longattn.ray_messages import without_noise
 from longattn.scoring.settings import ScoreSettings
@@ -215,7 +215,7 @@ def with_scores(
     windows: Dataset,
     stage: ScoreStage,
     pools: Pools,
-    reports: tuple[ScoreReport, FailureReport] = (no_report, no_failure_report),
+    reports: ScoringReports = (no_report, no_failure_report, no_report),
     tasks: int = 1,
     scores: type[ScoreWindows] | None = None,
 ) -> Dataset:

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 from longattn.errors import Interrupted
 
@@ -46,6 +46,17 @@ def every(seconds: float, work: Callable[[], None]) -> Iterator[None]:
     finally:
         ended.set()
         thread.join()
+
+
+class Sign(NamedTuple):
+    """What is seen of a run from outside."""
+
+    mark: Any
+    """Equal to that of before where there is no progress."""
+    waiting: str = ""
+    """What a run without progress waits for, as far as can be seen."""
+    doing: str = ""
+    """What it computes, where something is known to."""
 
 
 class Stop:
@@ -87,12 +98,9 @@ class Stop:
         raise self.error
 
     @contextmanager
-    def draining(
-        self, stop: Callable[[], None], sign: Callable[[], tuple[Any, str]]
-    ) -> Iterator[None]:
+    def draining(self, stop: Callable[[], None], sign: Callable[[], Sign]) -> Iterator[None]:
         """Inside the block a signal calls `stop` and grants GRACE seconds.
 
-        `sign` gives something that changes while there is progress, and what is waited for.
         Raises Interrupted at the end of the block where a stop was asked for.
         """
         if self.asked.is_set():  # before anything is in flight
@@ -106,10 +114,12 @@ class Stop:
                 log.warning("told to stop: finishing what is in flight, %.0f s at most", GRACE)
                 stop()
             if time.monotonic() - since > STALLED / 2:
-                now, waiting = sign()
-                if now == last:
-                    log.warning("no progress for a minute or more; waiting for %s", waiting)
-                last, since = now, time.monotonic()
+                now = sign()
+                if now.mark == last and now.doing:
+                    log.info("%s", now.doing)
+                elif now.mark == last:
+                    log.warning("no progress for a minute or more; waiting for %s", now.waiting)
+                last, since = now.mark, time.monotonic()
 
         self.in_flight = True
         try:

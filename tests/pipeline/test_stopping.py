@@ -10,7 +10,7 @@ import time
 import pytest
 
 from longattn.errors import Interrupted
-from longattn.pipeline.stopping import every, stop_on_sigterm
+from longattn.pipeline.stopping import Sign, every, stop_on_sigterm
 from tests.conftest import config
 
 STUCK = """
@@ -66,7 +66,7 @@ def test_ctrl_c_ends_at_once_what_swallows_exceptions_and_nothing_in_flight_is_t
         with contextlib.suppress(KeyboardInterrupt):  # also by such a one
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(10)
-        with stop.draining(lambda: None, lambda: (0, "")):
+        with stop.draining(lambda: None, lambda: Sign(0)):
             reached.append(1)
     assert not reached and not caplog.messages
 
