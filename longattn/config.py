@@ -65,8 +65,13 @@ class Source(Settings):
         (),
         description="further columns, as [id, url], that each window carries into labelled and selected "
         "files, with one type in all files (longattn/corpus/columns.py)",
+        examples=[["id", "url"]],
     )
-    sample: Sample | None = Field(None, description="take only a share of the windows")
+    sample: Sample | None = Field(
+        None,
+        description="take only a share of the windows",
+        examples=[{"fraction": "10%", "seed": 12}],
+    )
 
 
 class Window(Settings):
@@ -147,7 +152,14 @@ class Config(Settings):
     scorer: Scorer = Field(Scorer(), description="the model that scores, and how")
     select: Select = Field(Select(), description="which windows are kept")
     scores: tuple[Score, ...] = Field(
-        (), description="further scores of the labelled windows, computed in this order"
+        (),
+        description="further scores of the labelled windows, computed in this order",
+        examples=[
+            [
+                {"name": "text", "kind": "measures"},
+                {"name": "gap", "kind": "loss_gap", "model": "HuggingFaceTB/SmolLM2-135M"},
+            ]
+        ],
     )
     workers: Workers = Field(Workers(), description="how much of a cluster is used")
     max_bad_fraction: FractionOrZero = Field(
