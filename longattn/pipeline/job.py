@@ -22,7 +22,7 @@ from longattn.models import require_reachable
 from longattn.pipeline.execution import Executor, Outcome, Work
 from longattn.pipeline.failures import reason_of
 from longattn.pipeline.feed import Feed
-from longattn.pipeline.remarks import remarks
+from longattn.pipeline.remarks import log_stale, remarks
 from longattn.pipeline.score_tables import (
     TableJob,
     TableSummary,
@@ -34,6 +34,7 @@ from longattn.pipeline.stopping import Stop, stop_on_sigterm
 from longattn.pipeline.summary import RunSummary, proofs, summarise
 from longattn.reports.retelling import selection_proof
 from longattn.resume.damage import damaged_records, set_aside
+from longattn.resume.empty_folder import is_alone, is_empty, take_over_empty
 from longattn.resume.fingerprint import (
     grown_samples,
     note_samples,
@@ -43,9 +44,9 @@ from longattn.resume.fingerprint import (
 from longattn.resume.lock import Hold
 from longattn.resume.markers import forget
 from longattn.resume.remaining import Remaining, drop_repeats, find_remaining, mixture_remark
-from longattn.resume.shards import Shard, held, note_shards, shards_held
+from longattn.resume.shards import Shard, held, note_shards
 from longattn.resume.user_columns import decide_types, log_new_columns
-from longattn.scoring.settings import ScoreSettings
+from longattn.scoring.settings import ScoreParts, ScoreSettings
 from longattn.selection.columns import require_selectable
 from longattn.selection.select_windows import select
 from longattn.selection.selection_record import CategorySelection
@@ -217,13 +218,17 @@ class Job:
         With a `feed`, what comes meanwhile, too, and what then remains is left to its owner.
         """
         with warn_if_slow("reading the ledger"):
-            if shards_held(self.config.output) in ([], [self.shard]):
-                sweep(self.config.output)  # else another run writes there
+            if is_alone(self.config.output, self.shard):  # else another run writes there
+                sweep(self.config.output)
+                wanted = self.config.scorer.dtype
+                if take_over_empty(self.config.output, self._parts, wanted, self.samples):
+                    check_sources(self.splits)
             grown = grown_samples(self.config.output, self.samples)
             left = self._remaining(grown)
         first = feed is None or not feed.executions  # later a feed reports what becomes of files
         if first:
-            self._log_stale(left.stale, set(feed.watch.paths) if feed else set())
+            listed = {split.source for split in self.splits} if left.stale else set()
+            log_stale(left.stale, listed | set(feed.watch.paths if feed else ()))
         if left.windows:
             log_new_columns(self.folder, self.columns)
         if first and read_run_record(self.config.output) is not None:  # else done before
@@ -373,10 +378,14 @@ class Job:
             _ = self._on_gpu
         self.checkpoint.fingerprint()
 
+    def _parts(self, dtype: str) -> ScoreParts:
+        return self.settings.parts(self.checkpoint, self.config.window.tokens, dtype)
+
     def _own(self, dtype: str, grown: set[str]) -> str:
         """Make the folder this run's; returns the fingerprint of its scores."""
-        parts = self.settings.parts(self.checkpoint, self.config.window.tokens, dtype)
-        fingerprint = own_folder(self.config.output, parts, self.config)
+        output = self.config.output
+        empty = is_alone(output, self.shard) and is_empty(output)
+        fingerprint = own_folder(output, self._parts(dtype), self.config, empty=empty)
         note_samples(self.config.output, self.samples, grown)
         if self.shard:
             note_shards(self.config.output, self.shard)
@@ -402,14 +411,6 @@ class Job:
             drop_repeats(left.twice)
             left = find()
         return left
-
-    def _log_stale(self, stale: dict[str, int], waiting: set[str]) -> None:
-        listed = {split.source for split in self.splits} | waiting if stale else set()
-        for path, windows in list(stale.items())[:SHOWN]:
-            what = "has changed" if path in listed else "is gone from the listing"
-            log.warning("%s %s; %d windows labelled from what it was stay", path, what, windows)
-        if len(stale) > SHOWN:
-            log.warning("%d more files are gone or changed", len(stale) - SHOWN)
 
     def _report(self) -> None:
         from longattn.reports.report import write_report  # workers have no use for it
