@@ -24,7 +24,8 @@ from longattn.pipeline.stopping import Stop, stop_on_sigterm
 from longattn.reports.retelling import retell
 from longattn.resume.lock import Hold
 from longattn.resume.shards import held
-from longattn.selection.select_windows import CategorySelection, select
+from longattn.selection.select_windows import select
+from longattn.selection.selection_record import CategorySelection
 from longattn.settings.numbers import Seconds, read_number
 from longattn.settings.selection import read_every
 
@@ -170,7 +171,7 @@ class Follow:
         """Select from all that is labelled so far; what fails is tried again where a run does it."""
         config = self.job.config
         try:
-            if config.select.heads == "auto":
+            if config.select.chooses_heads:
                 from longattn.reports.head_choice import choose_heads
 
                 choose_heads(config)

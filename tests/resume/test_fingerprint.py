@@ -3,7 +3,8 @@
 import pytest
 
 from longattn.errors import FolderError
-from longattn.resume.fingerprint import RunRecord, read_column_types, read_run_record
+from longattn.resume.fingerprint import RunRecord, read_run_record
+from longattn.resume.user_columns import known_types
 from longattn.storage.output_folder import OutputFolder
 from longattn.storage.records import write_record
 from tests.labelled import score_parts
@@ -37,10 +38,10 @@ def test_what_is_no_record_of_ours_is_refused_in_a_line(tmp_path, change, told):
 
 def test_types_of_columns_are_types(tmp_path):
     folder = OutputFolder(str(tmp_path))
-    assert read_column_types(folder.url) == {}
+    assert known_types(folder) == {}
     write_record(folder.record("columns"), {"n": "int64"})
-    assert read_column_types(folder.url) == {"n": "int64"}
+    assert known_types(folder) == {"n": "int64"}
     for kind in ("no type", 3, None):
         write_record(folder.record("columns"), {"n": kind})
         with pytest.raises(FolderError, match=r"columns\.json: damaged: .* is no type of 'n'$"):
-            read_column_types(folder.url)
+            known_types(folder)
