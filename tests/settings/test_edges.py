@@ -45,6 +45,7 @@ def test_bounds_that_are_allowed(where):
         {"keep": {}},
         {"keep": {"fraction": 0.5, "count": 3}},
         {"per_document": 0},
+        {"memory": "63MB"},
     ],
     ids=str,
 )
@@ -52,6 +53,10 @@ def test_selections_that_are_not(change):
     with pytest.raises(ConfigError) as error:
         Select.check(change, "select")
     assert "\n" not in str(error.value)
+
+
+def test_the_least_memory_is_64_mb():
+    assert Select.check({"memory": "64MB"}, "select").memory == 64_000_000
 
 
 def test_heads_may_be_one_number():
