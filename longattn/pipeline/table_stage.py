@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from longattn.errors import RunError
 from longattn.pipeline.failures import Failure, failures_reported
+from longattn.pipeline.pulse import beating
 from longattn.resume.claims import Caller
 from longattn.resume.score_tables import TableRecord, narrow_columns, within
 from longattn.scoring.further_scores import FurtherScorer, table_schema
@@ -66,6 +67,9 @@ class TableReports:
 
     def written(self, table: TableWritten) -> None:
         self._monitor.ask("add", table)()  # waited for, so that totals are whole at the end
+
+    def beat(self, batch: str, windows: int, seconds: float) -> None:
+        self._monitor.ask("beat", batch, windows, seconds)
 
     def failed(self, failure: Failure) -> None:
         self._monitor.ask("add_failure", failure)()
@@ -129,7 +133,8 @@ class ScoreTables:
 
     def _write(self, url: str, windows: pa.Table, inside: np.ndarray, started: float) -> None:
         record, name = self.stage.record, self.stage.score.name
-        columns = self.scorer.columns(windows.filter(pa.array(inside)))
+        with beating(self.reports.beat, int(inside.sum())):
+            columns = self.scorer.columns(windows.filter(pa.array(inside)))
         places = np.flatnonzero(inside).tolist()
         table = {"data_id": windows["data_id"]}
         for field in self.schema:

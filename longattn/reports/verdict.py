@@ -11,10 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from longattn.config import Select
-from longattn.selection.columns import NAMES, Columns, columns_of
-from longattn.selection.kept_heads import heads_of
+from longattn.selection.columns import NAMES, Columns
 from longattn.selection.lds import Floats, Scale
+from longattn.selection.selection_record import SelectionRecord
 from longattn.storage.files import parallel
 from longattn.storage.output_folder import OutputFolder, category_of
 from longattn.storage.records import read_record
@@ -69,15 +68,13 @@ def verdict_of(output: str, data_id: str, row: Mapping[str, Any]) -> Verdict | N
     """
     folder = OutputFolder(output)
     name = last_selection(folder)
-    selection = read_record(folder.selection_record(name))
+    selection = SelectionRecord.read(folder, name)
     category = row["category"]
-    if selection is None or category not in selection["categories"]:
+    if selection is None or category not in selection.categories:
         return None
-    select, figures = Select.check(selection["select"], "select"), selection["categories"][category]
+    select, figures = selection.select, selection.categories[category]
     urls = own_files(folder.labelled_files(category))
-    columns = columns_of(
-        folder, select, urls, heads_of(selection["heads"]) if "heads" in selection else None
-    )
+    columns = selection.columns(folder, urls)
     kept_lds = _kept_lds(folder, name, category, data_id)
     minmax = select.standardize == "minmax"
     tables = parallel(lambda url: _scores(url, columns, None if minmax else data_id), urls)
@@ -85,7 +82,7 @@ def verdict_of(output: str, data_id: str, row: Mapping[str, Any]) -> Verdict | N
     of_ds, of_du = (
         [Scale.of_column(x[~np.isnan(x)], "minmax") for x in _ds_and_du(scores)]
         if minmax
-        else [Scale(figures[f"{of}_mean"], figures[f"{of}_std"]) for of in ("ds", "du")]
+        else [Scale(figures.ds_mean, figures.ds_std), Scale(figures.du_mean, figures.du_std)]
     )
     one = scores.filter(pc.equal(scores["data_id"], data_id)).slice(0, 1)
     ds, du = _ds_and_du(one)
@@ -95,9 +92,9 @@ def verdict_of(output: str, data_id: str, row: Mapping[str, Any]) -> Verdict | N
         lds=lds,
         ranked_by="LDS" if select.rank_by == "lds" else select.rank_by,
         value=one["rank"][0].as_py() if select.rank_by != "lds" else None if isnan(lds) else lds,
-        threshold=figures["threshold"],
+        threshold=figures.threshold,
         overlap=select.overlap,
-        bounded=bool(figures.get("out")),
+        bounded=bool(figures.out),
         heads=columns.told_heads(category),
     )
 

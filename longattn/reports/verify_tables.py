@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from longattn.reports.verify_rows import footer_findings, statistics_findings
 from longattn.reports.verify_scores import OTHER_TOLERANCE, TOLERANCE
@@ -52,6 +54,7 @@ def score_table_findings(folder: OutputFolder, scores: int) -> Iterator[str]:
             records.append(read_table_record(folder.url, name))
         except ValueError as error:
             yield str(error)
+            yield from _without_record(folder, name)
     lies = {column: of.name for of in records if of is not None for column in of.columns}
     for record in records:
         if record is None:
@@ -85,9 +88,36 @@ def _of_score(
                 yield f"{table}: cannot be checked: {type(error).__name__}: {str(error)[:200]}"
 
 
+def _without_record(folder: OutputFolder, name: str) -> Iterator[str]:
+    """Findings on the tables of a score whose record is damaged: what each says of itself."""
+    for url in folder.score_files(name):
+        try:
+            with open_parquet(url) as parquet:
+                metadata = file_metadata(parquet)
+                yield from (f"{url}: {finding}" for finding in _seals(parquet, metadata, []))
+        except Exception as error:  # noqa: BLE001 - broken files make readers raise anything
+            yield f"{url}: cannot be checked: {type(error).__name__}: {str(error)[:200]}"
+
+
+def _seals(
+    parquet: pq.ParquetFile, metadata: Mapping[str, Any], groups: list[pa.Table]
+) -> Iterator[str]:
+    """Whether a table is what its footer tells of; its row groups are added to `groups`."""
+    yield from (f.partition(" ")[2] for f in footer_findings(parquet, metadata))
+    digest = RowDigest()
+    for group in range(parquet.num_row_groups):
+        rows = parquet.read_row_group(group, use_threads=False).replace_schema_metadata()
+        yield from (f.partition(" ")[2] for f in statistics_findings(parquet, group, rows))
+        digest.add(rows)
+        groups.append(rows)
+    if digest.hex != metadata.get("digest"):
+        yield "its rows are not those its footer tells of"
+
+
 def _file(
     folder: OutputFolder, record: TableRecord, url: str, labelled: str, places: dict[str, str]
 ) -> Iterator[str]:
+    groups: list[pa.Table] = []
     with open_parquet(url) as parquet:
         if not is_own_file(parquet):
             yield "not written by longattn"
@@ -96,18 +126,9 @@ def _file(
         if parquet.schema_arrow.names != ["data_id", *record.columns]:
             yield f"columns {parquet.schema_arrow.names}, not those of the score"
             return
-        yield from (f.partition(" ")[2] for f in footer_findings(parquet, metadata))
         if metadata.get("fingerprint") != record.fingerprint:
             yield f"fingerprint {metadata.get('fingerprint')}, not {record.fingerprint}"
-        digest = RowDigest()
-        groups = []
-        for group in range(parquet.num_row_groups):
-            rows = parquet.read_row_group(group, use_threads=False).replace_schema_metadata()
-            yield from (f.partition(" ")[2] for f in statistics_findings(parquet, group, rows))
-            digest.add(rows)
-            groups.append(rows)
-    if digest.hex != metadata.get("digest"):
-        yield "its rows are not those its footer tells of"
+        yield from _seals(parquet, metadata, groups)
     table = pa.concat_tables(groups)
     further = ["input_ids"] if record.columns == MEASURES else []
     with open_parquet(labelled) as parquet:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -197,9 +198,11 @@ def column_places(
     for score in scores:
         places |= dict.fromkeys(single_values(score.kind, score.columns), score.name)
     schema = LABELLED
-    for url in own_files(folder.labelled_files())[:1]:
-        with open_parquet(url) as parquet:
-            schema, carried = parquet.schema_arrow, ()
+    for url in own_files(folder.labelled_files()):
+        with suppress(DamagedFileError), open_parquet(url) as parquet:  # which a run sets aside
+            if {*LABELLED.names} <= {*parquet.schema_arrow.names}:
+                schema, carried = parquet.schema_arrow, ()
+                break
     numbers = [f.name for f in schema if types.is_floating(f.type) or types.is_integer(f.type)]
     places |= dict.fromkeys([*numbers, *carried], "")
     for name in names:

@@ -11,7 +11,7 @@ import logging
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,15 @@ import pyarrow as pa
 
 from longattn.config import Config, ConfigLike, Keep, Select, is_config_file, output_of
 from longattn.selection.columns import columns_of
-from longattn.selection.database import database, literal
+from longattn.selection.database import database, literal, small_table
 from longattn.selection.dataset_card import write_card
 from longattn.selection.exact_sums import Moments, moments
-from longattn.selection.kept_heads import heads_record, kept_heads
+from longattn.selection.kept_heads import kept_heads
 from longattn.selection.lds import Scale
 from longattn.selection.overlap import distinct_scores
 from longattn.selection.score_table import ScoreTable, batches
 from longattn.selection.selected_files import remove_others, write_selected
+from longattn.selection.selection_record import CategorySelection, SelectionRecord
 from longattn.selection.table_heads import TableHeads
 from longattn.selection.where import BUCKETS, FEW, apply_bounds, cap_documents
 from longattn.settings.numbers import ByteSize, read_number
@@ -48,7 +49,7 @@ SELECT *, {value} AS value FROM (
 _BEST = """
 CREATE OR REPLACE TABLE best AS
 SELECT category, position, lds, value, {weight} AS weight
-FROM ranked JOIN (VALUES {bounds}) AS bounds(category, bound) USING (category) WHERE value >= bound
+FROM ranked JOIN spans USING (category) WHERE value >= low
 """
 _UNIQUE_TOKENS = """
 SELECT category, sum(greatest(0, stop - greatest(start, reached))) FROM (
@@ -58,28 +59,6 @@ SELECT category, sum(greatest(0, stop - greatest(start, reached))) FROM (
     FROM kept
 ) GROUP BY category
 """
-
-
-@dataclass(frozen=True)
-class CategorySelection:
-    """What was kept of one category."""
-
-    windows: int
-    duplicate_rows: int  # rows whose data_id another row has too; counted, used once
-    kept: int
-    kept_tokens: int
-    unique_tokens: int  # of the kept, each token of a document once
-    ds_mean: float
-    ds_std: float
-    du_mean: float
-    du_std: float
-    lds_threshold: float | None  # lowest LDS of the windows kept; None when none is
-    threshold: float | None  # the same of what the windows are ranked by
-    out: dict[str, int] = field(default_factory=dict)  # what each bound alone takes out
-
-    def to_dict(self) -> dict[str, Any]:
-        """Without `out` where nothing bounds the windows."""
-        return {key: value for key, value in asdict(self).items() if key != "out" or value}
 
 
 def select(
@@ -99,9 +78,7 @@ def select(
     if not sizes:
         raise ValueError(f"{folder.labelled}: no labelled windows to select from")
     kept = kept_heads(folder, settings) if settings.chooses_heads else None
-    stored: dict[str, Any] = {"select": settings.record()}
-    if kept is not None:
-        stored["heads"] = heads_record(kept)
+    record = SelectionRecord(settings, kept)
     columns = columns_of(folder, settings, sizes, kept)
     with database(settings.memory) as connection, ScoreTable(connection, columns) as table:
         files = table.insert_labelled(folder.url, sizes)
@@ -114,11 +91,10 @@ def select(
             size,
             folder.selection(settings.name),
             there,
-            {"fingerprint": files.fingerprint, **stored},
+            {"fingerprint": files.fingerprint, **record.rule()},
         )
-    categories = {name: of.to_dict() for name, of in result.items()}
-    record = {**stored, "files": urls, "categories": categories}
-    write_record(folder.selection_record(settings.name), record)
+    record = replace(record, files=urls, categories=result)
+    write_record(folder.selection_record(settings.name), record.to_dict())
     remove_others(there, urls)
     if settings.name is None:  # the folder's own page
         write_card(folder.url, record)
@@ -233,17 +209,13 @@ def _rank(
 ) -> None:
     """Make a view `ranked`: `windows` with `lds` and `value`, which is the higher the better."""
     connection = table.connection
-    connection.execute(
-        "CREATE OR REPLACE TABLE scales (category INTEGER, ds_origin DOUBLE, ds_unit DOUBLE, "
-        "du_origin DOUBLE, du_unit DOUBLE)"
-    )
-    for category in of_ds:
-        scales = [
-            Scale.of(of.mean, of.deviation, (of.low, of.high), settings.standardize)
-            for of in (of_ds[category], of_du[category])
-        ]
-        numbers = [number for scale in scales for number in (scale.origin, scale.unit)]
-        connection.execute("INSERT INTO scales VALUES (?, ?, ?, ?, ?)", [category, *numbers])
+    scales: dict[int, list[float]] = {category: [] for category in of_ds}
+    for category, numbers in scales.items():
+        for of in (of_ds[category], of_du[category]):
+            extremes = of.low, of.high
+            scale = Scale.of(of.mean, of.deviation, extremes, settings.standardize)
+            numbers += [scale.origin, scale.unit]
+    small_table(connection, "scales", "ds_origin, ds_unit, du_origin, du_unit", scales)
     alpha = literal(float(settings.alpha))
     value = "lds" if settings.rank_by == "lds" else "rank"
     connection.execute(_RANKED.format(alpha=alpha, value=value))
@@ -351,8 +323,8 @@ def _cut(table: ScoreTable, settings: Select, rows: dict[int, int]) -> None:
     while wide := {category: span for category, span in spans.items() if span.wide}:
         for category, span in _narrowed(table, weight, wide).items():
             spans[category] = span
-    bounds = ", ".join(f"({of}, {literal(span.low)})" for of, span in spans.items()) or "(-1, 0.0)"
-    table.connection.execute(_BEST.format(bounds=bounds, weight=weight))
+    small_table(table.connection, "spans", "low", {of: [span.low] for of, span in spans.items()})
+    table.connection.execute(_BEST.format(weight=weight))
     for category, span in spans.items():
         _drop_beyond(table, category, span)
     table.name_kept()
@@ -366,16 +338,14 @@ def _budget(keep: Keep, rows: int) -> int:
 
 def _narrowed(table: ScoreTable, weight: str, spans: dict[int, _Span]) -> dict[int, _Span]:
     """Each span cut down to the bucket that its budget ends in, by counting what each bucket holds."""
-    values = ", ".join(
-        f"({category}, {literal(span.low)}, {literal(span.high)})"
-        for category, span in spans.items()
-    )
+    extremes = {category: [span.low, span.high] for category, span in spans.items()}
+    small_table(table.connection, "spans", "low, high", extremes)
+    weights = "count(*)" if weight == "1" else f"sum({weight})"
     counted = defaultdict(list)
     for category, *bucket in _fetch(
         table,
-        f"SELECT category, count(*), sum({weight}), min(value), max(value) FROM ranked "
-        f"JOIN (VALUES {values}) AS spans(category, low, high) USING (category) "
-        "WHERE value BETWEEN low AND high GROUP BY category, "
+        f"SELECT category, count(*), {weights}, min(value), max(value) FROM ranked "
+        "JOIN spans USING (category) WHERE value BETWEEN low AND high GROUP BY category, "
         f"CAST(least({BUCKETS - 1}, floor((high - value) / (high - low) * {BUCKETS})) AS INTEGER) "
         "ORDER BY max(value) DESC",
     ):
@@ -384,11 +354,11 @@ def _narrowed(table: ScoreTable, weight: str, spans: dict[int, _Span]) -> dict[i
     for category, span in spans.items():
         left = span.left
         narrowed[category] = _Span(-math.inf, -math.inf, 0, 0)  # all fit
-        for rows, weights, low, high in counted[category]:
-            if weights > left:
+        for rows, spent, low, high in counted[category]:
+            if spent > left:
                 narrowed[category] = _Span(low, high, rows, left)
                 break
-            left -= int(weights)
+            left -= int(spent)
     return narrowed
 
 

@@ -257,6 +257,7 @@ class Select(Settings):
         (),
         description="bounds that a kept window is within, as [{column: recurrence_pairs, max: 0.9}]; "
         "quantiles, LDS and keep.fraction count all windows of a category, also those outside",
+        examples=[[{"column": "recurrence_pairs", "max": 0.9}]],
     )
     overlap: Literal["allow", "prefer_distinct"] = Field(
         "allow",
@@ -273,7 +274,9 @@ class Select(Settings):
         "category is ranked alone and has the whole budget for itself",
     )
     categories: dict[Annotated[str, AfterValidator(check_category)], CategorySelect] = Field(
-        {}, description="what differs in some categories, as {code: {keep: {count: 100K}}}"
+        {},
+        description="what differs in some categories, as {code: {keep: {count: 100K}}}",
+        examples=[{"book": {"keep": {"count": "100K"}}}],
     )
     every: Annotated[str, AfterValidator(_every)] = Field(
         "end",

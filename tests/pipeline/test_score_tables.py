@@ -131,6 +131,58 @@ def test_what_is_missing_is_computed_again_bit_for_bit_and_nothing_else_is_touch
     assert Path(copied.output, "damaged", place).exists()
 
 
+def break_file(path, what, other):
+    """Cut a file to half, put another's bytes there, or flip a bit: of Parquet in a column of scores."""
+    data, at = bytearray(path.read_bytes()), 40
+    if what == "a bit" and path.suffix == ".parquet":
+        with pq.ParquetFile(path) as parquet:
+            names = parquet.schema_arrow.names
+            column = names.index("ds" if "ds" in names else "compression_ratio")
+            chunk = parquet.metadata.row_group(0).column(column)
+        at = chunk.data_page_offset + chunk.total_compressed_size - 3
+    data[at] ^= what == "a bit"
+    half = data[: len(data) // 2]
+    path.write_bytes({"a bit": data, "half": half, "another": other.read_bytes()}[what])
+
+
+def rows_of(output):
+    """All rows of each kind of table, in order of their ids: two lost files may come back as one."""
+    places = ("labelled", "selected", *(f"scores/{name}" for name in ("text", "gap", "deep")))
+    return [
+        pq.read_table(output / place, partitioning=None).sort_by("data_id").to_pylist()
+        for place in places
+    ]
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        [  # from the first the columns of a `where` are learned
+            ("labelled", 0, "half"),
+            ("labelled", 1, "another"),
+            ("_longattn", "summary.json", "half"),
+        ],
+        [("labelled", 0, "a bit"), ("scores/text", 1, "a bit")],  # which no footer tells
+        [("_longattn", "rates.json", "a bit")],
+    ],
+)
+def test_a_run_that_meets_damaged_files_makes_them_anew(copied, broken, caplog):
+    """Nothing but `run` is asked for: a table is missing, for which all that it is made of is read."""
+    output = Path(copied.output)
+    before = rows_of(output)
+    shutil.rmtree(output / "scores/gap")
+    (output / "_longattn/scores/gap.json").unlink()
+    files = {f: sorted((output / f).rglob("*.parquet")) for f in ("labelled", "scores/text")}
+    paths = [files[of][name] if of in files else output / of / name for of, name, _ in broken]
+    for path, (*_, what) in zip(paths, broken, strict=True):
+        break_file(path, what, files["scores/text"][0])
+    la.run(copied, executor="local")
+    assert rows_of(output) == before
+    assert list(la.verify(copied.output)) == []
+    for path in paths:
+        assert list((output / "damaged").rglob(path.name)) and path.name in caplog.text
+
+
 def test_check_reads_whole_tables(copied):
     path = next(Path(copied.output, "scores/deep").rglob("*.parquet"))
     with pq.ParquetFile(path) as parquet:

@@ -116,6 +116,12 @@ def test_damage_to_bytes_digest_and_record_is_found(output):
     values["parts"]["dtype"] = "float16"
     record.write_text(json.dumps(sealed(values)))
     assert any("its fingerprint is not that of its parts" in line for line in found(output))
+    other = sorted(output.glob("scores/deep/code/*.parquet"))[0]
+    pq.write_table(pq.read_table(other).slice(1), other)
+    for text in (record.read_text()[:-40], "[]"):
+        record.write_text(text)
+        told = found(output)  # a damaged record hides no damage of its tables
+        assert {line.partition(": ")[0] for line in told} == {str(record), str(path), str(other)}
 
 
 def test_numbers_that_are_others_now_are_found(output):

@@ -84,7 +84,7 @@ def unscored(rows, heads):
     return categories - {category for (category, _), of in first.items() if of}
 
 
-@settings(max_examples=examples(25))
+@settings(max_examples=examples(10))
 @given(
     rows=st.lists(
         st.tuples(
