@@ -70,7 +70,10 @@ def test_windows_without_a_value_are_not_kept_and_move_no_other(labelled, tmp_pa
         ),
         ({"score": "lost"}, r"scores/lost lacks 1 of 2 files"),
         ({"score": "none"}, "no window of category 'book' has a value of the score none"),
-        ({"score": "deep", "head": "auto"}, "neither a config nor the output folder of a run"),
+        (
+            {"score": "deep", "head": "auto"},
+            "so it holds no settings; give a config whose output it is",
+        ),
         ({"scor": "deep"}, "heads.scor: no such setting; did you mean heads.score"),
         ({"score": "deep", "head": "best"}, "heads.head: Input should be 'all' or 'auto'"),
     ],

@@ -284,7 +284,7 @@ def test_a_score_table_that_lacks_files_or_mixes_settings_is_refused(tmp_path):
         ({"rank_by": "ds_heads"}, "ds_heads is list"),
         ({"heads": []}, "heads"),
         ({"heads": [5]}, r"select.heads: heads \[5\]: allowed: 0 to 0"),
-        ({"heads": "auto"}, "neither a config nor the output folder of a run"),
+        ({"heads": "auto"}, "so it holds no settings; give a config whose output it is"),
         (
             {"categories": {"book": {"kep": 1}}},
             "categories.book.kep: no such setting; did you mean",
