@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
@@ -32,7 +31,7 @@ from longattn.resume.claims import (
     was_restarted,
 )
 from longattn.resume.markers import IdSet, Marker, write_markers
-from longattn.storage.files import join, remove
+from longattn.storage.files import exists, join, remove
 from longattn.storage.output_folder import OutputFolder
 from longattn.storage.tables import QUARANTINE, write_table
 from longattn.windows.cutting import WindowCutter, WindowRow, window_table
@@ -285,12 +284,10 @@ class SplitWindows:
 
     def _drop_quarantine(self, split: Split, parts: int) -> None:
         """Remove what an earlier run put aside of the split, and this one did not."""
-        with suppress(FileNotFoundError):
-            while True:
-                remove(
-                    join(OutputFolder(self.stage.output).quarantine, f"{split.id}-{parts}.parquet")
-                )
-                parts += 1
+        folder = OutputFolder(self.stage.output).quarantine
+        while exists(url := join(folder, f"{split.id}-{parts}.parquet")):
+            remove(url)
+            parts += 1
 
 
 class DocumentWindows:

@@ -335,7 +335,15 @@ def move(url: str, target: str) -> None:
             fs.mv(path, filesystem(target)[1])
 
 
+def exists(url: str) -> bool:
+    """Whether a file is there."""
+    fs, path = filesystem(url)
+    with storage_errors(url):
+        return bool(fs.exists(path))
+
+
 def remove(url: str) -> None:
+    """Remove a file. One that is not there raises FileNotFoundError, but not on every store: not on S3."""
     fs, path = filesystem(url)
     with storage_errors(url):
         fs.rm_file(path)

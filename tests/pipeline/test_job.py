@@ -8,14 +8,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from s3fs import S3FileSystem
 from tokenizers import Tokenizer
 
 import longattn as la
 from longattn.config import Sample
 from longattn.errors import FolderError
 from longattn.reports.verify import verify
+from longattn.resume.markers import forget
 from longattn.resume.shards import Shard, held
 from longattn.storage.digests import json_checksum
+from longattn.storage.files import list_files
+from longattn.storage.output_folder import OutputFolder
 from longattn.storage.tables import LABELLED, SELECTED
 from longattn.windows.ids import document_id, is_sampled
 from longattn.windows.recurrence import Recurrence, far_recurrence
@@ -388,3 +392,26 @@ def test_an_empty_folder_is_taken_over_where_only_its_sample_differs(
         run(settings)
     other = [{**sources[0], "sample": {"fraction": 0.5, "seed": 3}}]
     assert run(config(documents, tmp_path / "out", checkpoint, sources=other)).score.windows > 0
+
+
+def test_a_run_into_an_object_store_goes_on_where_it_was_left(documents, checkpoint, s3, tmp_path):
+    """S3 says of an object that is not there that it was removed: who asks until there is none asks for ever."""
+    for part in (documents / "book").iterdir():
+        part.write_text(f"no record\n{part.read_text()}")
+    output = f"s3://bucket/{tmp_path.name}/out"
+    sources = [{"category": "book", "path": f"{documents}/book/*.jsonl"}]
+    settings = config(documents, output, checkpoint, sources=sources, max_bad_fraction=1)
+    run(settings, select_after=False)
+    folder, fs = OutputFolder(output), S3FileSystem()
+    before = list_files(output, ".parquet")
+    quarantined = sorted(list_files(folder.quarantine, ".parquet"))
+    assert len(quarantined) == 3 and all(url.endswith("-0.parquet") for url in quarantined)
+    for number in (1, 2):  # of a try that came further
+        fs.copy(quarantined[0], quarantined[0].replace("-0.", f"-{number}."))
+    split = quarantined[0].rpartition("/")[2].removesuffix("-0.parquet")
+    forget(output, [split])  # as if it had been killed there
+    again = run(settings)
+    assert {*list_files(output, ".parquet")} - {*list_files(folder.selected, ".parquet")} == {
+        *before
+    }
+    assert again.categories["book"].quarantine == {"not_json": 3} and list(verify(output)) == []
