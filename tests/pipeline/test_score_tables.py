@@ -163,7 +163,6 @@ def rows_of(output):
             ("_longattn", "summary.json", "half"),
         ],
         [("labelled", 0, "a bit"), ("scores/text", 1, "a bit")],  # which no footer tells
-        [("_longattn", "rates.json", "a bit")],
     ],
 )
 def test_a_run_that_meets_damaged_files_makes_them_anew(copied, broken, caplog):
