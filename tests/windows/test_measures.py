@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 import zstandard
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from longattn.windows import measures
 from longattn.windows.measures import compression_ratio, repetition
+from tests.examples import examples
 
 
 def _plain(ids: list[int]) -> float:
@@ -50,6 +51,23 @@ def test_grams_that_share_a_hash_are_told_apart(monkeypatch: pytest.MonkeyPatch)
         measures, "_candidates", lambda ids: (starts, (starts % 7).astype(np.uint64))
     )
     assert 0 < expected == repetition(ids)
+
+
+@settings(max_examples=examples(400))
+@given(
+    st.lists(st.integers(0, 110), max_size=2),
+    st.lists(st.tuples(st.integers(0, 12), st.integers(50, 62)), max_size=4),
+    st.integers(1, 4),
+    st.integers(1, 2),
+)
+def test_grams_are_equal_only_where_all_their_tokens_are(changed, pairs, run, step) -> None:
+    """Of grams that follow each other, as their likes do, only the last token is new."""
+    ids = np.zeros(120, np.int32)
+    ids[changed] = 1
+    of = {start + i * step: earlier + i for start, earlier in pairs for i in range(run)}
+    start_m, earlier_m = (np.array(x, np.intp) for x in (sorted(of), [of[s] for s in sorted(of)]))
+    equal = all((ids[s : s + 32] == ids[e : e + 32]).all() for s, e in of.items())
+    assert measures._equal_grams(ids, start_m, earlier_m) == equal
 
 
 def test_repeated_passages_of_long_windows() -> None:

@@ -298,6 +298,30 @@ def test_bytes_that_look_like_digits_are_not_merged_where_a_splitter_takes_them_
         assert len(tokenizer.encode("ü").ids) == tokens
 
 
+def test_a_byte_level_step_splits_unless_it_says_that_it_does_not() -> None:
+    """As `tokenizers` has it: older files do not tell."""
+
+    def untold(spec: dict) -> None:
+        for step in spec["pre_tokenizer"]["pretokenizers"]:
+            del step["use_regex"]
+
+    tokenizer = edited("gpt2", untold)
+    assert tokenizer._rule == small("gpt2")._rule is not None
+    assert tokenizer.encode(PROSE).ids.tolist() == ids_of("gpt2", PROSE)
+
+
+def test_only_a_panic_of_rust_is_an_error_of_the_text() -> None:
+    for kind in (KeyboardInterrupt, SystemExit):
+        with pytest.raises(kind), tokenization._rust_errors("cannot"):
+            raise kind
+    panic = type("PanicException", (BaseException,), {})
+    with (
+        pytest.raises(ValueError, match=r"^cannot: it broke$"),
+        tokenization._rust_errors("cannot"),
+    ):
+        raise panic("it broke")
+
+
 # As in the byte alphabet: 0x04, 0xF1, 0xF2, 0x00. SmolLM2's vocabulary lacks such bytes.
 MISSING = "\u0104ñò\u0100"
 
