@@ -133,7 +133,7 @@ class Follow:
         if not done.labelled.windows:
             log.warning("no window in the files so far")
             return
-        self.job.tables = self.job.score(stop)
+        done = self.job.score(done, stop, hold)
         summary = self.job.finish(done, stop, hold, select_after=True)
         report_selected({n: c.selection for n, c in summary.categories.items() if c.selection})
         self.selected_at = time.monotonic()
@@ -170,7 +170,7 @@ class Follow:
         """Select from all that is labelled so far; where that fails, the execution ends and tries again."""
         config = self.job.config
         try:
-            if config.select.heads == "auto":
+            if config.select.chooses_heads:
                 from longattn.reports.head_choice import choose_heads
 
                 choose_heads(config)

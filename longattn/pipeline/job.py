@@ -22,7 +22,7 @@ from longattn.models import require_reachable
 from longattn.pipeline.execution import Executor, Outcome, Work
 from longattn.pipeline.failures import reason_of
 from longattn.pipeline.feed import Feed
-from longattn.pipeline.remarks import remarks
+from longattn.pipeline.remarks import log_stale, remarks
 from longattn.pipeline.score_tables import (
     TableJob,
     TableSummary,
@@ -33,7 +33,8 @@ from longattn.pipeline.shares import is_last, of_share
 from longattn.pipeline.stopping import Stop, stop_on_sigterm
 from longattn.pipeline.summary import RunSummary, proofs, summarise
 from longattn.reports.retelling import selection_proof
-from longattn.resume.damage import set_aside
+from longattn.resume.damage import damaged_records, set_aside
+from longattn.resume.empty_folder import is_alone, is_empty, take_over_empty
 from longattn.resume.fingerprint import (
     grown_samples,
     note_samples,
@@ -43,10 +44,10 @@ from longattn.resume.fingerprint import (
 from longattn.resume.lock import Hold
 from longattn.resume.markers import forget
 from longattn.resume.remaining import Remaining, drop_repeats, find_remaining, mixture_remark
-from longattn.resume.shards import Shard, held, note_shards, shards_held
+from longattn.resume.shards import Shard, held, note_shards
 from longattn.resume.user_columns import decide_types, log_new_columns
-from longattn.scoring.settings import ScoreSettings
-from longattn.selection.columns import coming_columns, require_columns
+from longattn.scoring.settings import ScoreParts, ScoreSettings
+from longattn.selection.columns import require_selectable
 from longattn.selection.select_windows import select
 from longattn.selection.selection_record import CategorySelection
 from longattn.storage.files import sweep, warn_if_slow
@@ -102,7 +103,7 @@ def run(
     job = Job(config, executor, whole=check, shard=Shard.parse(shard) if shard else None)
     job.check()
     if select_after:
-        require_columns(job.folder, config.select, coming_columns(config))
+        require_selectable(config)
     with stop_on_sigterm() as stop, held(config.output, stop.end, job.shard) as hold:
         return job.run(stop, hold, select_after=select_after)
 
@@ -168,22 +169,20 @@ class Job:
                     if not is_last(self, self.shard, stop, stack):
                         return own
                     done = self.label(stop, hold)  # what all shares have labelled
-                self.tables = self.score(stop)
+                done = self.score(done, stop, hold)
             return self.finish(done, stop, hold, select_after=select_after)
 
     def finish(self, done: Done, stop: Stop, hold: Hold, *, select_after: bool) -> RunSummary:
         """Select from what is labelled, and sum up."""
-        if self.config.select.heads == "auto" and done.labelled.windows:
+        if self.config.select.chooses_heads and done.labelled.windows:
             self._choose_heads()
+        set_aside(self.config.output, damaged_records(self.config.output))
         started = time.perf_counter()
         try:
             selection = self.select(done.labelled) if select_after else {}
         except DamagedFileError as error:
-            log.warning("%s: every labelled file is read now", error)
-            self.whole = True
             with self._cluster:
-                done = self.label(stop, hold)
-                self.tables |= self.score(stop)
+                done = self._made_whole(error, stop, hold)
             started = time.perf_counter()
             selection = self.select(done.labelled)
         summary = summarise(
@@ -219,13 +218,17 @@ class Job:
         With a `feed`, what comes meanwhile, too, and what then remains is left to its owner.
         """
         with warn_if_slow("reading the ledger"):
-            if shards_held(self.config.output) in ([], [self.shard]):
-                sweep(self.config.output)  # else another run writes there
+            if is_alone(self.config.output, self.shard):  # else another run writes there
+                sweep(self.config.output)
+                wanted = self.config.scorer.dtype
+                if take_over_empty(self.config.output, self._parts, wanted, self.samples):
+                    check_sources(self.splits)
             grown = grown_samples(self.config.output, self.samples)
             left = self._remaining(grown)
         first = feed is None or not feed.executions  # later a feed reports what becomes of files
         if first:
-            self._log_stale(left.stale, set(feed.watch.paths) if feed else set())
+            listed = {split.source for split in self.splits} if left.stale else set()
+            log_stale(left.stale, listed | set(feed.watch.paths if feed else ()))
         if left.windows:
             log_new_columns(self.folder, self.columns)
         if first and read_run_record(self.config.output) is not None:  # else done before
@@ -268,8 +271,25 @@ class Job:
             raise RunError(too_bad)
         return Done(fingerprint, left, labelled, outcome)
 
-    def score(self, stop: Stop) -> dict[str, TableSummary]:
-        """Compute the tables of further scores that are not there yet."""
+    def score(self, done: Done, stop: Stop, hold: Hold) -> Done:
+        """Compute the tables of further scores that are not there yet; what is labelled then."""
+        try:
+            self.tables = self._score(stop)
+        except DamagedFileError as error:
+            return self._made_whole(error, stop, hold)
+        return done
+
+    def _made_whole(self, error: DamagedFileError, stop: Stop, hold: Hold) -> Done:
+        """After a damaged file was met: all are read, and what is not as it was written is made anew."""
+        log.warning("%s: every labelled file and score table is read now", error)
+        self.whole = True
+        if self.config.scores:
+            self.table_job.read_whole()
+        done = self.label(stop, hold)
+        self.tables |= self._score(stop)
+        return done
+
+    def _score(self, stop: Stop) -> dict[str, TableSummary]:
         if not self.config.scores:
             return {}
         config, executor = self.config, tables_executor(self.executor)
@@ -358,10 +378,14 @@ class Job:
             _ = self._on_gpu
         self.checkpoint.fingerprint()
 
+    def _parts(self, dtype: str) -> ScoreParts:
+        return self.settings.parts(self.checkpoint, self.config.window.tokens, dtype)
+
     def _own(self, dtype: str, grown: set[str]) -> str:
         """Make the folder this run's; returns the fingerprint of its scores."""
-        parts = self.settings.parts(self.checkpoint, self.config.window.tokens, dtype)
-        fingerprint = own_folder(self.config.output, parts, self.config)
+        output = self.config.output
+        empty = is_alone(output, self.shard) and is_empty(output)
+        fingerprint = own_folder(output, self._parts(dtype), self.config, empty=empty)
         note_samples(self.config.output, self.samples, grown)
         if self.shard:
             note_shards(self.config.output, self.shard)
@@ -387,14 +411,6 @@ class Job:
             drop_repeats(left.twice)
             left = find()
         return left
-
-    def _log_stale(self, stale: dict[str, int], waiting: set[str]) -> None:
-        listed = {split.source for split in self.splits} | waiting if stale else set()
-        for path, windows in list(stale.items())[:SHOWN]:
-            what = "has changed" if path in listed else "is gone from the listing"
-            log.warning("%s %s; %d windows labelled from what it was stay", path, what, windows)
-        if len(stale) > SHOWN:
-            log.warning("%d more files are gone or changed", len(stale) - SHOWN)
 
     def _report(self) -> None:
         from longattn.reports.report import write_report  # workers have no use for it

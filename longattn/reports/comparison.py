@@ -75,7 +75,8 @@ def _shown(name: str | None) -> str:
 def _rule(select: Select) -> str:
     ranked = "LDS" if select.rank_by == "lds" else select.rank_by
     if select.heads != "all":
-        ranked += f", heads {select.heads if select.heads == 'auto' else list(select.heads)}"
+        heads = list(select.heads) if isinstance(select.heads, tuple) else select.heads
+        ranked += f", {heads}" if select.heads_of_score else f", heads {heads}"
     if select.rank_by == "lds" and select.alpha != 0.5:
         ranked += f", alpha {select.alpha:g}"
     parts = [f"by {ranked}", *map(str, select.where)]

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import yaml
 from jinja2 import TemplateError
 
 from longattn.config import Select
@@ -40,6 +39,7 @@ from longattn.reports.score_columns import costs, further_figures
 from longattn.reports.verdict import last_selection
 from longattn.resume.origin import Origin, require_origin
 from longattn.resume.score_tables import table_records
+from longattn.selection.kept_heads import kept_choices
 from longattn.selection.selection_record import SelectionRecord
 from longattn.storage.digests import json_checksum
 from longattn.storage.files import parallel, write_bytes
@@ -153,7 +153,7 @@ def report_page(output: str) -> str:
         },
         "rates": (read_record(folder.record("rates")) or {}).get("samples", []),
     }
-    settings = yaml.safe_load(origin.config.to_yaml()) if origin.config else {}
+    settings = origin.config.to_dict() if origin.config else {}
     return render(
         "report.html",
         script="report.js",
@@ -176,7 +176,9 @@ def report_page(output: str) -> str:
         selection_name=name,
         where=[str(bound) for bound in select.where],
         own_categories=sorted(select.categories),
-        heads_told=heads_told(select, columns, read_record(folder.record("heads")), windows),
+        heads_told=heads_told(
+            select, columns, kept_choices(folder, select) if select.chooses_heads else {}, windows
+        ),
         compared=compared_selections(folder),
         checks=recorded_check(folder, select),
         column_of_rank=select.rank_by,

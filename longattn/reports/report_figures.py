@@ -62,12 +62,13 @@ class CategoryFigures:
         cls, name: str, windows: Windows, points: int, threshold: float | None
     ) -> CategoryFigures:
         """Of all windows, with the scores of so many of them at most."""
-        few = windows.rows(sample(len(windows.ds), points))
+        scored = windows.rows(np.flatnonzero(np.isfinite(windows.ds)))
+        few = scored.rows(sample(len(scored.ds), points))
         return cls(
             name=name,
             windows=len(windows.ds),
             kept=int(windows.kept.sum()),
-            scale={"ds": Scale.of(windows.ds), "variance": Scale.of(windows.variance)},
+            scale={"ds": Scale.of(scored.ds), "variance": Scale.of(scored.variance)},
             threshold=threshold,
             histograms={
                 "ds": histogram(windows.ds, windows.kept),

@@ -80,7 +80,9 @@ def read_windows(
             break
     table = pa.concat_tables(tables).sort_by("data_id")
     ds, variance = table["ds"].to_numpy(), table["variance"].to_numpy()
-    lds = long_distance_scores(ds, variance, select.alpha, select.standardize)
+    there = ~np.isnan(ds)  # of a score table, some windows may have none
+    lds = np.full(len(ds), math.nan)
+    lds[there] = long_distance_scores(ds[there], variance[there], select.alpha, select.standardize)
     kept = pa.compute.is_in(table["data_id"], value_set=kept_ids)
     ranked = lds if select.rank_by == "lds" else table["rank"].fill_null(math.nan).to_numpy()
     return Windows(table, ds, variance, lds, ranked, kept.to_numpy())

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isnan
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -25,6 +27,7 @@ class Verdict:
 
     kept: bool
     lds: float
+    """NaN where the scores that it is of have no value."""
     ranked_by: str
     """`LDS`, or the column that the windows were ranked by."""
     value: float | None
@@ -34,15 +37,15 @@ class Verdict:
     overlap: str
     bounded: bool = False
     """Whether there are bounds on columns, or on the windows of a document."""
-    heads: tuple[int, ...] | None = None
-    """That LDS is of; None: all."""
+    heads: str = ""
+    """That LDS is of; empty: all of the first layer."""
 
     def sentence(self) -> str:
         """`Kept: LDS 1.23, kept from 0.12.` and the like."""
-        lds = "" if self.ranked_by == "LDS" else f", LDS {digits(self.lds)}"
+        lds = "" if self.ranked_by == "LDS" or isnan(self.lds) else f", LDS {digits(self.lds)}"
         off = " after overlaps are taken off" if self.overlap == "prefer_distinct" else ""
         within = " within the bounds" if self.bounded else ""
-        heads = f" (of heads {', '.join(map(str, self.heads))})" if self.heads else ""
+        heads = f" (of {self.heads})" if self.heads else ""
         value = "no value" if self.value is None else digits(self.value)
         return (
             f"{'Kept' if self.kept else 'Dropped'}: {self.ranked_by} {value}, "
@@ -77,7 +80,7 @@ def verdict_of(output: str, data_id: str, row: Mapping[str, Any]) -> Verdict | N
     tables = parallel(lambda url: _scores(url, columns, None if minmax else data_id), urls)
     scores = pa.concat_tables([table for table in tables if table is not None])
     of_ds, of_du = (
-        [Scale.of_column(x, "minmax") for x in _ds_and_du(scores)]
+        [Scale.of_column(x[~np.isnan(x)], "minmax") for x in _ds_and_du(scores)]
         if minmax
         else [Scale(figures.ds_mean, figures.ds_std), Scale(figures.du_mean, figures.du_std)]
     )
@@ -88,11 +91,11 @@ def verdict_of(output: str, data_id: str, row: Mapping[str, Any]) -> Verdict | N
         kept=kept_lds is not None,
         lds=lds,
         ranked_by="LDS" if select.rank_by == "lds" else select.rank_by,
-        value=lds if select.rank_by == "lds" else one["rank"][0].as_py(),
+        value=one["rank"][0].as_py() if select.rank_by != "lds" else None if isnan(lds) else lds,
         threshold=figures.threshold,
         overlap=select.overlap,
         bounded=bool(figures.out),
-        heads=columns.heads_of(category),
+        heads=columns.told_heads(category),
     )
 
 

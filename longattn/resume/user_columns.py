@@ -18,7 +18,7 @@ log = logging.getLogger("longattn")
 
 def decide_types(folder: OutputFolder, splits: Sequence[Split]) -> dict[str, str]:
     """Types of the columns of the folder, those that these splits bring for the first time included."""
-    known = _known_types(folder)
+    known = known_types(folder)
     types = column_types(splits, known)
     if types != known:
         write_record(folder.record("columns"), types)
@@ -27,7 +27,7 @@ def decide_types(folder: OutputFolder, splits: Sequence[Split]) -> dict[str, str
 
 def log_new_columns(folder: OutputFolder, asked: Sequence[str]) -> None:
     """Warn of columns that windows labelled before lack."""
-    known = _known_types(folder)
+    known = known_types(folder)
     for name in asked:
         if name not in known:
             log.warning(
@@ -36,7 +36,7 @@ def log_new_columns(folder: OutputFolder, asked: Sequence[str]) -> None:
             )
 
 
-def _known_types(folder: OutputFolder) -> dict[str, str]:
+def known_types(folder: OutputFolder) -> dict[str, str]:
     """What `columns.json` says; raises FolderError where it names no types."""
     url = folder.record("columns")
     known = read_record(url) or {}

@@ -31,6 +31,7 @@ log = logging.getLogger("longattn")
 MARK = "<!-- Written by longattn with each selection"
 OWNERS = re.compile(r"^(?:license|license_name|license_link|language|pretty_name):.*\n", re.M)
 """Lines of the head that are the owner's."""
+_DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # ten times as fast where it is there
 _NAMES = {"double": "float64", "float": "float32", "halffloat": "float16", "date32[day]": "date32"}
 _PLAIN = re.compile(
     r"u?int(8|16|32|64)|float(16|32|64)|(large_)?(string|binary)|bool|date32"
@@ -169,7 +170,7 @@ def _yaml(patterns: Mapping[str, str], schemas: Mapping[str, Sequence[pa.Schema]
         head |= {"configs": configs}
     if infos:
         head |= {"dataset_info": infos}
-    return str(yaml.safe_dump(head, sort_keys=False, allow_unicode=True, width=1000))
+    return str(yaml.dump(head, Dumper=_DUMPER, sort_keys=False, allow_unicode=True, width=1000))
 
 
 def _info(name: str, schemas: Iterable[pa.Schema]) -> list[dict[str, Any]]:

@@ -29,6 +29,7 @@ from longattn.selection.overlap import distinct_scores
 from longattn.selection.score_table import ScoreTable, batches
 from longattn.selection.selected_files import remove_others, write_selected
 from longattn.selection.selection_record import CategorySelection, SelectionRecord
+from longattn.selection.table_heads import TableHeads
 from longattn.selection.where import BUCKETS, FEW, apply_bounds, cap_documents
 from longattn.settings.numbers import ByteSize, read_number
 from longattn.storage.output_folder import OutputFolder
@@ -40,7 +41,7 @@ _RANKED = """
 CREATE OR REPLACE VIEW ranked AS
 SELECT *, {value} AS value FROM (
     SELECT windows.*,
-        CASE WHEN ds_unit = 0 THEN 0 ELSE (ds - ds_origin) / ds_unit END
+        CASE WHEN ds IS NULL THEN NULL WHEN ds_unit = 0 THEN 0 ELSE (ds - ds_origin) / ds_unit END
         + {alpha} * CASE WHEN du_unit = 0 THEN 0 ELSE (-variance - du_origin) / du_unit END AS lds
     FROM windows JOIN scales USING (category)
 )
@@ -76,7 +77,7 @@ def select(
     sizes = folder.labelled_files()
     if not sizes:
         raise ValueError(f"{folder.labelled}: no labelled windows to select from")
-    kept = kept_heads(folder) if settings.heads == "auto" else None
+    kept = kept_heads(folder, settings) if settings.chooses_heads else None
     record = SelectionRecord(settings, kept)
     columns = columns_of(folder, settings, sizes, kept)
     with database(settings.memory) as connection, ScoreTable(connection, columns) as table:
@@ -134,11 +135,13 @@ def _check_names(table: ScoreTable, settings: Select, folder: OutputFolder) -> N
 def choose_windows(table: ScoreTable, settings: Select, path: str) -> dict[str, CategorySelection]:
     """Make a table `kept` of the rows of `windows` to keep, with `lds`.
 
-    Raises ValueError naming `path` where scores are too far apart for their deviation to be a number.
+    Raises ValueError naming `path` where scores are too far apart for their deviation to be a number, or
+    where LDS is of a score table that has nothing for a category.
     """
     table.drop_copies()
     try:
-        of_ds, of_du = moments(table.connection, "windows", ["ds", "-variance"])
+        rows = dict(_fetch(table, "SELECT category, count(*) FROM windows GROUP BY category"))
+        of_ds, of_du = _moments(table, rows)
         _rank(table, settings, of_ds, of_du)
         out = apply_bounds(table, settings, list(of_ds))
         if settings.overlap == "prefer_distinct":
@@ -146,7 +149,7 @@ def choose_windows(table: ScoreTable, settings: Select, path: str) -> dict[str, 
         if settings.per_document:
             for category, windows in cap_documents(table, settings.per_document).items():
                 out.setdefault(category, {})["per_document"] = windows
-        _cut(table, settings, {category: of.rows for category, of in of_ds.items()})
+        _cut(table, settings, rows)
     except OverflowError as error:
         raise ValueError(f"{path}: scores cannot be standardised: {error}") from None
     told = {
@@ -163,7 +166,7 @@ def choose_windows(table: ScoreTable, settings: Select, path: str) -> dict[str, 
         category = table.categories.index(name)
         kept, tokens, lds, value = told.get(category, (0, 0, None, None))
         result[name] = CategorySelection(
-            windows=of_ds[category].rows,
+            windows=rows[category],
             duplicate_rows=table.copies.get(category, 0),
             kept=kept,
             kept_tokens=int(tokens),
@@ -184,6 +187,21 @@ def _fetch(table: ScoreTable, query: str) -> list[tuple[Any, ...]]:
 
 
 # --- what the windows are ranked by --------------------------------------------------------------
+
+
+def _moments(table: ScoreTable, rows: dict[int, int]) -> list[dict[int, Moments]]:
+    """Of DS and of -variance, over the windows that have them."""
+    heads = table.columns.heads
+    if not isinstance(heads, TableHeads):
+        return moments(table.connection, "windows", ["ds", "-variance"])
+    scored = "(FROM windows WHERE ds IS NOT NULL) AS scored"
+    found = moments(table.connection, scored, ["ds", "-variance"])
+    for category in rows.keys() - found[0].keys():
+        raise ValueError(
+            f"select.heads: no window of category {table.categories[category]!r} has a value of the "
+            f"score {heads.asked.score}"
+        )
+    return found
 
 
 def _rank(

