@@ -1,6 +1,8 @@
 """What an evaluation found, as records: how well each score tells native windows from foils.
 
-`evaluate` writes it, and pages, commands and notebooks read it; `evaluation.json` is `to_dict()`.
+A native window is of one document; a foil is made up: spliced from several documents, or one passage
+repeated. `evaluate` writes the records, pages, commands and notebooks read them; `evaluation.json` is
+`Evaluation.to_dict()`.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ class Auc:
 
 @dataclass(frozen=True)
 class Spread:
-    """Of a score over the native windows."""
+    """Mean and deviation of a score over the native windows."""
 
     mean: float
     deviation: float
