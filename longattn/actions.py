@@ -18,7 +18,7 @@ from longattn.terminal import (
 )
 
 if TYPE_CHECKING:
-    from longattn.config import Config
+    pass
 
 log = logging.getLogger("longattn")
 
@@ -106,13 +106,16 @@ def _show_written(places: list[str]) -> None:
 def select(path: str, overrides: list[str] | None) -> None:
     from longattn.pipeline.remarks import remarks
     from longattn.reports.retelling import retell
+    from longattn.resume.fingerprint import require_windows_of
+    from longattn.resume.origin import config_of_output
     from longattn.resume.shards import held
     from longattn.selection.select_windows import select as select_labelled
     from longattn.storage.output_folder import OutputFolder
 
-    config = _selecting(path, overrides or [])
+    config = config_of_output(path, overrides or [])
+    require_windows_of(config)
     with held(config.output):
-        if config.select.heads == "auto":
+        if config.select.chooses_heads:
             from longattn.reports.head_choice import choose_heads
 
             choose_heads(config)
@@ -127,27 +130,6 @@ def select(path: str, overrides: list[str] | None) -> None:
         log.warning("%s", remark)
     show_categories(categories, config.select.rank_by)
     _show_written(written)
-
-
-def _selecting(path: str, overrides: list[str]) -> Config:
-    """The settings to select by: those of a config or a run, else the defaults.
-
-    What `la.write_labelled` wrote has no settings; its sources are then the windows themselves.
-    """
-    from longattn.config import Config, is_config_file, output_of
-    from longattn.resume.fingerprint import require_windows_of
-    from longattn.resume.origin import read_origin
-    from longattn.storage.output_folder import OutputFolder
-
-    if not is_config_file(path):
-        output = output_of(path)
-        origin = read_origin(output)
-        if origin is not None and not origin.is_run:
-            source = {"category": "labelled", "path": OutputFolder(output).labelled}
-            return Config.of({"sources": [source], "output": output}, overrides)
-    config = Config.of(path, overrides)
-    require_windows_of(config)
-    return config
 
 
 def evaluate(

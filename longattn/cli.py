@@ -335,12 +335,10 @@ def export(
     """
 
     def work() -> None:
-        from longattn.config import Config
         from longattn.notebook import export as write_export
         from longattn.text import without_secrets
 
-        settings = Config.of(config, set_ or [])
-        for path in write_export(settings, format=format, shuffle=shuffle, mix=mix):
+        for path in write_export(config, set_ or [], format=format, shuffle=shuffle, mix=mix):
             print(without_secrets(path))
 
     guarded(work)

@@ -8,8 +8,8 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import ray
@@ -18,7 +18,7 @@ from ray.exceptions import AuthenticationError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from longattn.errors import ConfigError
-from longattn.ray_messages import without_argument_errors
+from longattn.ray_messages import without_noise
 from longattn.storage.files import filesystem, is_local
 from longattn.storage.output_folder import OutputFolder
 
@@ -37,11 +37,12 @@ def connected() -> Iterator[None]:
     does what it did before, though `ray.init` takes it for itself.
     """
     if ray.is_initialized():
-        with without_argument_errors():
+        with without_noise():
             yield
         return
     before = signal.getsignal(signal.SIGTERM)
     main = threading.current_thread() is threading.main_thread()
+    noise: Sequence[bytes] | None = None
     try:
         try:
             # The second is one that `ray start` left on this machine: `ray.init` would join it too.
@@ -53,13 +54,15 @@ def connected() -> Iterator[None]:
             else:
                 why = "as RAY_ADDRESS=local says" if given else "where none runs yet"
                 log.info("starting Ray here, %s", why)
-            with nullcontext() if address else _on_loopback():
+            with without_noise() if address else _on_loopback() as noise:
                 ray.init(logging_level=logging.WARNING)
         except SystemExit:  # Ray's handler
             if main and callable(before):
                 before(signal.SIGTERM, None)
             raise
         except OSError as error:
+            if noise and b"Unauthenticated" in noise[0]:
+                raise _token_asked(address) from error
             raise _setting(error) from error
         except AuthenticationError as error:
             why = " ".join(error.message.split()).rstrip(".")
@@ -74,6 +77,14 @@ def connected() -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _token_asked(address: str | None) -> ConfigError:
+    mode = os.environ.get("RAY_AUTH_MODE", "not set")
+    return ConfigError(
+        f"RAY_AUTH_MODE {mode}: the Ray at {address} asks for a token, and got none or another: set "
+        "RAY_AUTH_MODE=token, and put the token of the cluster into ~/.ray/auth_token or RAY_AUTH_TOKEN"
+    )
 
 
 def _require_answer(address: str) -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from typing import Annotated
 
@@ -31,6 +34,9 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="FIELD=VALUE", help="override a field, as in select.alpha=1"),
 ]
+
+
+_STOPPED = Interrupted(signal.SIGINT, resumable=False)
 
 
 class Executor(StrEnum):
@@ -99,7 +105,8 @@ def guarded(work: Callable[[], None]) -> None:
     log.setLevel(logging.DEBUG if sys.stderr.isatty() else logging.INFO)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
-        work()
+        with _ctrl_c():
+            work()
     except (ValueError, RuntimeError, OSError) as error:
         _fail(error, exit_status(error))
     except MemoryError as error:  # of Python or of Arrow
@@ -111,6 +118,36 @@ def guarded(work: Callable[[], None]) -> None:
         if type(error).__module__.partition(".")[0] not in LIBRARIES:
             raise
         _fail(error, 1)
+
+
+@contextmanager
+def _ctrl_c() -> Iterator[None]:
+    """Ctrl-C ends the block with Interrupted, whatever a library makes of it; a second one the process.
+
+    A run has a handler of its own while it works: `pipeline/stopping.py`.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or before is signal.SIG_IGN:
+        yield
+        return
+    asked = threading.Event()
+
+    def interrupt(*_: object) -> None:
+        if asked.is_set():
+            os.write(2, f"longattn: {_STOPPED}\n".encode())
+            os._exit(_STOPPED.exit_status)
+        asked.set()
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    except BaseException as error:
+        if asked.is_set() and not isinstance(error, Interrupted):
+            raise _STOPPED from error
+        raise
+    finally:
+        signal.signal(signal.SIGINT, before or signal.SIG_DFL)
 
 
 def _log_to_stderr() -> None:

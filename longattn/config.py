@@ -65,8 +65,13 @@ class Source(Settings):
         (),
         description="further columns, as [id, url], that each window carries into labelled and selected "
         "files, with one type in all files (longattn/corpus/columns.py)",
+        examples=[["id", "url"]],
     )
-    sample: Sample | None = Field(None, description="take only a share of the windows")
+    sample: Sample | None = Field(
+        None,
+        description="take only a share of the windows",
+        examples=[{"fraction": "10%", "seed": 12}],
+    )
 
 
 class Window(Settings):
@@ -147,7 +152,14 @@ class Config(Settings):
     scorer: Scorer = Field(Scorer(), description="the model that scores, and how")
     select: Select = Field(Select(), description="which windows are kept")
     scores: tuple[Score, ...] = Field(
-        (), description="further scores of the labelled windows, computed in this order"
+        (),
+        description="further scores of the labelled windows, computed in this order",
+        examples=[
+            [
+                {"name": "text", "kind": "measures"},
+                {"name": "gap", "kind": "loss_gap", "model": "HuggingFaceTB/SmolLM2-135M"},
+            ]
+        ],
     )
     workers: Workers = Field(Workers(), description="how much of a cluster is used")
     max_bad_fraction: FractionOrZero = Field(
@@ -296,6 +308,11 @@ def _stored_settings(output: str) -> dict[str, Any]:
     shown = without_secrets(output)
     record = read_record(OutputFolder(output).record("run"))
     if record is None:
+        if OutputFolder(output).labelled_files():
+            raise ConfigError(
+                f"{shown}: its windows were written without a run, so it holds no settings; give a config "
+                f"whose output it is"
+            )
         raise ConfigError(f"{shown}: neither a config nor the output folder of a run")
     text = str(record.get("config") or "")
     if not text:

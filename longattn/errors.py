@@ -28,11 +28,11 @@ class RunError(RuntimeError):
 
 
 class Interrupted(RunError):  # noqa: N818
-    """The run was told to stop; run it again to go on where it stopped."""
+    """A command was told to stop; a run that is started again goes on where it stopped."""
 
-    def __init__(self, by: signal.Signals = signal.SIGTERM) -> None:
+    def __init__(self, by: signal.Signals = signal.SIGTERM, *, resumable: bool = True) -> None:
         name = "Ctrl-C" if by == signal.SIGINT else by.name
-        super().__init__(f"stopped by {name}; run again to go on")
+        super().__init__(f"stopped by {name}" + ("; run again to go on" if resumable else ""))
         self.exit_status = 130 if by == signal.SIGINT else 75
 
 

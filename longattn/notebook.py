@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from longattn.reports.inspection import Inspection
     from longattn.reports.plan import Plan
     from longattn.selection.join import Joined
-    from longattn.selection.select_windows import CategorySelection
+    from longattn.selection.selection_record import CategorySelection
 
 
 def plan(
@@ -95,7 +95,7 @@ def select(
     """
     from longattn.reports.retelling import retell
     from longattn.resume.fingerprint import require_windows_of
-    from longattn.selection.kept_heads import chosen_categories
+    from longattn.selection.kept_heads import kept_choices
     from longattn.selection.select_windows import resolved
     from longattn.selection.select_windows import select as select_labelled
     from longattn.storage.output_folder import OutputFolder
@@ -103,7 +103,7 @@ def select(
     if not isinstance(path, (str, Path)) or is_config_file(path):
         require_windows_of(Config.of(path))
     output, settings, size = resolved(path, settings, file_bytes, overrides)
-    if settings.heads == "auto" and not chosen_categories(OutputFolder(output)):
+    if settings.chooses_heads and not kept_choices(OutputFolder(output), settings):
         from longattn.reports.head_choice import choose_heads
 
         choose_heads(Config.of(path).model_copy(update={"output": output, "select": settings}))
@@ -156,16 +156,15 @@ def _measure_ranking(output: str) -> None:
     from longattn.reports.blindness import record_check
     from longattn.reports.verdict import last_selection
     from longattn.resume.fingerprint import read_run_record
+    from longattn.selection.selection_record import SelectionRecord
     from longattn.storage.output_folder import OutputFolder
-    from longattn.storage.records import read_record
 
     folder, run = OutputFolder(output), read_run_record(output)
-    selection = read_record(folder.selection_record(last_selection(folder)))
+    selection = SelectionRecord.read(folder, last_selection(folder))
     if run is None or run.config is None or selection is None:
         return
     try:
-        select = Select.check(selection.get("select"), "select")
-        record_check(run.config.model_copy(update={"output": output, "select": select}))
+        record_check(run.config.model_copy(update={"output": output, "select": selection.select}))
     except (OSError, ValueError) as error:  # the corpus is elsewhere now
         log.warning("what ranks was not measured: %s", error)
 
@@ -258,6 +257,7 @@ def verify(output: ConfigLike, *, scores: int = 0) -> list[str]:
 
 def export(
     output: ConfigLike,
+    overrides: Sequence[str] = (),
     *,
     format: str = "megatron",
     shuffle: int | None = None,
@@ -268,7 +268,8 @@ def export(
     Of the selection that `select.name` of the config names, or of the one without a name.
 
     Args:
-        output: the config of a run, or its output folder.
+        output: the config of a run, or the output folder of one or of `write_labelled`.
+        overrides: `a.b=value`, as `--set` takes them.
         format: "megatron" (prefixes, as `--data-path` takes them), "mds" (folders, each a stream of
             mosaicml-streaming), "npy" (token files, as OLMo-core takes them) or "jsonl".
         shuffle: the seed of an order over all categories, the same anywhere; None: in order of category.
@@ -280,17 +281,30 @@ def export(
     """
     from longattn.formats.export import Export
     from longattn.formats.export import export as write_export
+    from longattn.resume.origin import config_of_output, read_origin
+    from longattn.text import without_secrets
     from longattn.windows.tokenizer import load_tokenizer
 
-    settings = Config.of(output)
+    settings = config_of_output(output, overrides)
+    model, window = settings.scorer.model, settings.window.tokens
+    origin = read_origin(settings.output)
+    if origin is not None and not origin.is_run:
+        folder = isinstance(output, (str, Path)) and not is_config_file(output)
+        if origin.parts is not None and origin.model is not None:
+            model, window = origin.model, origin.parts.window
+        elif folder and "scorer" not in settings.model_fields_set:
+            raise ConfigError(
+                f"{without_secrets(settings.output)}: what scored its windows is not stored: name the model "
+                "whose tokenizer cut them, as in --set scorer.model=meta-llama/Llama-3.1-8B"
+            )
     wanted = Export(
         name=settings.select.name,
-        vocab_size=load_tokenizer(settings.scorer.model).vocab_size,
-        window=settings.window.tokens,
+        vocab_size=load_tokenizer(model).vocab_size,
+        window=window,
         format=format,
         shuffle=shuffle,
         mix=None if mix is None else Mix.of(mix),
-        model=settings.scorer.model,
+        model=model,
         memory=settings.select.memory,
     )
     return write_export(settings.output, wanted)

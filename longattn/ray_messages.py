@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import sys
+from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from threading import Lock, Thread
@@ -28,18 +29,24 @@ def quieten_ray() -> None:
 # Ray Data hands each actor of a pool two objects that it has put into the store itself, its context and
 # what it runs; an actor that may be restarted makes Ray's core log an error of that each time it is
 # created. The driver holds both for as long as the pool lives, so a restart finds them.
-_OWN_ARGUMENTS = re.compile(
+# A Ray that asks for a token refuses a driver once a second before it says so in an exception.
+_LEFT_OUT = re.compile(
     rb"core_worker\.cc.* has constructor arguments in the object store and max_restarts > 0"
+    rb"|gcs_client\.cc.* Failed to get cluster ID from GCS server"
 )
 _changing = Lock()
 _blocks = 0
 """How many threads are within the filter; the first sets it up, the last takes it away."""
 _filter = ExitStack()
+_left_out: deque[bytes] = deque(maxlen=1)
+"""The last line."""
 
 
 @contextmanager
-def without_argument_errors() -> Iterator[None]:
-    """Ray's core writes to the terminal in the block, but for its lines on constructor arguments.
+def without_noise() -> Iterator[deque[bytes]]:
+    """Ray's core writes to the terminal in the block, but for lines that no user can act on.
+
+    Gives the last such line, if there was one.
 
     Only file descriptor 2 knows them: they come from C++. `sys.stderr` writes past the filter, be it
     the terminal or a notebook's. Blocks may overlap, also those of several threads.
@@ -47,10 +54,11 @@ def without_argument_errors() -> Iterator[None]:
     global _blocks
     with _changing:
         if _blocks == 0:
+            _left_out.clear()
             _filter.enter_context(_filtered())
         _blocks += 1
     try:
-        yield
+        yield _left_out
     finally:
         with _changing:
             _blocks -= 1
@@ -111,5 +119,7 @@ def _is_terminal(stream: object) -> bool:
 def _pass_on(reading: int, writing: int) -> None:
     with os.fdopen(reading, "rb") as lines, os.fdopen(writing, "wb", 0) as terminal:
         for line in lines:
-            if not _OWN_ARGUMENTS.search(line):
+            if _LEFT_OUT.search(line):
+                _left_out.append(line)
+            else:
                 terminal.write(line)

@@ -76,6 +76,11 @@ def count(value: float | None) -> str:
     return "–" if value is None else f"{value:,.0f}"
 
 
+def counted(number: int, one: str, several: str | None = None) -> str:
+    """`1 window`, `2 windows`; `several` where it is not `one` and an s."""
+    return f"{number:,} {one if number == 1 else several or one + 's'}"
+
+
 def short(value: float | None) -> str:
     """`36123456789` -> `36.1 B`; a dash for None."""
     if value is None:

@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import os
 import socket
 
 import pytest
@@ -90,6 +91,30 @@ def test_a_token_that_is_not_there_is_a_setting(no_cluster, monkeypatch):
         "RAY_AUTH_MODE token: Token authentication is enabled but no token was found"
     )
     assert "\n" not in said and "auth_token" in said
+
+
+def test_a_ray_that_asks_for_a_token_is_one_line_without_its_own(no_cluster, monkeypatch, capfd):
+    def refused(**_):
+        for second in range(3):
+            os.write(
+                2,
+                b"[2026-01-02 03:04:0%d,1 W 1 1] gcs_client.cc:210: Failed to get cluster ID from GCS "
+                b"server: Unauthenticated: RPC error: InvalidAuthToken\n" % second,
+            )
+        os.write(2, b"another line\n")
+        raise ConnectionError("Failed to connect to Ray cluster at 10.0.0.7:6379")
+
+    monkeypatch.setattr(ray, "init", refused)
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.7:6379")
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    with pytest.raises(ConfigError) as caught, cluster.connected():
+        pass
+    assert str(caught.value) == (
+        "RAY_AUTH_MODE not set: the Ray at 10.0.0.7:6379 asks for a token, and got none or another: set "
+        "RAY_AUTH_MODE=token, and put the token of the cluster into ~/.ray/auth_token or RAY_AUTH_TOKEN"
+    )
+    told = capfd.readouterr().err
+    assert "gcs_client" not in told and "another line" in told
 
 
 def test_local_starts_one_though_another_runs_here(no_cluster, monkeypatch, caplog):

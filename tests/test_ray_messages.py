@@ -7,17 +7,17 @@ import sys
 from contextlib import ExitStack
 
 from longattn.cluster import connected
-from longattn.ray_messages import without_argument_errors
+from longattn.ray_messages import without_noise
 
 CODE = r"""
 import logging, os, sys
-from longattn.ray_messages import without_argument_errors
+from longattn.ray_messages import without_noise
 logging.basicConfig(format="%(message)s", stream=sys.stderr)
 line = b"[2026-01-02 03:04:05,678 E 12 12] core_worker.cc:2214: Actor with class name: 'X' has constructor "
 line += b"arguments in the object store and max_restarts > 0. If the arguments in the object store go out"
 os.write(2, b"before\n")
 try:
-    with without_argument_errors():
+    with without_noise():
         os.write(2, b"[2026-01-02 03:04:05,678 E 12 12] core_worker.cc:9: something else\n")
         os.write(2, line + b" of scope\n")
         print("by Python", file=sys.stderr)
@@ -56,7 +56,7 @@ LINE = b"core_worker.cc:2214: Actor X has constructor arguments in the object st
 def test_a_notebooks_stream_stays_and_the_lines_are_left_out_of_what_it_watches(monkeypatch, capfd):
     mine = io.StringIO()
     monkeypatch.setattr(sys, "stderr", mine)
-    with without_argument_errors():
+    with without_noise():
         assert sys.stderr is mine
         print("kept", file=sys.stderr)
         os.write(2, b"one\n" + LINE + b"two\n")
@@ -66,8 +66,8 @@ def test_a_notebooks_stream_stays_and_the_lines_are_left_out_of_what_it_watches(
 
 def test_blocks_of_several_threads_may_overlap(capfd):
     first, second = ExitStack(), ExitStack()
-    first.enter_context(without_argument_errors())
-    second.enter_context(without_argument_errors())
+    first.enter_context(without_noise())
+    second.enter_context(without_noise())
     first.close()
     os.write(2, LINE + b"within the second\n")
     second.close()

@@ -24,7 +24,8 @@ from longattn.pipeline.stopping import Stop, stop_on_sigterm
 from longattn.reports.retelling import retell
 from longattn.resume.lock import Hold
 from longattn.resume.shards import held
-from longattn.selection.select_windows import CategorySelection, select
+from longattn.selection.select_windows import select
+from longattn.selection.selection_record import CategorySelection
 from longattn.settings.numbers import Seconds, read_number
 from longattn.settings.selection import read_every
 
@@ -133,7 +134,7 @@ class Follow:
         if not done.labelled.windows:
             log.warning("no window in the files so far")
             return
-        self.job.tables = self.job.score(stop)
+        done = self.job.score(done, stop, hold)
         summary = self.job.finish(done, stop, hold, select_after=True)
         report_selected({n: c.selection for n, c in summary.categories.items() if c.selection})
         self.selected_at = time.monotonic()
@@ -170,7 +171,7 @@ class Follow:
         """Select from all that is labelled so far; what fails is tried again where a run does it."""
         config = self.job.config
         try:
-            if config.select.heads == "auto":
+            if config.select.chooses_heads:
                 from longattn.reports.head_choice import choose_heads
 
                 choose_heads(config)

@@ -7,10 +7,9 @@ same byte for byte. One thread cuts the next block of windows while this one is 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from typing import Any
 
 import pyarrow as pa
 
@@ -24,7 +23,7 @@ from longattn.pipeline.failures import failures_reported, reason_of
 from longattn.pipeline.labelled_sink import write_labelled_windows
 from longattn.pipeline.monitor import Monitor, RunMonitor
 from longattn.pipeline.score_actor import ScoreStage, ScoreWindows
-from longattn.pipeline.stopping import Stop
+from longattn.pipeline.stopping import Sign, Stop
 from longattn.pipeline.window_actor import SplitWindows
 from longattn.resume.claims import DocumentRegistry, InThisProcess, shared_registries
 from longattn.scoring.settings import ScoreSettings
@@ -34,7 +33,9 @@ log = logging.getLogger("longattn")
 
 
 @contextmanager
-def in_process(config: Config, settings: ScoreSettings) -> Iterator[LocalStages]:
+def in_process(
+    config: Config, settings: ScoreSettings, meanwhile: Callable[[], object]
+) -> Iterator[LocalStages]:
     """The stages of a run here, for a block: on a GPU if there is one."""
     import torch
 
@@ -63,11 +64,12 @@ class LocalStages:
             self.device,
         )
 
-        def sign() -> tuple[Any, str]:
+        def sign() -> Sign:
             progress, state = monitor.progress(), registry.state()
             if work.waits_for_files(progress):
-                return object(), ""
-            return (progress, state), f"its scorer, or documents {', '.join(state.at)}"
+                return Sign(object())
+            waits = f"its scorer, or documents {', '.join(state.at)}"
+            return Sign((progress, state), waits, progress.computing)
 
         try:
             with (
@@ -92,7 +94,7 @@ class LocalStages:
             if work.feed:  # the thread waits for it
                 ending.callback(work.feed.close)
             following = ahead.submit(next, blocks, None)
-            scorer = ScoreWindows(stage, monitor.score_report(), failed)
+            scorer = ScoreWindows(stage, monitor.score_report(), failed, monitor.pulse_report())
             while (block := following.result()) is not None:
                 following = ahead.submit(next, blocks, None)
                 scored = scorer(block)

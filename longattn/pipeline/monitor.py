@@ -21,6 +21,7 @@ from longattn.corpus.counts import Counts, ReadTotals
 from longattn.corpus.records import Split
 from longattn.errors import RunError
 from longattn.pipeline.failures import Failure, FailureReport
+from longattn.pipeline.pulse import PulseReport, Pulses
 from longattn.pipeline.stopping import every
 from longattn.resume.claims import Caller
 
@@ -107,6 +108,8 @@ class Progress:
     """Stored bytes of the splits that came while it went on."""
     unscored: int = 0
     """Expected splits whose windows are not all written."""
+    computing: str = field(default="", compare=False)
+    """What scorers are at, where it takes long; no progress by itself."""
     oldest: float | None = None
     """When the file of the oldest of them was seen first."""
 
@@ -172,6 +175,7 @@ class RunMonitor:
         self.stopped = ""
         self.failures: list[Failure] = []
         self.scored = StageWork()
+        self.pulses = Pulses()
         self.written = self.arrived = 0
         self.expected: dict[str, _Expected] = {}  # of a run that goes on, the oldest first
 
@@ -261,6 +265,10 @@ class RunMonitor:
             self._settle(name)
         self._export("write", category, windows=windows, bytes=size, busy=seconds)
 
+    def beat(self, batch: str, windows: int, seconds: float) -> None:
+        """A batch that is being scored, as `Pulses.beat` takes it."""
+        self.pulses.beat(batch, windows, seconds)
+
     def add_failure(self, failure: Failure) -> None:
         if len(self.failures) < MAX_FAILURES:
             self.failures.append(failure)
@@ -279,6 +287,7 @@ class RunMonitor:
             failures=tuple(self.failures),
             written=self.written,
             arrived=self.arrived,
+            computing=str(self.pulses),
             unscored=len(self.expected),
             oldest=next((of.since for of in self.expected.values()), None),
         )
@@ -291,8 +300,11 @@ class Monitor:
         self._run, self._pools = of_run, pools  # whether there are pools of actors to balance
 
     def progress(self) -> Progress:
-        progress: Progress = self._run.ask("progress")()
-        return progress
+        return self.progress_now()()
+
+    def progress_now(self) -> Callable[[], Progress]:
+        """What gives the progress as it is at this call, without waiting for it."""
+        return self._run.ask("progress")
 
     def expect(self, splits: Mapping[str, float], arrived: int = 0) -> None:
         """Splits that come, as `RunMonitor.expect` takes them."""
@@ -317,6 +329,15 @@ class Monitor:
             windows: Counter[str], length: int, seconds: float, kernel: float, waiting: float
         ) -> None:
             run.ask("add_scored", windows, length, seconds, kernel, waiting)
+
+        return report
+
+    def pulse_report(self) -> PulseReport:
+        """For the scoring stage."""
+        run = self._run
+
+        def report(batch: str, windows: int, seconds: float) -> None:
+            run.ask("beat", batch, windows, seconds)
 
         return report
 

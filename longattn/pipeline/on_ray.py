@@ -29,7 +29,7 @@ from longattn.pipeline.monitor import Monitor, Progress, RunMonitor
 from longattn.pipeline.pools import Pools, actor_pool, plan_pools
 from longattn.pipeline.score_actor import ScoreStage
 from longattn.pipeline.steps import RETRIES, LabelledSink, dataset_of_tasks, with_scores, write_with
-from longattn.pipeline.stopping import Stop
+from longattn.pipeline.stopping import Sign, Stop
 from longattn.pipeline.streamed import (
     StreamedScores,
     StreamedSink,
@@ -47,11 +47,13 @@ log = logging.getLogger("longattn")
 
 
 @contextmanager
-def on_ray(config: Config, settings: ScoreSettings) -> Iterator[RayStages]:
+def on_ray(
+    config: Config, settings: ScoreSettings, meanwhile: Callable[[], object]
+) -> Iterator[RayStages]:
     """A cluster with the pools of a run, for a block."""
     with connected():
         require_shared_folder(config.output)
-        yield RayStages(config, plan_pools(config.workers, settings.dtype))
+        yield RayStages(config, plan_pools(config.workers, settings.dtype, meanwhile))
 
 
 class OnDriverNode:
@@ -129,12 +131,12 @@ class RayStages:
             pools.device,
         )
 
-        def sign() -> tuple[Any, str]:
+        def sign() -> Sign:
             progress, state = monitor.progress(), registry.state()
             if work.waits_for_files(progress):
-                return object(), ""
+                return Sign(object())
             waits = describe_wait(state.at, pools.window_cpus, pools.score_gpus)
-            return (progress, state), waits
+            return Sign((progress, state), waits, progress.computing)
 
         context = self._context(work.feed)
         with DataContext.current(context):
@@ -156,7 +158,7 @@ class RayStages:
             except ExecutionTimeoutError as error:
                 seconds = context.execution_no_progress_timeout_s
                 raise RunError(
-                    f"no progress for {seconds:.0f} s; waited for {sign()[1]}; run again to go on"
+                    f"no progress for {seconds:.0f} s; waited for {sign().waiting}; run again to go on"
                 ) from error
             except Exception as error:
                 raise RunError(_failure(monitor, error)) from error
@@ -184,7 +186,7 @@ class RayStages:
             **RETRIES,
         )
         stage = ScoreStage(work.settings, pools.device, pools.threads, self.config.scorer.batch)
-        reports = monitor.score_report(), monitor.failure_report()
+        reports = monitor.score_report(), monitor.failure_report(), monitor.pulse_report()
         scores = StreamedScores if queue else None
         return with_scores(windows, stage, pools, reports, len(groups), scores)
 

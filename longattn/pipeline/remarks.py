@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from longattn.config import Config, Keep
+
+log = logging.getLogger("longattn")
+
+SHOWN = 10  # files that are named in the log; of more, how many
 
 
 def remarks(config: Config, categories: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -64,3 +69,12 @@ def _why_none(category: Mapping[str, Any], window: int) -> str:
     if category.get("sampled_out"):
         return f"its sample takes none of the {category['sampled_out']:,} windows of {rest:,} documents"
     return f"of its {documents:,} documents {short:,} are too short and the others repeat them"
+
+
+def log_stale(stale: Mapping[str, int], listed: Collection[str]) -> None:
+    """A line for each file whose labelled windows are of what it was: by path, how many."""
+    for path, windows in list(stale.items())[:SHOWN]:
+        what = "has changed" if path in listed else "is gone from the listing"
+        log.warning("%s %s; %d windows labelled from what it was stay", path, what, windows)
+    if len(stale) > SHOWN:
+        log.warning("%d more files are gone or changed", len(stale) - SHOWN)

@@ -15,8 +15,10 @@ import numpy as np
 import pyarrow as pa
 
 from longattn.config import SCORER_BATCH
+from longattn.models import model_folder
 from longattn.pipeline.failures import FailureReport, failures_reported, no_failure_report
-from longattn.pipeline.labelled_sink import list_array, token_ids
+from longattn.pipeline.labelled_sink import list_array, no_report, token_ids
+from longattn.pipeline.pulse import PulseReport, beating
 from longattn.resume.origin import scored_by
 from longattn.scoring.settings import ScoreSettings
 from longattn.text import without_secrets
@@ -24,6 +26,7 @@ from longattn.text import without_secrets
 SAYS_WHAT_SCORED = ("fingerprint", "scored_by", "scored_on")
 ScoreReport = Callable[["Counter[str]", int, float, float, float], None]
 """Windows by category, tokens a window, seconds of work, in it of the statistics, seconds waited."""
+ScoringReports = tuple[ScoreReport, FailureReport, PulseReport]
 
 
 @dataclass(frozen=True)
@@ -48,9 +51,12 @@ class ScoreWindows:
         stage: ScoreStage,
         report: ScoreReport,
         failed: FailureReport = no_failure_report,
+        pulse: PulseReport = no_report,
     ) -> None:
-        self.failed = failed
+        self.failed, self.pulse = failed, pulse
         with failures_reported(failed, "scores", lambda: without_secrets(stage.settings.model)):
+            if stage.device == "cuda":
+                _compile_ahead(stage.settings)
             from longattn.scoring.window_scorer import WindowScorer  # imports transformers: 4 s
 
             self.scorer = WindowScorer(
@@ -76,7 +82,8 @@ class ScoreWindows:
         ids_bl = token_ids(batch)
         length = ids_bl.shape[1]
         in_kernel = time.perf_counter()
-        scores = self.scorer.score(ids_bl)
+        with beating(self.pulse, len(batch)):
+            scores = self.scorer.score(ids_bl)
         in_kernel = time.perf_counter() - in_kernel
         ds_bhk, variance_bhk = scores.ds.numpy(), scores.variance.numpy()
         ds_bh, variance_bh = ds_bhk[..., 0].copy(), variance_bhk[..., 0].copy()
@@ -101,3 +108,12 @@ class ScoreWindows:
         categories = batch["category"].to_pylist() if named else [""] * len(batch)
         self.report(Counter(categories), length, self.left - started, in_kernel, waiting)
         return batch
+
+
+def _compile_ahead(settings: ScoreSettings) -> None:
+    """Compile the kernels while transformers is imported."""
+    from longattn.scoring.compile_ahead import compile_ahead, head_dim_of
+
+    dim = head_dim_of(model_folder(settings.model))
+    if dim and settings.dtype:
+        compile_ahead(dim, settings.dtype)

@@ -21,9 +21,9 @@ from longattn.pipeline.failures import FailureReport, failures_reported, no_fail
 from longattn.pipeline.inputs import as_dataset, as_model, as_sources
 from longattn.pipeline.labelled_sink import WriteReport, no_report, write_labelled_windows
 from longattn.pipeline.pools import Pools, actor_pool, plan_pools
-from longattn.pipeline.score_actor import ScoreReport, ScoreStage, ScoreWindows
+from longattn.pipeline.score_actor import ScoreStage, ScoreWindows, ScoringReports
 from longattn.pipeline.window_actor import DocumentWindows
-from longattn.ray_messages import without_argument_errors
+from longattn.ray_messages import without_noise
 from longattn.scoring.settings import ScoreSettings
 from longattn.settings.numbers import TokenLength, read_number
 from longattn.storage.output_folder import OutputFolder
@@ -187,7 +187,7 @@ def write_with(scored: Dataset, sink: LabelledSink) -> None:
     cluster = ray.cluster_resources()
     writers = WRITERS if cluster.get("GPU") else max(2, int(cluster.get("CPU", 1)) // 16)
     arguments = {"num_cpus": 0, "max_retries": RETRIES["max_task_retries"]}
-    with without_argument_errors():
+    with without_noise():
         scored.write_datasink(sink, ray_remote_args=arguments, concurrency=writers)
 
 
@@ -215,7 +215,7 @@ def with_scores(
     windows: Dataset,
     stage: ScoreStage,
     pools: Pools,
-    reports: tuple[ScoreReport, FailureReport] = (no_report, no_failure_report),
+    reports: ScoringReports = (no_report, no_failure_report, no_report),
     tasks: int = 1,
     scores: type[ScoreWindows] | None = None,
 ) -> Dataset:

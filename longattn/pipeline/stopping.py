@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 from longattn.errors import Interrupted
 
@@ -48,6 +48,17 @@ def every(seconds: float, work: Callable[[], None]) -> Iterator[None]:
         thread.join()
 
 
+class Sign(NamedTuple):
+    """What is seen of a run from outside."""
+
+    mark: Any
+    """Equal to that of before where there is no progress."""
+    waiting: str = ""
+    """What a run without progress waits for, as far as can be seen."""
+    doing: str = ""
+    """What it computes, where something is known to."""
+
+
 class Stop:
     """What a signal does to a run: ends it at once, or, while it executes, after what is in flight.
 
@@ -80,21 +91,20 @@ class Stop:
             self.error = Interrupted(signal.Signals(number))
         self.asked.set()
         if again or not self.in_flight:
-            self._late()
+            raise KeyboardInterrupt  # libraries, as Ray while it starts, swallow what is an Exception
         signal.setitimer(signal.ITIMER_REAL, GRACE, AGAIN)
 
     def _late(self, *_: object) -> None:
         raise self.error
 
     @contextmanager
-    def draining(
-        self, stop: Callable[[], None], sign: Callable[[], tuple[Any, str]]
-    ) -> Iterator[None]:
+    def draining(self, stop: Callable[[], None], sign: Callable[[], Sign]) -> Iterator[None]:
         """Inside the block a signal calls `stop` and grants GRACE seconds.
 
-        `sign` gives something that changes while there is progress, and what is waited for.
         Raises Interrupted at the end of the block where a stop was asked for.
         """
+        if self.asked.is_set():  # before anything is in flight
+            self._late()
         stopped, last, since = False, None, time.monotonic()
 
         def look() -> None:
@@ -104,10 +114,12 @@ class Stop:
                 log.warning("told to stop: finishing what is in flight, %.0f s at most", GRACE)
                 stop()
             if time.monotonic() - since > STALLED / 2:
-                now, waiting = sign()
-                if now == last:
-                    log.warning("no progress for a minute or more; waiting for %s", waiting)
-                last, since = now, time.monotonic()
+                now = sign()
+                if now.mark == last and now.doing:
+                    log.info("%s", now.doing)
+                elif now.mark == last:
+                    log.warning("no progress for a minute or more; waiting for %s", now.waiting)
+                last, since = now.mark, time.monotonic()
 
         self.in_flight = True
         try:
@@ -136,10 +148,11 @@ def stop_on_sigterm() -> Iterator[Stop]:
     try:
         with _ended(stop):
             yield stop
-    except Exception as error:
+    except BaseException as error:
         if not stop.asked.is_set() or error is stop.error:
             raise
-        log.warning("while it stopped: %s", str(error).strip().partition("\n")[0])
+        if isinstance(error, Exception):
+            log.warning("while it stopped: %s", str(error).strip().partition("\n")[0])
         raise stop.error from error
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)

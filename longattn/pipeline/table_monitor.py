@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from rich.console import Console, Group
@@ -21,6 +21,7 @@ from rich.table import Table
 
 from longattn.pipeline.failures import Failure
 from longattn.pipeline.monitor import LOG_SECONDS, MAX_FAILURES, Exporter
+from longattn.pipeline.pulse import Pulses
 from longattn.pipeline.stopping import every
 from longattn.pipeline.table_stage import TableWritten
 from longattn.text import count, duration
@@ -42,6 +43,8 @@ class TableProgress:
     seconds: float = 0.0
     """Of work, summed over actors."""
     failures: tuple[Failure, ...] = ()
+    computing: str = field(default="", compare=False)
+    """What scorers are at, where it takes long; no progress by itself."""
 
     @property
     def rest(self) -> int:
@@ -50,7 +53,7 @@ class TableProgress:
     def to_dict(self) -> dict[str, Any]:
         """For the summary of a run."""
         told = asdict(self)
-        del told["failures"], told["files"]
+        del told["failures"], told["files"], told["computing"]
         return told
 
 
@@ -62,6 +65,7 @@ class TableMonitor:
         self.metrics = Exporter() if export else None
         self.state = TableProgress(files)
         self.stopped = False
+        self.pulses = Pulses()
 
     def stop(self) -> None:
         """No further table is begun."""
@@ -69,6 +73,10 @@ class TableMonitor:
 
     def goes_on(self) -> bool:
         return not self.stopped and len(self.state.failures) < MAX_FAILURES
+
+    def beat(self, batch: str, windows: int, seconds: float) -> None:
+        """A batch that is being scored, as `Pulses.beat` takes it."""
+        self.pulses.beat(batch, windows, seconds)
 
     def add(self, table: TableWritten) -> None:
         now = self.state
@@ -96,7 +104,7 @@ class TableMonitor:
             self.state = replace(self.state, failures=(*self.state.failures, failure))
 
     def progress(self) -> TableProgress:
-        return self.state
+        return replace(self.state, computing=str(self.pulses))
 
 
 @contextmanager

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from longattn.errors import RunError
 from longattn.pipeline.failures import Failure, failures_reported
+from longattn.pipeline.pulse import beating
 from longattn.resume.claims import Caller
 from longattn.resume.score_tables import TableRecord, narrow_columns, within
 from longattn.scoring.further_scores import FurtherScorer, table_schema
@@ -67,6 +68,9 @@ class TableReports:
     def written(self, table: TableWritten) -> None:
         self._monitor.ask("add", table)()  # waited for, so that totals are whole at the end
 
+    def beat(self, batch: str, windows: int, seconds: float) -> None:
+        self._monitor.ask("beat", batch, windows, seconds)
+
     def failed(self, failure: Failure) -> None:
         self._monitor.ask("add_failure", failure)()
 
@@ -81,7 +85,7 @@ class ScoreTables:
             self.scorer = FurtherScorer(
                 stage.score, stage.record.parts, stage.device, stage.threads
             )
-        self.schema = table_schema(stage.score, stage.record.parts)
+        self.schema = table_schema(stage.record.columns, self.scorer)
         self.left = time.perf_counter()  # when the last table was written
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -129,7 +133,8 @@ class ScoreTables:
 
     def _write(self, url: str, windows: pa.Table, inside: np.ndarray, started: float) -> None:
         record, name = self.stage.record, self.stage.score.name
-        columns = self.scorer.columns(windows.filter(pa.array(inside)))
+        with beating(self.reports.beat, int(inside.sum())):
+            columns = self.scorer.columns(windows.filter(pa.array(inside)))
         places = np.flatnonzero(inside).tolist()
         table = {"data_id": windows["data_id"]}
         for field in self.schema:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from longattn.config import Workers
-from longattn.pipeline.stopping import Stop
+from longattn.pipeline.stopping import Sign, Stop
 from longattn.pipeline.table_monitor import TableMonitor, TableProgress, watched_tables
 from longattn.pipeline.table_stage import ScoreTables, TableReports, TableStage
 from longattn.resume.claims import InThisProcess
@@ -31,9 +31,13 @@ class LocalTables:
         """Write the tables of labelled files; raises Interrupted, or ValueError for a refused model."""
         name = stage.score.name
         monitor = TableMonitor(name, len(labelled), stage.record.parts.window)
+
+        def sign() -> Sign:
+            return Sign(now := monitor.progress(), f"the score {name}", now.computing)
+
         with (
             watched_tables(name, monitor.progress),
-            stop.draining(monitor.stop, lambda: (monitor.progress(), f"the score {name}")),
+            stop.draining(monitor.stop, sign),
         ):
             reports = TableReports(InThisProcess(monitor))
             ScoreTables(replace(stage, device=self.device), reports).write(labelled)

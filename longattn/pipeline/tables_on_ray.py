@@ -21,7 +21,7 @@ from longattn.pipeline.failures import reason_of
 from longattn.pipeline.on_ray import OnDriverNode, describe_wait
 from longattn.pipeline.pools import Pools, actor_pool, plan_pools
 from longattn.pipeline.steps import RETRIES
-from longattn.pipeline.stopping import Stop
+from longattn.pipeline.stopping import Sign, Stop
 from longattn.pipeline.table_monitor import TableMonitor, TableProgress, watched_tables
 from longattn.pipeline.table_stage import ScoreTables, TableReports, TableStage
 
@@ -58,8 +58,9 @@ class RayTables:
 
         pool = self._pool(stage, files)
 
-        def sign() -> tuple[Any, str]:
-            return progress(), describe_wait([], pool["num_cpus"], pool["num_gpus"] or 0)
+        def sign() -> Sign:
+            waits = describe_wait([], pool["num_cpus"], pool["num_gpus"] or 0)
+            return Sign(now := progress(), waits, now.computing)
 
         context = DataContext.get_current().copy()
         context.enable_progress_bars = False

@@ -14,11 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from longattn.config import Config, Window
+from longattn.reports.evaluated_scores import EvaluatedScores, HeadScorer
 from longattn.reports.foils import Ids, generator, long_documents, native_windows, repeated, spliced
 from longattn.reports.head_choice import head_scorer
 from longattn.selection.auc import auc
 from longattn.selection.heads import HeadScores, lds_of_heads, mean_of_heads
-from longattn.selection.kept_heads import heads_of
+from longattn.selection.kept_heads import heads_of, kept_choices
 from longattn.settings.selection import Select
 from longattn.storage.output_folder import OutputFolder
 from longattn.storage.records import read_record, write_record
@@ -122,22 +123,24 @@ def _ranking(config: Config) -> Callable[[list[Ids], str], list[Floats]]:
     """What computes the ranking column of kinds of windows of a category, native ones first."""
     column = config.select.rank_by
     if further := tuple(score for score in config.scores if column in score.columns):
-        from longattn.reports.evaluated_scores import EvaluatedScores
-
         only = config.model_copy(update={"scores": further})
         tokenizer = load_tokenizer(config.scorer.model)
         scores = EvaluatedScores(only, tokenizer, _device())
 
         def of_table(kinds: list[Ids], name: str) -> list[Floats]:
-            columns = [scores.columns(ids_nl) for ids_nl in kinds]
+            columns = [scores.scored(ids_nl).columns for ids_nl in kinds]
             return [of[column] if column in of else -of[f"low {column}"] for of in columns]
 
         return of_table
     if column in ATTENTION:
-        score, heads = head_scorer(config), _heads(config)
+        if column != "lds":  # which heads are chosen decides LDS alone
+            select = config.select.model_copy(update={"heads": "all"})
+            config = config.model_copy(update={"select": select})
+        scorer = head_scorer(config)
+        heads = _heads(config, scorer)
 
         def of_attention(kinds: list[Ids], name: str) -> list[Floats]:
-            scored = [_of_heads(score(ids_nl), heads.get(name)) for ids_nl in kinds]
+            scored = [_of_heads(scorer.score(ids_nl), heads.get(name)) for ids_nl in kinds]
             return _attention(scored, config.select)
 
         return of_attention
@@ -168,8 +171,8 @@ def recorded_check(folder: OutputFolder, select: Select) -> dict[str, Check]:
 
 def _rule(select: Select) -> dict[str, Any]:
     """What decides how windows are ranked, as far as it is measured."""
-    heads = list(select.heads) if isinstance(select.heads, tuple) else select.heads
-    return {"rank_by": select.rank_by, "alpha": select.alpha, "heads": heads}
+    heads = select.model_dump(mode="json", include={"heads"})
+    return {"rank_by": select.rank_by, "alpha": select.alpha, **heads}
 
 
 def _device() -> str:
@@ -197,15 +200,16 @@ def _bounded(config: Config) -> Config:
     )
 
 
-def _heads(config: Config) -> Mapping[str, tuple[int, ...] | None]:
-    """The chosen heads by category; of `auto`, those that were chosen already."""
+def _heads(config: Config, scorer: HeadScorer) -> Mapping[str, tuple[int, ...] | None]:
+    """Places of the chosen heads by category; of `auto`, those that were chosen already."""
     heads = config.select.heads
     if isinstance(heads, tuple):
         return {source.category: heads for source in config.sources}
-    if heads == "all":
+    if not config.select.chooses_heads:
         return {}
-    record = read_record(OutputFolder(config.output).record("heads")) or {}
-    return heads_of(record.get("categories", {}))
+    kept = heads_of(kept_choices(OutputFolder(config.output), config.select))
+    numbers = list(scorer.heads)
+    return {name: of and tuple(map(numbers.index, of)) for name, of in kept.items()}
 
 
 def _of_heads(

@@ -5,17 +5,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import orjson
 
 from longattn.selection.heads import HeadChoice
 
 LABELS = {"DU": "low variance"}
 """Of scorers, for people; the paper's DU is -variance."""
+FEW_HEADS = 5
+"""The best ones of deeper layers, which are shown."""
 FEW_DOCUMENTS = 20
 """Of fewer, a bootstrap over documents gives intervals that are too narrow."""
+
+
+def lds_of(name: str) -> str:
+    """What LDS of a score of kind attention is called: of means over its heads and layers."""
+    return f"LDS of {name}"
 
 
 @dataclass(frozen=True)
@@ -68,6 +76,15 @@ class HeadsEvaluation:
     auc: dict[str, list[float]]
     """By kind of foil, of each head, on all documents."""
     choice: HeadChoice
+    names: list[str]
+    """Of the heads."""
+
+    def best(self, most: int) -> list[int]:
+        """The heads of the highest AUC, meant over splices, where there are some; at most so many."""
+        kinds = [kind for kind in self.auc if kind.startswith("splice")] or list(self.auc)
+        means = np.mean([self.auc[kind] for kind in kinds], axis=0)
+        order: list[int] = np.argsort(-means, kind="stable")[:most].tolist()
+        return order
 
 
 @dataclass(frozen=True)
@@ -88,6 +105,8 @@ class CategoryEvaluation:
     """By variant of the scorer."""
     pairs: list[Pair]
     """Of scores, the best first."""
+    deeper_heads: dict[str, HeadsEvaluation] = field(default_factory=dict)
+    """Of the layers of each score of kind attention, by its name."""
 
 
 @dataclass(frozen=True)

@@ -84,23 +84,33 @@ def _config_of(text: str) -> Config | None:
         return None
 
 
-def own_folder(output: str, parts: ScoreParts, config: Config | None) -> str:
+def own_folder(
+    output: str, parts: ScoreParts, config: Config | None, *, empty: bool = False
+) -> str:
     """Make the folder this run's, or check that it already is; returns the fingerprint.
+
+    Args:
+        empty: whether it holds no window, so that whatever made it has nothing to lose.
 
     Raises FolderError naming both values where the folder holds scores of other settings.
     """
     record = read_run_record(output)
-    if record is None:
+    if record is None or (empty and record.parts != parts):
         write_record(OutputFolder(output).record("run"), RunRecord(parts, config).to_dict())
     elif record.parts != parts:
-        old, new = record.parts.to_dict(), parts.to_dict()
-        other = [k for k in sorted({*old, *new}) if old.get(k) != new.get(k)]
-        changes = ", ".join(f"{k}: there {old.get(k)!r}, here {new.get(k)!r}" for k in other)
         raise FolderError(
-            f"{without_secrets(output)} holds scores of other settings ({changes}); "
+            f"{without_secrets(output)} holds scores of other settings "
+            f"({differences(record.parts, parts)}); "
             "choose another output, the settings of the folder, or remove the folder"
         )
     return parts.fingerprint
+
+
+def differences(there: ScoreParts, here: ScoreParts) -> str:
+    """In what the settings of a folder and of a run differ, for people; empty where they do not."""
+    old, new = there.to_dict(), here.to_dict()
+    other = [k for k in sorted({*old, *new}) if old.get(k) != new.get(k)]
+    return ", ".join(f"{k}: there {old.get(k)!r}, here {new.get(k)!r}" for k in other)
 
 
 def require_windows_of(config: Config) -> None:
@@ -109,8 +119,8 @@ def require_windows_of(config: Config) -> None:
     Raises ConfigError in one line.
     """
     record = read_run_record(config.output)
-    if record is None:
-        return
+    if record is None or not OutputFolder(config.output).labelled_files():
+        return  # of no windows at all, select says so itself
     for name, there, here in (
         ("window.tokens", record.parts.window, config.window.tokens),
         ("scorer.min_distance", record.parts.min_distance, config.min_distance),

@@ -7,12 +7,13 @@ The functions of `longattn.pipeline.steps` write labelled files without a run. W
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from longattn.config import Config
+from longattn.config import Config, ConfigLike, is_config_file, output_of
 from longattn.errors import FolderError
 from longattn.resume.fingerprint import read_run_record
 from longattn.scoring.settings import ScoreParts
@@ -71,6 +72,22 @@ def require_origin(output: str) -> Origin:
             f"{without_secrets(output)}: no run has written here, and there are no labelled windows"
         )
     return origin
+
+
+def config_of_output(value: ConfigLike, overrides: Sequence[str] = ()) -> Config:
+    """The settings that a config or a run has, else the defaults for a folder of labelled windows.
+
+    What `write_labelled` wrote has no settings; its sources are then the windows themselves.
+
+    Raises ConfigError, one line.
+    """
+    if isinstance(value, (str, Path)) and not is_config_file(value):
+        output = output_of(value)
+        origin = read_origin(output)
+        if origin is not None and not origin.is_run:
+            source = {"category": "labelled", "path": OutputFolder(output).labelled}
+            return Config.of({"sources": [source], "output": output}, overrides)
+    return Config.of(value, overrides)
 
 
 def _of_footer(metadata: Mapping[str, Any]) -> Origin:

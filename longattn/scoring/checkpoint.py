@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,6 +93,10 @@ class Checkpoint:
 
     def fingerprint(self) -> str:
         """Hex SHA-256 over the needed tensors and the config fields that decide the scores."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
         import torch
 
         digest = hashlib.sha256()

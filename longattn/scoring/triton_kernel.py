@@ -176,7 +176,10 @@ def _block(
         tl.store(where + M * items, tl.sum(tl.where(inside, s2, 0.0), axis=0), mask=mask)
 
 
-@triton.jit
+# Compiled once, whatever the sizes: see hopper_kernel.py.
+@triton.jit(
+    do_not_specialize=["items", "heads", "kv_heads", "length", "min_distance", "stride", "blocks"]
+)
 def _sums_kernel(
     q_desc, k_desc, distances_ptr, first_ptr, partial_ptr,
     items, heads, kv_heads, length, min_distance, stride, blocks,
@@ -205,7 +208,7 @@ def _total_kernel(partial_ptr, total_ptr, blocks, CHUNK: tl.constexpr):
     tl.store(total_ptr + pid, tl.sum(total))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["length", "heads", "rows", "stride"])
 def _gather_rotate_kernel(
     table_ptr, ids_ptr, cos_ptr, sin_ptr, first_ptr, centre_ptr, shift_ptr, out_ptr,
     length, heads, rows, stride, low,
@@ -437,7 +440,15 @@ def attention_sums(
     return s1, s2
 
 
+def first_pass(
+    q_bhrd: Tensor, k_bgld: Tensor, min_distance: int, first_b: Tensor, *,
+    reference: bool = False, portable: bool = False,
+) -> Tensor:  # fmt: skip
+    """The parts of S1 and S2 before any is done again, (2, 1, batch, heads, parts) float32."""
+    return _Work(q_bhrd, k_bgld, [min_distance], first_b, 1).first_pass(reference, portable)
+
+
 def lost_share(q_bhrd: Tensor, k_bgld: Tensor, min_distance: int, first_b: Tensor) -> float:
     """Share of blocks that leave the range of float32 if their scores have no reference."""
-    partial = _Work(q_bhrd, k_bgld, [min_distance], first_b, 1).first_pass(False, portable=True)
+    partial = first_pass(q_bhrd, k_bgld, min_distance, first_b, portable=True)
     return float(partial[0].isnan().double().mean())

@@ -49,9 +49,9 @@ def first_config(model: type[BaseModel], values: Mapping[str, Any]) -> str:
         values: what has no default: `output`, and `sources`, of which the first is explained.
     """
     lines = [
-        "# Settings of a longattn run, all of them. Lines such as `# text_column: content` show "
-        "defaults:",
-        "# take the `# ` away to change one. Numbers may be written 32K, 1.5B, 512M, 50%.",
+        "# Settings of a longattn run, all of them. Lines such as `#text_column: content` show defaults, "
+        "or",
+        "# examples: take the `#` away to set one. Numbers may be written 32K, 1.5B, 512M, 50%.",
         "# `longattn config FILE` shows what is in force, `longattn plan FILE` what a run would "
         "give.",
     ]
@@ -68,7 +68,7 @@ def first_config(model: type[BaseModel], values: Mapping[str, Any]) -> str:
         if depth == 0:
             lines.append("")
         lines += _explained(field, "  " * depth)
-        lines.append(_line(field, name, depth, value))
+        lines += _lines(field, name, depth, value)
         if field.path.startswith("sources.") and name == list(field_names(model, "sources"))[-1]:
             lines += [f"  - {_flow(source)}" for source in values["sources"][1:]]
     return "\n".join(lines) + "\n"
@@ -113,10 +113,11 @@ def settings_page(model: type[BaseModel], mix: type[BaseModel]) -> str:
         text = " ".join((field.info.description or "").split()).replace("|", "\\|")
         default = _default(field) if _has_default(field) else "required"
         if field.section is not None:
+            default = default if isinstance(field.info.default, str) else ""
             text += f" (see `{below.setdefault(field.section, _plain(field.path))}` below)"
         takes = _takes(field.schema).replace("|", "\\|")
         tables.setdefault(section or title, []).append(
-            f"| `{name}` | {takes} | {default if field.section is None else ''} | {text} |"
+            f"| `{name}` | {takes} | {default} | {text} |"
         )
     lines = [
         "# Settings",
@@ -194,24 +195,35 @@ def print_settings(settings: BaseModel, overrides: Sequence[str], console: Conso
 
 def _explained(field: SettingField, indent: str) -> list[str]:
     text = " ".join((field.info.description or "").split())
-    if field.section is None and field.path in OFTEN_SET and _has_default(field):
+    shown = field.info.examples or (field.section is None and field.path in OFTEN_SET)
+    if shown and _has_default(field):
         text += f" (default {_default(field)})"
-    lines = textwrap.wrap(text, WIDTH - len(indent) - 2)
+    width = WIDTH - len(indent) - 2
+    lines = textwrap.wrap(text, width)
     if field.section is not None and ("." in field.path or field.info.default == ()):
         for name, info in field.section.model_fields.items():
-            told = f"{name}: {' '.join((info.description or '').split())}"
-            lines += textwrap.wrap(told, WIDTH - len(indent) - 4, initial_indent="  ")
+            told = f"- {name}: {' '.join((info.description or '').split())}"
+            lines += textwrap.wrap(told, width, subsequent_indent="  ")
     return [f"{indent}# {line}" for line in lines]
 
 
-def _line(field: SettingField, name: str, depth: int, value: Any) -> str:
+def _lines(field: SettingField, name: str, depth: int, value: Any) -> list[str]:
+    """A setting, in force or behind a `#`: at its value, as an example, or at its default."""
     dash = "- " if field.path == "sources.0.category" else ""
     if field.path.startswith("sources.0."):
         depth = 1 if dash else 2
-    head = f"{'  ' * depth}{'' if field.path in OFTEN_SET else '# '}{dash}{name}:"
+    before = f"{'  ' * depth}{'' if field.path in OFTEN_SET else '#'}"
+    head = f"{before}{dash}{name}:"
     if field.section is not None and "." not in field.path and field.info.default != ():
-        return head
-    return f"{head} {_default(field) if value is None else _flow(value)}"
+        return [head]
+    if value is not None:
+        return [f"{head} {_flow(value)}"]
+    if not field.info.examples:
+        return [f"{head} {_default(field)}"]
+    example = field.info.examples[0]
+    if isinstance(example, list) and isinstance(example[0], dict):
+        return [head, *(f"{before}  - {_flow(entry)}" for entry in example)]
+    return [f"{head} {_flow(example)}"]
 
 
 def _has_default(field: SettingField) -> bool:
@@ -241,8 +253,10 @@ def _takes(schema: Mapping[str, Any]) -> str:
         return str(schema["takes"])
     if "enum" in schema:
         return ", ".join(map(str, schema["enum"]))
-    if "anyOf" in schema:
-        return " or ".join(dict.fromkeys(map(_takes, schema["anyOf"])))
+    if "const" in schema:
+        return str(schema["const"])
+    if shapes := schema.get("anyOf") or schema.get("oneOf"):
+        return " or ".join(dict.fromkeys(map(_takes, shapes)))
     if schema.get("type") == "array" and "$ref" not in schema["items"]:
         return f"list of {_takes(schema['items'])}"
     if schema.get("type") == "object" and "additionalProperties" in schema:

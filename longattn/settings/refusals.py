@@ -39,6 +39,8 @@ def checked(model: type[M], values: Any, where: str) -> M:
 def refusal(error: ValidationError, model: type[BaseModel]) -> str:
     """The first thing wrong, in one line; an unknown field before all others, which follow from it."""
     errors = error.errors()
+    for each in errors:
+        each["loc"] = _path(each["loc"])
     first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
     field = ".".join(map(str, first["loc"])) or model.__name__.lower()
     if first["type"] == "extra_forbidden":
@@ -46,6 +48,11 @@ def refusal(error: ValidationError, model: type[BaseModel]) -> str:
     given = first["input"] if first["type"] != "missing" else "nothing"
     shown = "" if isinstance(given, (dict, BaseModel)) else f" (given: {given!r:.120})"
     return f"{field}: {_shape(first, model)}{shown}"
+
+
+def _path(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """A location without what says which shape of a setting was given, as `(section)`."""
+    return tuple(part for part in location if not str(part).startswith("("))
 
 
 def _shape(error: ErrorDetails, model: type[BaseModel]) -> str:

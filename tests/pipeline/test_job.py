@@ -14,6 +14,7 @@ import longattn as la
 from longattn.config import Sample
 from longattn.errors import FolderError
 from longattn.reports.verify import verify
+from longattn.resume.shards import Shard, held
 from longattn.storage.digests import json_checksum
 from longattn.storage.tables import LABELLED, SELECTED
 from longattn.windows.ids import document_id, is_sampled
@@ -335,3 +336,55 @@ def test_several_distances_are_columns_of_one_run(finished, corpus, tmp_path, ch
         two["variance_k64"].to_numpy()[:4], alone.variance.mean(1), rtol=1e-6
     )
     assert labelled(tmp_path / "out", "selected").schema.names == SELECTED.names
+
+
+def test_a_folder_without_a_window_is_taken_over_by_a_run_of_other_settings(
+    documents, tmp_path, checkpoint, caplog
+):
+    (documents / "book" / "9.jsonl").write_text("not json\n")
+    sources = [{"category": "book", "path": f"{documents}/book", "sample": {"fraction": 0.5}}]
+    settings = {"max_bad_fraction": 1, "sources": sources}
+    too_long = config(
+        documents, tmp_path / "out", checkpoint, window={"tokens": 50_000}, **settings
+    )
+    for _ in range(2):  # the same settings go on where they were
+        with pytest.raises(la.RunError, match="no window in the whole corpus"):
+            run(too_long)
+    assert "takes it over" not in caplog.text
+    (quarantined,) = (tmp_path / "out/quarantine").iterdir()
+    other = [{**sources[0], "sample": {"fraction": 0.4, "seed": 7}}]
+    fitting = config(documents, tmp_path / "out", checkpoint, max_bad_fraction=1, sources=other)
+    with caplog.at_level("WARNING", "longattn"):
+        summary = run(fitting)
+    (told,) = [line for line in caplog.messages if "takes it over" in line]
+    assert "window: there 50000, here 512" in told
+    assert [p.name for p in (tmp_path / "out/quarantine").iterdir()] == [quarantined.name]
+    assert summary.categories["book"].windows == summary.score.windows > 0
+    assert summary.categories["book"].to_dict()["records"] == 16
+    assert list(verify(str(tmp_path / "out"))) == []
+    with pytest.raises(FolderError, match="choose another output"):  # now there is something
+        run(too_long)
+
+
+def test_an_empty_folder_stays_as_it_is_while_another_share_is_at_work(
+    documents, tmp_path, checkpoint
+):
+    settings = config(documents, tmp_path / "out", checkpoint, window={"tokens": 50_000})
+    with pytest.raises(la.RunError, match="no window"):
+        run(settings)
+    other = config(documents, tmp_path / "out", checkpoint)
+    with held(str(tmp_path / "out"), shard=Shard(1, 2)), pytest.raises(FolderError, match="50000"):
+        run(other, shard="2/2")
+    summary = run(other, shard="1/1")
+    assert sum(category.windows for category in summary.categories.values()) > 60
+
+
+def test_an_empty_folder_is_taken_over_where_only_its_sample_differs(
+    documents, tmp_path, checkpoint
+):
+    sources = [{"category": "code", "path": f"{documents}/code", "sample": {"fraction": 1e-9}}]
+    settings = config(documents, tmp_path / "out", checkpoint, sources=sources)
+    with pytest.raises(la.RunError, match="its sample takes none"):
+        run(settings)
+    other = [{**sources[0], "sample": {"fraction": 0.5, "seed": 3}}]
+    assert run(config(documents, tmp_path / "out", checkpoint, sources=other)).score.windows > 0

@@ -35,9 +35,11 @@ def test_the_first_to_ask_cuts_a_document_and_a_later_try_of_it_again():
 
 
 def test_documents_of_finished_splits_are_not_cut_again():
-    here = claims(finished=[f"book-{i}" for i in range(50)])
+    here = claims(finished=[f"book-{i}" for i in range(700)])
+    assert any(hash_key(f"book-{i}").endswith(b"\0") for i in range(700))
     asked = SplitReader(here, "x", "1")
-    assert not any(asked("book", str(i)) for i in range(50)) and asked("book", "50")
+    assert not any(asked("book", str(i)) for i in range(700))
+    assert all(asked("book", str(i)) for i in range(700, 1000))
     assert asked.waits_for == set()
 
 
@@ -142,11 +144,14 @@ def test_registries_that_share_the_documents_answer_as_one():
                 told.append((sorted(asked.kept), asked.waits_for))
         last = here.reader("y", "2")
         assert last("book", "last") and here.state().at == ["book-last"]
+        here.fail("y", "broken")
+        here.restarted()
         answers.append((told, here.state()))
         here.stop()
-        assert here.begin("x", "3") == "stop"
+        assert here.begin("x", "3") == "stop" and here.state().stopping
     assert answers[0] == answers[1]
-    assert answers[0][1].retries == 2
+    state = answers[0][1]
+    assert (state.failed, state.retries, state.restarts) == (["broken"], 2, 1)
 
 
 @pytest.mark.parametrize("restarted", [True, False])

@@ -1,5 +1,6 @@
 """What is known of the scores of a folder that no run wrote, and what the commands make of it."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -209,3 +210,25 @@ def test_the_commands_take_it(mine):
     assert inspected.exit_code == 0 and "Kept: LDS" in inspected.stdout
     assert f"Its folder was {NO_RUN}" in " ".join(inspected.stdout.split())
     assert call("run", mine).exit_code == 2  # it has no sources
+
+
+def test_what_no_run_wrote_is_exported_with_the_tokenizer_that_it_names(said, tmp_path):
+    shutil.copytree(said, tmp_path / "mine")
+    result = CliRunner().invoke(app, ["export", str(tmp_path / "mine")], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    selected = pq.read_table(tmp_path / "mine/selected").num_rows
+    index = next(Path(tmp_path / "mine/megatron").glob("*.idx")).read_bytes()
+    assert int.from_bytes(index[18:26], "little") == selected > 0
+    told = json.loads((tmp_path / "mine/_longattn/export-megatron.json").read_text())
+    assert told["vocab_size"] == 8192
+
+
+def test_an_export_of_what_says_no_tokenizer_asks_for_the_model(unsaid, checkpoint):
+    with pytest.raises(la.ConfigError, match=r"--set scorer\.model="):
+        la.export(str(unsaid))
+    paths = la.export(str(unsaid), [f"scorer.model={checkpoint}"], format="jsonl")
+    assert paths and all(Path(path).exists() for path in paths)
+    with pytest.raises(
+        la.ConfigError, match="without a run, so it holds no settings; give a config"
+    ):
+        la.plan(str(unsaid))

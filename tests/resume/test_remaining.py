@@ -71,6 +71,9 @@ def test_a_folder_is_claimed_once_and_refused_to_others(tmp_path):
     ):
         own_folder(str(tmp_path), score_parts(window=9), config)
     assert read_run_record(str(tmp_path)) == RunRecord(score_parts(), config)
+    other = score_parts(dtype="bfloat16")
+    assert own_folder(str(tmp_path), other, config, empty=True) == other.fingerprint
+    assert read_run_record(str(tmp_path)) == RunRecord(other, config)
 
 
 def test_a_folder_of_another_layout_is_refused_in_a_line(tmp_path):

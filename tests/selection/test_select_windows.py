@@ -16,7 +16,7 @@ import longattn as la
 from longattn.config import Select
 from longattn.selection import reference, score_table, select_windows
 from longattn.selection.overlap import distinct_scores
-from longattn.selection.select_windows import CategorySelection
+from longattn.selection.selection_record import CategorySelection
 from longattn.storage.files import list_files
 from longattn.storage.tables import LABELLED, SELECTED, write_table
 from tests.examples import examples
@@ -428,3 +428,10 @@ def test_equal_hashes_of_different_ids_change_nothing(tmp_path, monkeypatch):
     assert (told.windows, told.duplicate_rows) == (60, 10)
     want = np.argsort(-la.long_distance_scores(ds, variance), kind="stable")[:20]
     assert selected(tmp_path)["data_id"].to_pylist() == sorted(ids[i] for i in want)
+
+
+def test_a_file_of_hundreds_of_windows_is_selected_from(tmp_path):
+    ids = [f"book-{i}" for i in range(300)]
+    write_labelled(tmp_path, "book", labelled_table("book", ids, np.arange(300.0), np.ones(300)))
+    assert la.select(str(tmp_path), keep={"count": 40})["book"].kept == 40
+    assert {*selected(tmp_path)["data_id"].to_pylist()} == {*ids[-40:]}

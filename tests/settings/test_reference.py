@@ -40,23 +40,53 @@ def test_the_first_config_is_the_quickstart_with_an_output_of_its_own(text):
     assert first.model_copy(update={"output": quickstart.output}) == quickstart
 
 
-def test_the_comments_of_the_first_config_show_every_setting_at_its_default(text):
-    """Each `# name: value` made a setting changes nothing; then every setting is set."""
-    names = {field.path.rpartition(".")[2] for field in setting_fields(Config)}
-    lines = [
-        re.sub(r"^( *)# (?=(\w+): )", r"\1", line)
-        if (m := re.match(r" *# (\w+): ", line)) and m[1] in names
-        else line
-        for line in text.splitlines()
-    ]
-    whole = yaml.safe_load("\n".join(lines))
-    assert Config.parse(whole) == Config.parse(yaml.safe_load(text))
+EXAMPLE = re.compile(r"^( *)#(\w+:.*(?:\n *#  - .*)*)", re.MULTILINE)
+
+
+def uncommented(text, which=None):
+    """The text with the n-th example as a setting; with all of them."""
+    places = iter(range(1000))
+
+    def bare(match):
+        if which not in (None, next(places)):
+            return match[0]
+        return re.sub(r"^( *)#", r"\1", match[0], flags=re.MULTILINE)
+
+    return EXAMPLE.sub(bare, text)
+
+
+def test_each_example_of_the_first_config_loads_once_its_mark_is_taken_away(text):
+    plain = Config.parse(yaml.safe_load(text))
+    examples = list(EXAMPLE.finditer(text))
+    assert len(examples) > 20
+    shown = {name: field for field in setting_fields(Config) if (name := field.path)}
+    changed = set()
+    for place, example in enumerate(examples):
+        values = yaml.safe_load(uncommented(text, place))
+        assert values != yaml.safe_load(text), example[0]  # it sets something
+        name = example[2].partition(":")[0]
+        if Config.parse(values) != plain:
+            changed.add(name)
+    assert changed == {
+        path.rpartition(".")[2] for path, field in shown.items() if field.info.examples
+    }
+    assert {"scores", "where", "sample", "columns", "categories"} <= changed
+    # What is no example is prose, and is not taken for a setting.
+    for line in uncommented(text).splitlines():
+        assert re.match(r"^ *(# \S.*|#   .*|[^#].*|)$", line), line
+
+
+def test_the_comments_of_the_first_config_show_every_setting(text):
+    """Each `#name: value` made a setting: those without an example change nothing."""
+    whole = yaml.safe_load(uncommented(text))
+    scores = [score.name for score in Config.parse(whole).scores]
+    assert scores == ["text", "gap"]
     for field in setting_fields(Config):
         node = whole
         parts = field.path.split(".")
         inside = len(parts) > 2 and (parts[1] != "0" or parts[0] == "scores")
         if inside or len(parts) > 3:  # explained in the line above
-            assert f"#   {parts[-1]}: " in text
+            assert f"# - {parts[-1]}: " in text
             continue
         for part in parts:
             node = node[int(part) if part.isdigit() else part]

@@ -22,6 +22,7 @@ from longattn.models import model_folder, whole_model
 from longattn.scoring.checkpoint import open_checkpoint
 from longattn.scoring.further_scores import FurtherScorer, table_parts, weights_fingerprint
 from longattn.settings.scores import Score
+from longattn.storage import remote_model
 from longattn.storage.remote_model import SMALL_FILES, fetch_tensors
 from longattn.text import size
 from longattn.windows.tokenizer import load_tokenizer
@@ -162,7 +163,6 @@ print(fetch_tensors({url!r}, {tensors!r}))
 @pytest.mark.parametrize("uploaded", ["shards"], indirect=True)
 def test_a_fetch_that_was_killed_leaves_nothing_that_is_taken(uploaded, cache, monkeypatch):
     url, folder, _ = uploaded
-    from longattn.storage import remote_model
 
     def killed(*_):
         raise KeyboardInterrupt
@@ -397,3 +397,24 @@ def test_a_model_in_memory_and_a_file_url_are_taken(whole):
     )
     assert model_folder(settings.scorer.model) == whole["one"]
     memory.rm("/model", recursive=True)
+
+
+def test_files_of_many_requests_are_whole(whole, monkeypatch):
+    import fsspec
+
+    monkeypatch.setattr(remote_model, "PIECE", 30_000)
+    memory = fsspec.filesystem("memory")
+    memory.put(f"{whole['one']}/", "/pieces/", recursive=True)
+    kept = Path(whole_model("memory://pieces"))
+    for name in ("config.json", "model.safetensors", "tokenizer.json"):
+        assert (kept / name).read_bytes() == (whole["one"] / name).read_bytes()
+    path = fetch_tensors("memory://pieces", dict.fromkeys(NEEDED, "model.safetensors"))
+    tensors = load_file(whole["one"] / "model.safetensors")
+    assert all(torch.equal(of, tensors[name]) for name, of in load_file(path).items())
+    # As safetensors itself writes: the data begin where any of its kinds of number may.
+    assert int.from_bytes(path.read_bytes()[:8], "little") % 8 == 0
+    for length in (0, 7, 8, 9):
+        memory.pipe_file("/pieces/model.safetensors", b"\0" * length)
+        with pytest.raises(ValueError, match="not a readable safetensors file: its header has no"):
+            fetch_tensors("memory://pieces", dict.fromkeys(NEEDED, "model.safetensors"))
+    memory.rm("/pieces", recursive=True)
