@@ -163,7 +163,9 @@ def _log_to_stderr() -> None:
 
 def _fail(error: BaseException, status: int) -> None:
     _log_stack(error)
-    print(f"longattn: {without_secrets(' '.join(str(error).split()))}", file=sys.stderr)
+    lines = error.lines if isinstance(error, ConfigError) else [" ".join(str(error).split())]
+    for line in lines:
+        print(f"longattn: {without_secrets(line)}", file=sys.stderr)
     if os.environ.get("LONGATTN_TRACEBACK"):
         raise error
     if isinstance(error, Interrupted):  # Ray's threads may not survive Python's own end

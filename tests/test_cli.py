@@ -160,6 +160,15 @@ def test_a_bad_setting_is_refused_in_one_line_before_ray_starts(
     assert not (tmp_path / "out").exists()
 
 
+def test_all_bad_settings_are_told_at_once(corpus, checkpoint, tmp_path, refused_ray):
+    path = write(tmp_path, config(corpus, tmp_path / "out", checkpoint))
+    result = here("run", path, "--set", "window.tokens=3", "--set", "select.alpha=-1")
+    assert result.exit_code == 2 and not result.stdout
+    first, second = result.stderr.splitlines()
+    assert first.startswith(f"longattn: {path}: window.tokens: ")
+    assert second.startswith(f"longattn: {path}: select.alpha: ")
+
+
 def test_select_refuses_what_only_another_run_could_give(finished, tmp_path):
     path = write(tmp_path, finished[0])
     for setting, there in (("window.tokens=1024", 512), ("scorer.min_distance=64", 128)):

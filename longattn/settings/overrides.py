@@ -69,18 +69,25 @@ def read_yaml(text: str) -> Any:
 def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> None:
     """Change `values` by each `a.b=value`, in order.
 
-    Raises ConfigError for one that is not understood, and for two of which the later would undo the
-    earlier: `--set select.keep.tokens=1B --set select.keep.count=3`.
+    Raises ConfigError, a line each, for those that are not understood, and for two of which the later
+    would undo the earlier: `--set select.keep.tokens=1B --set select.keep.count=3`.
     """
     seen: list[tuple[tuple[str, ...], str]] = []
+    faults: list[str] = []
     for override in overrides:
-        target = tuple(_apply(values, override))
+        try:
+            target = tuple(_apply(values, override))
+        except ConfigError as error:
+            faults += error.lines
+            continue
         for earlier, text in seen:
             if earlier[: len(target)] == target:
-                raise ConfigError(
+                faults.append(
                     f"--set {text} and --set {override}: the second undoes the first; give one"
                 )
         seen.append((target, override))
+    if faults:
+        raise ConfigError(*faults)
 
 
 def _apply(values: dict[str, Any], override: str) -> list[str]:
