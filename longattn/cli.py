@@ -108,8 +108,8 @@ def run(
 ) -> None:
     """Score what is not labelled yet, then select.
 
-    With --follow it goes on: a file is taken once two listings found it the same, and select.every
-    says when is selected anew.
+    With --follow it goes on until Ctrl-C or SIGTERM: a file is taken once two listings found it the
+    same, and select.every says when is selected anew. Run again, it goes on where it was.
 
     Example: longattn run configs/quickstart.yaml --set select.keep.fraction=0.25
 

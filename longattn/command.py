@@ -68,12 +68,15 @@ FollowOption = Annotated[
     str | None,
     typer.Option(
         metavar="TIME",
-        help="go on: list the sources every TIME, as 60s, and score files as they come, until SIGTERM",
+        help="go on: list the sources every TIME (60s, 5m; a bare number is seconds), score files as they "
+        "come, until Ctrl-C or SIGTERM: what is in flight is finished, a second Ctrl-C ends it at once",
     ),
 ]
 IdleOption = Annotated[
     str,
-    typer.Option(metavar="TIME", help="with --follow: without files for so long, give nodes back"),
+    typer.Option(
+        metavar="TIME", help="with --follow: without files for so long (10m, 600s), give nodes back"
+    ),
 ]
 
 

@@ -301,6 +301,7 @@ def is_config_file(value: str | Path) -> bool:
 
 def _stored_settings(output: str) -> dict[str, Any]:
     """The settings with which a run wrote into a folder, and the folder itself as output."""
+    from longattn.storage.files import filesystem
     from longattn.storage.output_folder import OutputFolder
     from longattn.storage.records import read_record
 
@@ -311,6 +312,11 @@ def _stored_settings(output: str) -> dict[str, Any]:
             raise ConfigError(
                 f"{shown}: its windows were written without a run, so it holds no settings; give a config "
                 f"whose output it is"
+            )
+        fs, path = filesystem(output)
+        if not fs.exists(path):
+            raise ConfigError(
+                f"{shown}: there is no such config, and no such output folder of a run"
             )
         raise ConfigError(f"{shown}: neither a config nor the output folder of a run")
     text = str(record.get("config") or "")

@@ -153,7 +153,7 @@ class Job:
         if self.config.scores:
             self.table_job.check()
         if read_run_record(self.config.output) is None:  # of what is refused, no folder is left
-            check_sources(self.splits)
+            check_sources(self.splits, self.config.sources)
             column_types(self.splits)
 
     def run(self, stop: Stop, hold: Hold, *, select_after: bool = True) -> RunSummary:
@@ -222,7 +222,7 @@ class Job:
                 sweep(self.config.output)
                 wanted = self.config.scorer.dtype
                 if take_over_empty(self.config.output, self._parts, wanted, self.samples):
-                    check_sources(self.splits)
+                    check_sources(self.splits, self.config.sources)
             grown = grown_samples(self.config.output, self.samples)
             left = self._remaining(grown)
         first = feed is None or not feed.executions  # later a feed reports what becomes of files
@@ -232,7 +232,7 @@ class Job:
         if left.windows:
             self._log_new_columns()
         if first and read_run_record(self.config.output) is not None:  # else done before
-            check_sources(left.splits)
+            check_sources(left.splits, self.config.sources)
         outcome, labelled = None, left
         before = {split.id for split in self.splits} - {split.id for split in left.splits}
         if left.splits:

@@ -151,7 +151,7 @@ def plan(
     require_apart(config.sources, config.output)
     require_columns(OutputFolder(config.output), config.select, coming_columns(config))
     splits = list_splits(config.sources)
-    check_sources(splits)
+    check_sources(splits, config.sources)
     column_types(splits)
     require_reachable(config.scorer.model)
     if config.scorer.model != "builtin":

@@ -124,8 +124,14 @@ def _apply(values: dict[str, Any], override: str) -> list[str]:
     return parts
 
 
-def read_mapping(path: str | Path, wanted: str) -> dict[str, Any]:
-    """The mapping in a YAML file, local or of any fsspec URL. Raises ConfigError naming the file."""
+def read_mapping(path: str | Path, wanted: str, what: str = "a config") -> dict[str, Any]:
+    """The mapping in a YAML file, local or of any fsspec URL. Raises ConfigError naming the file.
+
+    Args:
+        path: of the file.
+        wanted: what the mapping has, for people.
+        what: the file is, for people.
+    """
     from longattn.storage.files import filesystem, storage_errors
 
     fs, inside = filesystem(str(path))
@@ -134,8 +140,13 @@ def read_mapping(path: str | Path, wanted: str) -> dict[str, Any]:
         with storage_errors(str(path)):
             data = fs.cat_file(inside)
         values = read_yaml(data.decode())
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{shown}: cannot be read as a config: {error}") from None
+    except FileNotFoundError:
+        raise ConfigError(f"{shown}: there is no such file to be read as {what}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{shown}: cannot be read as {what}: not UTF-8: {error.reason}") from None
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise ConfigError(f"{shown}: cannot be read as {what}: {why}") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{shown}: not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
