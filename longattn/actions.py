@@ -16,6 +16,7 @@ from longattn.terminal import (
     show_scores,
     show_stages,
 )
+from longattn.text import counted
 
 if TYPE_CHECKING:
     pass
@@ -59,7 +60,9 @@ def run(
     from longattn.config import Config
 
     config = Config.of(path, overrides or [])
-    log.debug("listing %d sources", len(config.sources))  # before Ray is imported, which takes 4 s
+    log.debug(
+        "listing %s", counted(len(config.sources), "source")
+    )  # before Ray is imported, which takes 4 s
     from longattn.pipeline.job import run as run_job
     from longattn.storage.output_folder import OutputFolder
 
@@ -162,8 +165,8 @@ def join(path: str, file: str, name: str) -> None:
     told = join_file(path, file, name=name)
     print(
         f"score {name}: {', '.join(told.columns)} of {count(told.windows - told.missing)} of "
-        f"{count(told.windows)} windows; {count(told.unknown)} of {count(told.rows)} ids are not "
-        f"labelled here; {count(told.tables)} tables written"
+        f"{counted(told.windows, 'window')}; {count(told.unknown)} of {count(told.rows)} ids are not "
+        f"labelled here; {counted(told.tables, 'table')} written"
     )
     if told.left_out:
         print(f"left out, since they hold no numbers: {', '.join(told.left_out)}")

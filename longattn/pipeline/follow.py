@@ -142,7 +142,7 @@ class Follow:
         """Settle when splits that are left are read; raises RunError where trying again is no help."""
         failed = done.outcome.registry.failed if done.outcome else []
         names = [split.source for split in done.labelled.splits]
-        told = f"{len(names)} splits are unfinished: {'; '.join((failed or names)[:3])}"
+        told = f"{counted_are(len(names), 'split')} unfinished: {'; '.join((failed or names)[:3])}"
         if tries >= TRIES:
             raise RunError(f"{told}; tried {tries} times, run again to go on")
         if failed:

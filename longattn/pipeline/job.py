@@ -55,7 +55,7 @@ from longattn.storage.files import sweep, warn_if_slow
 from longattn.storage.output_folder import OutputFolder, require_folder
 from longattn.storage.records import read_record, write_record
 from longattn.storage.tables import DamagedFileError
-from longattn.text import without_secrets
+from longattn.text import counted, counted_are, without_secrets
 from longattn.windows.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
@@ -254,9 +254,9 @@ class Job:
                 labelled = self._remaining()
             if labelled.splits and not feed:
                 missing = outcome.registry.failed[:3] or [s.source for s in labelled.splits[:3]]
+                of_all = counted_are(labelled.finished + len(labelled.splits), "split")
                 raise RunError(
-                    f"{len(labelled.splits)} of {labelled.finished + len(labelled.splits)} splits are "
-                    f"unfinished: {'; '.join(missing)}; run again"
+                    f"{len(labelled.splits)} of {of_all} unfinished: {'; '.join(missing)}; run again"
                 )
         else:
             record = read_run_record(self.config.output)  # none is there if a share has no splits
@@ -313,7 +313,9 @@ class Job:
 
         files = len({split.path for split in self.splits})
         log.debug(
-            "%d files; opening the scorer %s", files, without_secrets(self.config.scorer.model)
+            "%s; opening the scorer %s",
+            counted(files, "file"),
+            without_secrets(self.config.scorer.model),
         )
         return open_checkpoint(self.config.scorer.model)
 
@@ -380,7 +382,7 @@ class Job:
             log.warning("%s was not written by longattn: left alone", without_secrets(url))
         if left.twice:
             repeats = sum(map(len, left.twice.values()))
-            log.warning("%d rows were labelled twice: one of each stays", repeats)
+            log.warning("%s labelled twice: one of each stays", counted(repeats, "row"))
             drop_repeats(left.twice)
             left = find()
         return left

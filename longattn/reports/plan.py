@@ -37,7 +37,7 @@ from longattn.settings.reference import settings_in_force
 from longattn.storage.output_folder import OutputFolder, require_folder
 from longattn.storage.records import read_record
 from longattn.storage.tables import parquet_writer
-from longattn.text import without_secrets
+from longattn.text import counted, counted_are, without_secrets
 from longattn.windows.cutting import WindowCutter, WindowRow, sliding_windows, window_table
 from longattn.windows.tokenizer import load_tokenizer
 
@@ -182,7 +182,7 @@ def plan(
         finished = find_remaining(
             config.output, splits, max_record_bytes=config.max_record_bytes
         ).finished
-        done = f"{finished} of {len(splits)} splits are labelled already; the numbers are of all"
+        done = f"{finished} of {counted_are(len(splits), 'split')} labelled already; the numbers are of all"
     result = Plan(
         without_secrets(config.output),
         categories,
@@ -386,7 +386,7 @@ def _warnings(config: Config, files: dict[str, list[Split]], result: Plan) -> It
             yield f"{name}: no document gives a window of {config.window.tokens} tokens"
         elif told.windows < FEW_WINDOWS:
             yield (
-                f"{name}: about {told.windows} windows are too few for a z-score within the "
+                f"{name}: about {counted_are(told.windows, 'window')} too few for a z-score within the "
                 f"category ({FEW_WINDOWS} or more are wanted)"
             )
         if told.windows and told.long < told.documents / 2:
@@ -395,7 +395,8 @@ def _warnings(config: Config, files: dict[str, list[Split]], result: Plan) -> It
                 f"window of {config.window.tokens} tokens and give nothing"
             )
         if told.bad > config.max_bad_fraction * (told.bad + told.documents):
-            yield f"{name}: about {told.bad} bad records, over max_bad_fraction {config.max_bad_fraction}"
+            bad = counted(told.bad, "bad record")
+            yield f"{name}: about {bad}, over max_bad_fraction {config.max_bad_fraction}"
         keep = config.select.keep_of(name)
         wanted = keep.tokens or (keep.count or 0) * config.window.tokens
         if wanted > told.windows * config.window.tokens:
