@@ -27,6 +27,7 @@ from longattn.resume.shards import held
 from longattn.selection.select_windows import CategorySelection, select
 from longattn.settings.numbers import Seconds, read_number
 from longattn.settings.selection import read_every
+from longattn.text import counted_are
 
 log = logging.getLogger("longattn")
 
