@@ -7,6 +7,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from longattn.command import Executor
+from longattn.errors import RunError
 from longattn.ray_messages import quieten_ray
 from longattn.settings.numbers import ByteSize, Seconds, read_number
 from longattn.terminal import (
@@ -46,6 +47,8 @@ def plan(
         print(json.dumps(result.to_dict(), indent=1))
     else:
         print_plan(result, console(110))
+    if result.nothing:
+        raise RunError(f"a run would end without a window: {result.nothing}")
 
 
 def run(

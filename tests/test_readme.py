@@ -17,6 +17,7 @@ from pyiceberg.catalog.sql import SqlCatalog
 import longattn as la
 from longattn.cli import app
 from longattn.samples import SAMPLES
+from longattn.storage.tables import SELECTED
 from longattn.windows.ids import document_id
 from longattn.windows.tokenizer import load_tokenizer
 
@@ -41,6 +42,13 @@ def test_all_examples_are_tested():
         "iceberg",
         "further scores",
     }
+
+
+def test_the_row_of_a_selected_file_has_the_columns_that_there_are(finished):
+    (block,) = re.findall(r"A row of `selected/.*?```text\n(.*?)```", README, re.DOTALL)
+    cells = [cell for line in block.splitlines() for cell in re.split(r"  +", line.strip())]
+    assert sorted(cells[::2]) == sorted(SELECTED.names)
+    assert pq.read_table(f"{finished[0].output}/selected").column_names == SELECTED.names
 
 
 @pytest.fixture(scope="module")
