@@ -1,7 +1,9 @@
-"""Whether what ranks tells anything on this corpus: a handful of native windows against foils, in seconds.
+"""Whether the score that ranks windows tells anything on this corpus, measured in seconds.
 
-`evaluate` measures more, for longer. On a CPU attention is measured in shorter windows, which the line
-that people read says.
+A few windows of its documents are scored, and as many that are made up of them: spliced from several
+documents, or one passage repeated. A score that tells something puts the native ones first more often
+than chance does; one that does not is blind. `evaluate` measures more, for longer. On a CPU attention
+is measured in shorter windows, which the line for people says.
 """
 
 from __future__ import annotations
@@ -23,15 +25,14 @@ from longattn.selection.kept_heads import heads_of, kept_choices
 from longattn.settings.selection import Select
 from longattn.storage.output_folder import OutputFolder
 from longattn.storage.records import read_record, write_record
+from longattn.text import counted
 from longattn.windows.recurrence import Recurrence, far_recurrence
 from longattn.windows.tokenizer import load_tokenizer
 
 WINDOWS = 12  # of each kind, a category
 DOCUMENTS = 24  # that they are of
 SPLICE = 4  # documents in a splice
-CPU_TOKENS = (
-    2048  # of a window whose attention is measured on a CPU: some 0.05 s, where 32K takes 4
-)
+CPU_TOKENS = 2048  # of a window whose attention a CPU measures: some 0.05 s, where 32K takes 4
 UNCLEAR = 0.55  # AUC from which an interval that holds 0.5 is too wide rather than the score blind
 UNTOLD = ": too few documents to tell from chance; `longattn evaluate` measures more"
 ATTENTION = ("lds", "ds", "variance")
@@ -80,7 +81,7 @@ class Check:
         )
         return (
             f"{name} tells native windows from splices with AUC {value:.2f} ({low:.2f} to {high:.2f})"
-            f"{verdict}{degenerate} ({self.documents} documents, {self.tokens:,} tokens)"
+            f"{verdict}{degenerate} ({counted(self.documents, 'document')}, {self.tokens:,} tokens)"
         )
 
 
@@ -120,7 +121,7 @@ def check_ranking(config: Config, seed: int = 0) -> dict[str, Check]:
 
 
 def _ranking(config: Config) -> Callable[[list[Ids], str], list[Floats]]:
-    """What computes the ranking column of kinds of windows of a category, native ones first."""
+    """A function of kinds of windows, native ones first, and a category: the ranking column of each."""
     column = config.select.rank_by
     if further := tuple(score for score in config.scores if column in score.columns):
         only = config.model_copy(update={"scores": further})
@@ -150,7 +151,7 @@ def _ranking(config: Config) -> Callable[[list[Ids], str], list[Floats]]:
 
 
 def record_check(config: Config) -> dict[str, Check]:
-    """Measure, and keep it for the reports of the config's output."""
+    """`check_ranking`, kept as `check.json` for the reports of the config's output."""
     found = check_ranking(config)
     told = {name: asdict(check) for name, check in found.items()}
     record = {"rule": _rule(config.select), "categories": told}
@@ -159,7 +160,7 @@ def record_check(config: Config) -> dict[str, Check]:
 
 
 def recorded_check(folder: OutputFolder, select: Select) -> dict[str, Check]:
-    """What was kept of a measurement of the same ranking; empty where there was none."""
+    """What `record_check` kept of the same ranking, by category; empty where there is none."""
     record = read_record(folder.record("check"))
     if record is None or record["rule"] != _rule(select):
         return {}

@@ -1,6 +1,8 @@
 """What an evaluation found, as records: how well each score tells native windows from foils.
 
-`evaluate` writes it, and pages, commands and notebooks read it; `evaluation.json` is `to_dict()`.
+A native window is of one document; a foil is made up: spliced from several documents, or one passage
+repeated. `evaluate` writes the records, pages, commands and notebooks read them; `evaluation.json` is
+`Evaluation.to_dict()`.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import numpy as np
 import orjson
 
 from longattn.selection.heads import HeadChoice
+from longattn.text import counted
 
 LABELS = {"DU": "low variance"}
 """Of scorers, for people; the paper's DU is -variance."""
@@ -40,7 +43,7 @@ class Auc:
 
 @dataclass(frozen=True)
 class Spread:
-    """Of a score over the native windows."""
+    """Mean and deviation of a score over the native windows."""
 
     mean: float
     deviation: float
@@ -147,7 +150,9 @@ class Evaluation:
         """A line a category and scorer: AUC against each kind of foil."""
         lines = [f"Evaluation of {self.settings.model}: AUC of native windows against foils"]
         for name, category in self.categories.items():
-            lines.append(f"{name}: {category.documents} documents, {category.windows} windows")
+            lines.append(
+                f"{name}: {counted(category.documents, 'document')}, {counted(category.windows, 'window')}"
+            )
             for scorer, cells in category.auc.items():
                 values = ", ".join(f"{kind} {cell}" for kind, cell in cells.items())
                 lines.append(f"  {LABELS.get(scorer, scorer)}: {values}")

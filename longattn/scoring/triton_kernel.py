@@ -417,19 +417,15 @@ def attention_sums(
     parts = q_bhrd.shape[:-4]
     if k_bgld.shape != (*parts, batch, kv_heads, length, dim) or heads % kv_heads:
         raise ValueError(f"keys {tuple(k_bgld.shape)} do not fit queries {tuple(q_bhrd.shape)}")
-    if q_bhrd.dtype != k_bgld.dtype or q_bhrd.dtype not in (
-        torch.bfloat16,
-        torch.float16,
-        torch.float32,
-    ):
+    allowed = torch.bfloat16, torch.float16, torch.float32
+    if q_bhrd.dtype != k_bgld.dtype or q_bhrd.dtype not in allowed:
         raise ValueError(
             f"dtypes {q_bhrd.dtype}, {k_bgld.dtype}: both bfloat16, float16 or float32"
         )
     if not distances or not 1 <= min(distances) <= max(distances) <= length:
         raise ValueError(f"distances {list(distances)}: each 1 to the length {length}")
-    total = torch.zeros(
-        (2, len(set(distances)), batch, heads), dtype=torch.float64, device=q_bhrd.device
-    )
+    shape = 2, len(set(distances)), batch, heads
+    total = torch.zeros(shape, dtype=torch.float64, device=q_bhrd.device)
     work = _Work(q_bhrd, k_bgld, distances, first_b, stride)
     if rows:
         partial = work.first_pass(reference, portable)

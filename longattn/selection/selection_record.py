@@ -65,7 +65,10 @@ class SelectionRecord:
             )
         except (AttributeError, LookupError, TypeError, ValueError) as error:
             why = " ".join(str(error).split())
-            raise ValueError(f"{without_secrets(url)}: damaged: {why}") from None
+            raise ValueError(
+                f"{without_secrets(url)}: damaged, or of another version ({why}); `longattn select` "
+                "writes it anew"
+            ) from None
 
     def rule(self) -> dict[str, Any]:
         """What decided it, as the footers of its files have it, too."""
