@@ -152,8 +152,8 @@ def evaluations(bench: Bench) -> Iterator[Stage]:
             yield Stage(name, f"evaluate-{category}", arguments, keep)
 
 
-def scorings(bench: Bench) -> Iterator[Stage]:
-    """Of each model: score all categories, then verify what was written."""
+def scorings(bench: Bench) -> Iterator[tuple[Stage, Stage]]:
+    """Of each model: score all categories, and verify what was written."""
     for name in bench.models:
         config, output = bench.write_config(name, "score", list(bench.corpora))
 
@@ -162,8 +162,8 @@ def scorings(bench: Bench) -> Iterator[Stage]:
             shutil.copyfile(summary, bench.here / name / "summary.json")
 
         local = ("--executor", "local") if bench.local else ()
-        yield Stage(name, "score", ("score", str(config), *local), keep)
-        yield Stage(name, "verify", ("verify", str(output), "--scores", "2"))
+        score = Stage(name, "score", ("score", str(config), *local), keep)
+        yield score, Stage(name, "verify", ("verify", str(output), "--scores", "2"))
 
 
 # --- running -------------------------------------------------------------------------------------
@@ -410,7 +410,7 @@ def main() -> int:
         if stage == "evaluate":
             done &= evaluate_all(bench, gpus)
         else:
-            done &= all([run_stage(bench, one, None) for one in scorings(bench)])
+            done &= all([all(run_stage(bench, of, None) for of in two) for two in scorings(bench)])
     print((bench.here / "table.md").read_text() if (bench.here / "table.md").exists() else "")
     return 0 if done else LEFT
 

@@ -21,6 +21,7 @@ from longattn.storage.digests import row_digest
 from longattn.storage.files import (
     ASIDE,
     STAGING,
+    UrlOf,
     filesystem,
     list_files,
     read_bytes,
@@ -238,3 +239,24 @@ def test_the_folder_of_a_selected_file_tells_its_category_and_selection():
         ("s3://b/selected/out/selected/best/code/x.parquet", "code", "best"),
     ):
         assert (category_of(url), selection_of(url)) == (category, name)
+
+
+def test_a_file_system_whose_urls_lack_the_host_gets_it_from_what_was_given(monkeypatch):
+    class Odd:
+        def unstrip_protocol(self, path):
+            return f"odd://{path}"
+
+    fs, known = Odd(), {"odd://host/x"}
+
+    def opened(url):
+        if url not in known:
+            raise OSError(f"no host in {url}")
+        return fs, "/x"
+
+    monkeypatch.setattr(storage, "filesystem", opened)
+    assert UrlOf("odd://host/x", fs, "/x")("/x/y") == "odd://host/x/y"
+    known.add("odd:///x")
+    assert UrlOf("odd://host/x", fs, "/x")("/x/y") == "odd:///x/y"
+    known.clear()
+    with pytest.raises(ValueError, match="odd://host/x: its file system does not tell URLs"):
+        UrlOf("odd://host/x", fs, "/x")

@@ -298,20 +298,26 @@ def test_what_is_missing_or_wrong_is_named(copied, whole, s3):
     assert refusal(copied).startswith(f"{copied}/config.json: transformers cannot read it")
 
 
+def test_the_cache_is_in_the_users_cache_folder_unless_one_is_named(monkeypatch, tmp_path):
+    assert remote_model.cache_folder() == tmp_path / "cache"
+    monkeypatch.delenv("LONGATTN_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert remote_model.cache_folder() == tmp_path / "xdg/longattn"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert remote_model.cache_folder() == tmp_path / ".cache/longattn"
+    monkeypatch.setenv("LONGATTN_CACHE", "~/models")
+    assert remote_model.cache_folder() == tmp_path / "models"
+
+
 def test_a_header_that_points_past_the_end_or_lacks_a_tensor(copied, whole):
     index = json.loads((whole["shards"] / "model.safetensors.index.json").read_text())
     shard = index["weight_map"]["model.embed_tokens.weight"]
-    head = json.dumps(
-        {
-            "model.embed_tokens.weight": {
-                "dtype": "F32",
-                "shape": [2, 2],
-                "data_offsets": [0, 1 << 40],
-            }
-        }
-    ).encode()
-    put(copied, shard, len(head).to_bytes(8, "little") + head + b"\0" * 16)
-    assert "its header points past its end" in refusal(copied)
+    for offsets in ([0, 1 << 40], [0, 17], [-1, 15], [8, 4]):
+        of = {"dtype": "F32", "shape": [2, 2], "data_offsets": offsets}
+        head = json.dumps({"model.embed_tokens.weight": of}).encode()
+        put(copied, shard, len(head).to_bytes(8, "little") + head + b"\0" * 16)
+        assert "its header points past its end" in refusal(copied)
     save_file({"other": torch.zeros(2)}, "/tmp/other.safetensors")
     put(copied, shard, Path("/tmp/other.safetensors").read_bytes())
     Path("/tmp/other.safetensors").unlink()
@@ -413,6 +419,12 @@ def test_files_of_many_requests_are_whole(whole, monkeypatch):
     assert all(torch.equal(of, tensors[name]) for name, of in load_file(path).items())
     # As safetensors itself writes: the data begin where any of its kinds of number may.
     assert int.from_bytes(path.read_bytes()[:8], "little") % 8 == 0
+    assert not path.stat().st_mode & 0o133  # its owner alone may write it, and nobody run it
+    model, cut = remote_model._Remote("memory://pieces"), "model.safetensors"
+    file = remote_model._File(cut, 100, "of before it was cut")
+    memory.pipe_file(f"/pieces/{cut}", b"x" * 80)
+    with pytest.raises(OSError, match=r"model\.safetensors: 70 of 90 bytes came"):
+        model.read(file, 10, 100)
     for length in (0, 7, 8, 9):
         memory.pipe_file("/pieces/model.safetensors", b"\0" * length)
         with pytest.raises(ValueError, match="not a readable safetensors file: its header has no"):
