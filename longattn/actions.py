@@ -7,6 +7,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from longattn.command import Executor
+from longattn.errors import RunError
 from longattn.ray_messages import quieten_ray
 from longattn.settings.numbers import ByteSize, Seconds, read_number
 from longattn.terminal import (
@@ -16,6 +17,7 @@ from longattn.terminal import (
     show_scores,
     show_stages,
 )
+from longattn.text import counted
 
 if TYPE_CHECKING:
     pass
@@ -45,6 +47,8 @@ def plan(
         print(json.dumps(result.to_dict(), indent=1))
     else:
         print_plan(result, console(110))
+    if result.nothing:
+        raise RunError(f"a run would end without a window: {result.nothing}")
 
 
 def run(
@@ -59,7 +63,9 @@ def run(
     from longattn.config import Config
 
     config = Config.of(path, overrides or [])
-    log.debug("listing %d sources", len(config.sources))  # before Ray is imported, which takes 4 s
+    log.debug(
+        "listing %s", counted(len(config.sources), "source")
+    )  # before Ray is imported, which takes 4 s
     from longattn.pipeline.job import run as run_job
     from longattn.storage.output_folder import OutputFolder
 
@@ -162,8 +168,8 @@ def join(path: str, file: str, name: str) -> None:
     told = join_file(path, file, name=name)
     print(
         f"score {name}: {', '.join(told.columns)} of {count(told.windows - told.missing)} of "
-        f"{count(told.windows)} windows; {count(told.unknown)} of {count(told.rows)} ids are not "
-        f"labelled here; {count(told.tables)} tables written"
+        f"{counted(told.windows, 'window')}; {count(told.unknown)} of {count(told.rows)} ids are not "
+        f"labelled here; {counted(told.tables, 'table')} written"
     )
     if told.left_out:
         print(f"left out, since they hold no numbers: {', '.join(told.left_out)}")

@@ -108,8 +108,8 @@ def run(
 ) -> None:
     """Score what is not labelled yet, then select.
 
-    With --follow it goes on: a file is taken once two listings found it the same, and select.every
-    says when is selected anew.
+    With --follow it goes on until Ctrl-C or SIGTERM: a file is taken once two listings found it the
+    same, and select.every says when is selected anew. Run again, it goes on where it was.
 
     Example: longattn run configs/quickstart.yaml --set select.keep.fraction=0.25
 
@@ -395,14 +395,14 @@ def verify(
     def work() -> None:
         from longattn.config import output_of
         from longattn.reports.verify import verify as findings
-        from longattn.text import without_secrets
+        from longattn.text import counted, without_secrets
 
         folder, found = output_of(output), 0
         for finding in findings(folder, scores=scores):
             found += 1
             print(finding)
         if found:
-            raise RuntimeError(f"{without_secrets(folder)}: {found} findings")
+            raise RuntimeError(f"{without_secrets(folder)}: {counted(found, 'finding')}")
         print(f"{without_secrets(folder)}: all holds")
 
     guarded(work)

@@ -68,12 +68,15 @@ FollowOption = Annotated[
     str | None,
     typer.Option(
         metavar="TIME",
-        help="go on: list the sources every TIME, as 60s, and score files as they come, until SIGTERM",
+        help="go on: list the sources every TIME (60s, 5m; a bare number is seconds), score files as they "
+        "come, until Ctrl-C or SIGTERM: what is in flight is finished, a second Ctrl-C ends it at once",
     ),
 ]
 IdleOption = Annotated[
     str,
-    typer.Option(metavar="TIME", help="with --follow: without files for so long, give nodes back"),
+    typer.Option(
+        metavar="TIME", help="with --follow: without files for so long (10m, 600s), give nodes back"
+    ),
 ]
 
 
@@ -163,7 +166,9 @@ def _log_to_stderr() -> None:
 
 def _fail(error: BaseException, status: int) -> None:
     _log_stack(error)
-    print(f"longattn: {without_secrets(' '.join(str(error).split()))}", file=sys.stderr)
+    lines = error.lines if isinstance(error, ConfigError) else [" ".join(str(error).split())]
+    for line in lines:
+        print(f"longattn: {without_secrets(line)}", file=sys.stderr)
     if os.environ.get("LONGATTN_TRACEBACK"):
         raise error
     if isinstance(error, Interrupted):  # Ray's threads may not survive Python's own end

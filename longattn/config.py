@@ -3,7 +3,7 @@ in `settings/selection.py`, of `scores:` in `settings/scores.py`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -28,7 +28,7 @@ from longattn.settings.numbers import (
 from longattn.settings.overrides import apply_overrides, read_mapping, read_yaml
 from longattn.settings.paths import LocalOrURL, absolute_model, absolute_path
 from longattn.settings.refusals import checked
-from longattn.settings.scores import Score, check_scores
+from longattn.settings.scores import Score, score_faults
 from longattn.settings.selection import Keep as Keep
 from longattn.settings.selection import Select as Select
 from longattn.text import without_secrets
@@ -176,35 +176,38 @@ class Config(Settings):
 
     @model_validator(mode="after")
     def _consistent(self) -> Config:
+        if faults := list(self._faults()):
+            raise ValueError("\n".join(faults))
+        return self
+
+    def _faults(self) -> Iterator[str]:
+        """What of the settings does not go together, a line each."""
         distances, stride = self.min_distances, self.scorer.query_stride
         if max(distances) > self.window.tokens:
-            raise ValueError(
+            yield (
                 f"scorer.min_distance {max(distances)} is over window.tokens {self.window.tokens}"
             )
         if len(set(distances)) < len(distances):
-            raise ValueError(f"scorer.min_distance {list(distances)} names one twice")
+            yield f"scorer.min_distance {list(distances)} names one twice"
         if stride > max(1, self.window.tokens - max(distances)):
-            raise ValueError(f"scorer.query_stride {stride} is over the rows that see far")
+            yield f"scorer.query_stride {stride} is over the rows that see far"
         samples: dict[str, Sample | None] = {}
         for source in self.sources:
             if samples.setdefault(source.category, source.sample) != source.sample:
-                raise ValueError(
+                yield (
                     f"sources of category {source.category!r} have different sample settings; "
                     "a category has one"
                 )
         carried = dict.fromkeys(name for source in self.sources for name in source.columns)
-        check_scores(self.scores, self.window.tokens, carried)
+        yield from score_faults(self.scores, self.window.tokens, carried)
         named = {source.category for source in self.sources}
         for category in self.select.categories.keys() - named:
-            raise ValueError(
+            yield (
                 f"select.categories: no source has the category {category!r}; there are: "
                 f"{', '.join(sorted(named))}"
             )
         if self.select.name in named:
-            raise ValueError(
-                f"select.name {self.select.name!r} is a category, whose folder it would share"
-            )
-        return self
+            yield (f"select.name {self.select.name!r} is a category, whose folder it would share")
 
     @property
     def min_distance(self) -> int:
@@ -302,6 +305,7 @@ def is_config_file(value: str | Path) -> bool:
 
 def _stored_settings(output: str) -> dict[str, Any]:
     """The settings with which a run wrote into a folder, and the folder itself as output."""
+    from longattn.storage.files import filesystem
     from longattn.storage.output_folder import OutputFolder
     from longattn.storage.records import read_record
 
@@ -312,6 +316,11 @@ def _stored_settings(output: str) -> dict[str, Any]:
             raise ConfigError(
                 f"{shown}: its windows were written without a run, so it holds no settings; give a config "
                 f"whose output it is"
+            )
+        fs, path = filesystem(output)
+        if not fs.exists(path):
+            raise ConfigError(
+                f"{shown}: there is no such config, and no such output folder of a run"
             )
         raise ConfigError(f"{shown}: neither a config nor the output folder of a run")
     text = str(record.get("config") or "")

@@ -12,7 +12,18 @@ import signal
 
 
 class ConfigError(ValueError):
-    """A bad setting, in one line: the field, the value given, what is allowed."""
+    """Bad settings, a line each: the field, the value given, what is allowed."""
+
+    def __init__(self, *lines: str) -> None:
+        super().__init__(*lines)
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """One for each fault."""
+        return tuple(" ".join(str(line).split()) for line in self.args)
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines)
 
 
 class FolderError(ValueError):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from longattn.text import count, duration, short, size
+from longattn.text import count, counted, duration, short, size
 
 if TYPE_CHECKING:
     from longattn.reports.evaluation_record import Auc, Evaluation, HeadsEvaluation
@@ -60,7 +60,9 @@ def show_categories(categories: Mapping[str, Mapping[str, Any]], rank_by: str) -
     console().print(rows)
     for name, category in sorted(categories.items()):
         for what, windows in category.get("out", {}).items():
-            print(f"{name}: {what}: takes out {windows:,} of {category['windows']:,} windows")
+            print(
+                f"{name}: {what}: takes out {windows:,} of {counted(category['windows'], 'window')}"
+            )
     console().print(
         f"{'short: documents below one window; ' if read else ''}DS, variance: means over all windows; "
         f"{ranked} from: the lowest kept. Each category is ranked and kept for itself.",
@@ -94,7 +96,7 @@ def show_evaluation(result: Evaluation, labels: Mapping[str, str], few: int) -> 
                 _aucs(category.auc[lds_of(of)]),
             )
         if category.documents < few:
-            print(f"intervals from {category.documents} documents are too narrow")
+            print(f"intervals from {counted(category.documents, 'document')} are too narrow")
         worth = [pair for pair in category.pairs if pair.worth]
         for pair in worth[:2]:
             a, b = (labels.get(scorer, scorer) for scorer in pair.scores)
@@ -137,8 +139,8 @@ def show_stages(summary: Mapping[str, Any]) -> None:
         print("nothing to score: all of it was labelled before")
         return
     print(
-        f"read {count(window['documents'])} documents ({size(window['bytes'])}), "
-        f"scored {count(score['windows'])} windows at {short(score['tokens_per_second'])} tokens/s "
+        f"read {counted(window['documents'], 'document')} ({size(window['bytes'])}), "
+        f"scored {counted(score['windows'], 'window')} at {short(score['tokens_per_second'])} tokens/s "
         f"a scorer, in {duration(summary['seconds'])}"
     )
 
@@ -150,10 +152,10 @@ def show_scores(scores: Mapping[str, Mapping[str, Any]]) -> None:
         scores: by name, as the summary of a run holds them.
     """
     for name, of in scores.items():
-        within = "" if of["scored"] == of["windows"] else f" of {count(of['windows'])}"
+        within = "" if of["scored"] == of["windows"] else f"{count(of['scored'])} of "
         each = of["seconds"] / of["scored"] if of["scored"] else None
         print(
-            f"score {name}: {count(of['tables'])} tables, {count(of['scored'])}{within} windows at "
+            f"score {name}: {counted(of['tables'], 'table')}, {within}{counted(of['windows'], 'window')} at "
             f"{duration(each)} each"
         )
 

@@ -81,6 +81,11 @@ def counted(number: int, one: str, several: str | None = None) -> str:
     return f"{number:,} {one if number == 1 else several or one + 's'}"
 
 
+def counted_are(number: int, one: str) -> str:
+    """`1 window is`, `2 windows are`."""
+    return f"{counted(number, one)} {'is' if number == 1 else 'are'}"
+
+
 def short(value: float | None) -> str:
     """`36123456789` -> `36.1 B`; a dash for None."""
     if value is None:

@@ -45,8 +45,10 @@ def here(*arguments):
         (["select.keep.fraction=1.5"], ["select.keep.fraction", "1.5"]),
         (["alpha"], ["--set alpha", "field=value"]),
         (["sources.0.path=/nowhere/*.jsonl"], ["'/nowhere/*.jsonl' matches nothing"]),
-        (["sources.1.text_column=text"], ["'text'", "a.parquet", "content"]),
-        (["sources.0.text_column=text"], ["'text'", "0.jsonl", "content"]),
+        (["sources.1.text_column=text"],
+         ["sources.1.text_column: ", "'text'", "a.parquet", "its columns are 'content', 'n'"]),
+        (["sources.0.text_column=text"],
+         ["sources.0.text_column: ", "'text'", "0.jsonl", "its columns are 'content', 'n'"]),
         (["scorer.model=/nowhere"], ["'/nowhere'", "no such folder"]),
         (["scorer.model={empty}"], ["{empty}", "config.json"]),
         (["select.keep=0.5"], ["select.keep: a mapping is required, of fraction, tokens, count"]),
@@ -72,6 +74,15 @@ def test_a_bad_setting_is_refused_in_one_line_before_ray_starts(
     assert not (tmp_path / "out").exists()
 
 
+def test_all_bad_settings_are_told_at_once(corpus, checkpoint, tmp_path, refused_ray):
+    path = write(tmp_path, config(corpus, tmp_path / "out", checkpoint))
+    result = here("run", path, "--set", "window.tokens=3", "--set", "select.alpha=-1")
+    assert result.exit_code == 2 and not result.stdout
+    first, second = result.stderr.splitlines()
+    assert first.startswith(f"longattn: {path}: window.tokens: ")
+    assert second.startswith(f"longattn: {path}: select.alpha: ")
+
+
 def test_select_refuses_what_only_another_run_could_give(finished, tmp_path):
     path = write(tmp_path, finished[0])
     for setting, there in (("window.tokens=1024", 512), ("scorer.min_distance=64", 128)):
@@ -90,10 +101,42 @@ def test_select_refuses_what_only_another_run_could_give(finished, tmp_path):
 
 def test_a_config_that_is_not_there_or_no_yaml_is_named(tmp_path):
     (tmp_path / "broken.yaml").write_text("a: [1\nb: 2")
-    for name, reason in (("none.yaml", "cannot be read"), ("broken.yaml", "not YAML")):
+    for name, reason in (
+        ("none.yaml", "there is no such file to be read as a config"),
+        ("broken.yaml", "not YAML"),
+    ):
         result = here("select", str(tmp_path / name))
         (line,) = result.stderr.splitlines()
         assert result.exit_code == 2 and f"{tmp_path / name}: " in line and reason in line
+
+
+def test_what_is_not_there_is_told_as_what_it_was_to_be(tmp_path, finished):
+    def line(*arguments):
+        result = here(*arguments)
+        assert result.exit_code == 2 and not result.stdout
+        (told,) = result.stderr.splitlines()
+        assert "Errno" not in told
+        return told
+
+    none = str(tmp_path / "none")
+    assert line("run", none) == (
+        f"longattn: {none}: there is no such config, and no such output folder of a run"
+    )
+    assert line("run", f"{none}.yaml") == (
+        f"longattn: {none}.yaml: there is no such file to be read as a config"
+    )
+    (tmp_path / "latin.yaml").write_bytes(b"output: \xe9")
+    assert "cannot be read as a config: not UTF-8" in line("run", str(tmp_path / "latin.yaml"))
+    output = finished[0].output
+    assert line("export", output, "--mix", f"{none}.yaml") == (
+        f"longattn: {none}.yaml: there is no such file to be read as a mix"
+    )
+
+
+def test_the_help_of_follow_says_how_it_ends_and_what_a_number_is():
+    told = " ".join(here("run", "--help").stdout.replace("│", " ").split())
+    assert "a bare number is seconds" in told
+    assert "until Ctrl-C or SIGTERM: what is in flight is finished" in told
 
 
 def test_help_shows_an_example_of_each_command():

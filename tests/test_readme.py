@@ -4,10 +4,12 @@ tests/integration/test_examples.py."""
 import re
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import yaml
 
 import longattn as la
 from longattn.cli import app
+from longattn.storage.tables import SELECTED
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -26,6 +28,13 @@ def test_all_examples_are_tested():
         "further scores",
     }
     assert sum(bool(line.strip()) for line in EXAMPLES["scorer alone"].splitlines()) <= 4
+
+
+def test_the_row_of_a_selected_file_has_the_columns_that_there_are(finished):
+    (block,) = re.findall(r"A row of `selected/.*?```text\n(.*?)```", README, re.DOTALL)
+    cells = [cell for line in block.splitlines() for cell in re.split(r"  +", line.strip())]
+    assert sorted(cells[::2]) == sorted(SELECTED.names)
+    assert pq.read_table(f"{finished[0].output}/selected").column_names == SELECTED.names
 
 
 def test_the_source_map_names_every_room_and_file_that_there_is():

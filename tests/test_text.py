@@ -2,7 +2,7 @@
 
 import pytest
 
-from longattn.text import printable, without_secrets, without_signature
+from longattn.text import counted, counted_are, printable, without_secrets, without_signature
 
 
 @pytest.mark.parametrize(
@@ -50,3 +50,13 @@ def test_without_signature(signed, plain):
 def test_printable_leaves_what_can_be_printed():
     assert printable("plain \\n é 日本 👩‍👩‍👧") == "plain \\n é 日本 👩‍👩‍👧"
     assert printable("\ud800\x7f\u2028") == "\\ud800\\x7f\\u2028"
+
+
+def test_one_of_a_kind_is_told_as_one():
+    assert [counted(n, "window") for n in (0, 1, 1234)] == [
+        "0 windows",
+        "1 window",
+        "1,234 windows",
+    ]
+    assert counted(2, "batch", "batches") == "2 batches"
+    assert [counted_are(n, "split") for n in (1, 2)] == ["1 split is", "2 splits are"]

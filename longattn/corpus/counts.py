@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from longattn.corpus.records import BadRecord
+from longattn.text import counted_are
 
 ENOUGH_RECORDS, ENOUGH_BYTES = 1000, 1 << 30  # of which one that is bad does not decide
 
@@ -114,6 +115,6 @@ class ReadTotals:
         reasons = ", ".join(f"{reason} {n}" for reason, n in self.bad.most_common())
         lost = f", {self.lost_bytes:,} bytes in broken files" if self.lost_bytes else ""
         return (
-            f"{bad} of {self.records} records are bad ({reasons}){lost}, over max_bad_fraction "
+            f"{bad} of {counted_are(self.records, 'record')} bad ({reasons}){lost}, over max_bad_fraction "
             f"{most}; they are in quarantine/"
         )

@@ -21,6 +21,7 @@ from longattn.corpus.columns import common_type, type_name, type_of
 from longattn.corpus.parquet import opened_parquet
 from longattn.corpus.reading import read_split
 from longattn.corpus.records import Reason, Record, Split
+from longattn.corpus.sources import Source
 from longattn.storage.files import warn_if_slow
 
 THREADS = 16  # requests under way at once
@@ -37,7 +38,7 @@ class Finding(NamedTuple):
     problem: str = ""
 
 
-def check_sources(splits: Iterable[Split]) -> None:
+def check_sources(splits: Iterable[Split], sources: Sequence[Source] = ()) -> None:
     """Refuses a text column that is not there, or holds no strings, before any work starts.
 
     Looks into one file of each folder, of up to 16 folders for each category and column, and into up
@@ -45,13 +46,29 @@ def check_sources(splits: Iterable[Split]) -> None:
     to the first good one among the first 100. A folder is refused when a file says that the column
     is not there, and none has text in it.
 
+    Args:
+        splits: of all files.
+        sources: those that they are of, whose setting a refusal names.
+
     Raises:
-        ValueError: names the file, the column and the columns that are there.
+        ValueError: names the setting, the file, the column and the columns that are there.
         OSError: the storage failed.
     """
     folders = list(_folders(splits))
     with warn_if_slow("looking into the sources"), ThreadPoolExecutor(THREADS) as pool:
-        list(pool.map(_check_folder, folders))
+        for folder, problem in zip(folders, pool.map(_problem_of, folders), strict=True):
+            if problem:
+                raise ValueError(f"{_setting(folder[0], sources)}{problem}")
+
+
+def _setting(split: Split, sources: Sequence[Source]) -> str:
+    """The setting that says which column of a split is read; nothing where that is not known."""
+    names = [
+        f"sources.{i}.text_column"
+        for i, source in enumerate(sources)
+        if (source.category, source.text_column) == (split.category, split.text_column)
+    ]
+    return f"{' or '.join(names)}: " if names else ""
 
 
 def column_types(splits: Iterable[Split], known: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -121,16 +138,18 @@ def _folders(splits: Iterable[Split]) -> Iterator[list[Split]]:
         yield list(islice(turns, FILES_CHECKED))
 
 
-def _check_folder(files: Sequence[Split]) -> None:
+def _problem_of(files: Sequence[Split]) -> str:
+    """Why no file of a folder has text in its column, if one says so and none has."""
     refused: tuple[Split, str] | None = None
     for split in files:
         good, problem = _look(split)
         if good:
-            return
+            return ""
         refused = refused or ((split, problem) if problem else None)
-    if refused:
-        split, problem = refused
-        raise ValueError(f"{split.source}: no text in column {split.text_column!r}: {problem}")
+    if not refused:
+        return ""
+    split, problem = refused
+    return f"{split.source}: no text in column {split.text_column!r}: {problem}"
 
 
 def _look(split: Split) -> Finding:

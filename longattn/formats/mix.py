@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from longattn.config import Mix
 from longattn.errors import ConfigError
 from longattn.formats.pieces import PieceTable
-from longattn.text import share, short
+from longattn.text import counted, share, short
 
 log = logging.getLogger("longattn")
 
@@ -66,6 +66,8 @@ def _tell(mix: Mix, there: Mapping[str, int], kept: Mapping[str, tuple[int, int,
                 short(there[name]),
             )
         else:
-            log.info("mix: %s: %s: %d windows, %s tokens", name, told, sequences, short(of))
+            log.info(
+                "mix: %s: %s: %s, %s tokens", name, told, counted(sequences, "window"), short(of)
+            )
     for name in sorted(there.keys() - mix.shares.keys()):
         log.warning("mix: %s has no share: left out", name)

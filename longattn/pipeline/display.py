@@ -21,7 +21,7 @@ from rich.text import Text
 from longattn.pipeline.stopping import every
 from longattn.storage.output_folder import OutputFolder
 from longattn.storage.records import write_record
-from longattn.text import count, duration, short
+from longattn.text import count, counted, duration, short
 
 if TYPE_CHECKING:
     from longattn.pipeline.monitor import Monitor, Progress
@@ -167,8 +167,8 @@ def view(before: RateSample, now: RateSample, read: float, lag: str = "") -> Gro
         ("rate", f"{rate:.3g} windows/s, {short(tokens)} tokens/s"),
         (
             "before",
-            f"{count(now.documents)} documents read ({read:.0%} of the bytes to their "
-            f"ends), {count(waiting)} windows wait for a scorer",
+            f"{counted(now.documents, 'document')} read ({read:.0%} of the bytes to their "
+            f"ends), {counted(waiting, 'window')} waiting for a scorer",
         ),
         ("busy", f"{busy['window']:.1f} window actors, {busy['score']:.1f} scorers"),
         ("", held),

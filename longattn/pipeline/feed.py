@@ -19,7 +19,7 @@ from longattn.corpus.records import Split
 from longattn.corpus.sources import file_key, group_splits
 from longattn.corpus.watching import Arrivals, SourceWatch
 from longattn.pipeline.stopping import every
-from longattn.text import duration
+from longattn.text import counted, duration
 
 if TYPE_CHECKING:
     from longattn.pipeline.monitor import LagExporter, Monitor, Progress
@@ -52,7 +52,7 @@ class Lag:
             return f"newest file seen {newest}, all scored"
         return (
             f"newest file seen {newest}, oldest unscored one {duration(now - self.oldest)} ago, "
-            f"{self.unscored} splits taken and not scored"
+            f"{counted(self.unscored, 'split')} taken and not scored"
         )
 
 

@@ -29,6 +29,7 @@ from longattn.selection.select_windows import select
 from longattn.selection.selection_record import CategorySelection
 from longattn.settings.numbers import Seconds, read_number
 from longattn.settings.selection import read_every
+from longattn.text import counted_are
 
 log = logging.getLogger("longattn")
 
@@ -142,7 +143,7 @@ class Follow:
         """Settle when splits that are left are tried again; RunError where they were, `TRIES` times."""
         failed = done.outcome.registry.failed if done.outcome else []
         names = [split.source for split in done.labelled.splits]
-        told = f"{len(names)} splits are unfinished: {'; '.join((failed or names)[:3])}"
+        told = f"{counted_are(len(names), 'split')} unfinished: {'; '.join((failed or names)[:3])}"
         if tries >= TRIES:
             raise RunError(f"{told}; tried {tries} times, run again to go on")
         if failed:

@@ -27,7 +27,7 @@ from longattn.pipeline.stopping import Sign, Stop
 from longattn.pipeline.window_actor import SplitWindows
 from longattn.resume.claims import DocumentRegistry, InThisProcess, shared_registries
 from longattn.scoring.settings import ScoreSettings
-from longattn.text import without_secrets
+from longattn.text import counted, without_secrets
 
 log = logging.getLogger("longattn")
 
@@ -58,8 +58,8 @@ class LocalStages:
         of_run = RunMonitor(self.config.max_bad_fraction, left.seen)
         monitor = Monitor(InThisProcess(of_run), pools=False)
         log.info(
-            "%d splits to read (%d done); in this process, scoring on %s",
-            len(left.splits),
+            "%s to read (%d done); in this process, scoring on %s",
+            counted(len(left.splits), "split"),
             left.finished,
             self.device,
         )

@@ -54,7 +54,7 @@ from longattn.storage.files import sweep, warn_if_slow
 from longattn.storage.output_folder import OutputFolder, require_folder
 from longattn.storage.records import read_record, write_record
 from longattn.storage.tables import DamagedFileError
-from longattn.text import without_secrets
+from longattn.text import counted, counted_are, without_secrets
 from longattn.windows.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ class Job:
         if self.config.scores:
             self.table_job.check()
         if read_run_record(self.config.output) is None:  # of what is refused, no folder is left
-            check_sources(self.splits)
+            check_sources(self.splits, self.config.sources)
             column_types(self.splits)
 
     def run(self, stop: Stop, hold: Hold, *, select_after: bool = True) -> RunSummary:
@@ -222,7 +222,7 @@ class Job:
                 sweep(self.config.output)
                 wanted = self.config.scorer.dtype
                 if take_over_empty(self.config.output, self._parts, wanted, self.samples):
-                    check_sources(self.splits)
+                    check_sources(self.splits, self.config.sources)
             grown = grown_samples(self.config.output, self.samples)
             left = self._remaining(grown)
         first = feed is None or not feed.executions  # later a feed reports what becomes of files
@@ -232,7 +232,7 @@ class Job:
         if left.windows:
             log_new_columns(self.folder, self.columns)
         if first and read_run_record(self.config.output) is not None:  # else done before
-            check_sources(left.splits)
+            check_sources(left.splits, self.config.sources)
         outcome, labelled = None, left
         before = {split.id for split in self.splits} - {split.id for split in left.splits}
         if left.splits:
@@ -254,9 +254,9 @@ class Job:
                 labelled = self._remaining()
             if labelled.splits and not feed:
                 missing = outcome.registry.failed[:3] or [s.source for s in labelled.splits[:3]]
+                of_all = counted_are(labelled.finished + len(labelled.splits), "split")
                 raise RunError(
-                    f"{len(labelled.splits)} of {labelled.finished + len(labelled.splits)} splits are "
-                    f"unfinished: {'; '.join(missing)}; run again"
+                    f"{len(labelled.splits)} of {of_all} unfinished: {'; '.join(missing)}; run again"
                 )
         else:
             record = read_run_record(self.config.output)  # none is there if a share has no splits
@@ -329,7 +329,9 @@ class Job:
 
         files = len({split.path for split in self.splits})
         log.debug(
-            "%d files; opening the scorer %s", files, without_secrets(self.config.scorer.model)
+            "%s; opening the scorer %s",
+            counted(files, "file"),
+            without_secrets(self.config.scorer.model),
         )
         return open_checkpoint(self.config.scorer.model)
 
@@ -407,7 +409,7 @@ class Job:
             log.warning("%s was not written by longattn: left alone", without_secrets(url))
         if left.twice:
             repeats = sum(map(len, left.twice.values()))
-            log.warning("%d rows were labelled twice: one of each stays", repeats)
+            log.warning("%s labelled twice: one of each stays", counted(repeats, "row"))
             drop_repeats(left.twice)
             left = find()
         return left

@@ -24,6 +24,7 @@ from longattn.pipeline.failures import Failure, FailureReport
 from longattn.pipeline.pulse import PulseReport, Pulses
 from longattn.pipeline.stopping import every
 from longattn.resume.claims import Caller
+from longattn.text import counted
 
 if TYPE_CHECKING:  # workers that only report import no stage
     from longattn.pipeline.labelled_sink import WriteReport
@@ -380,10 +381,10 @@ class Monitor:
                 log.info("%.0f s: waiting for the first documents and workers", seconds)
                 return
             log.info(
-                "%.0f s: %d documents read, %d windows cut, %d scored, %.0f tokens/s%s",
+                "%.0f s: %s read, %s cut, %d scored, %.0f tokens/s%s",
                 seconds,
-                now.documents,
-                now.cut.windows,
+                counted(now.documents, "document"),
+                counted(now.cut.windows, "window"),
                 now.scored.windows,
                 now.scored.tokens / seconds,
                 f"; {lag()}" if lag else "",

@@ -42,6 +42,7 @@ from longattn.pipeline.streamed import (
 from longattn.pipeline.window_actor import SplitWindows
 from longattn.resume.claims import Caller, DocumentRegistry, shared_registries
 from longattn.scoring.settings import ScoreSettings
+from longattn.text import counted
 
 log = logging.getLogger("longattn")
 
@@ -123,8 +124,8 @@ class RayStages:
             OnDriverNode(RunMonitor, self.config.max_bad_fraction, left.seen, export=True)
         )
         log.info(
-            "%d splits to read (%d done); window actors %s, scoring actors %s on %s",
-            len(left.splits),
+            "%s to read (%d done); window actors %s, scoring actors %s on %s",
+            counted(len(left.splits), "split"),
             left.finished,
             _bounds(pools.window),
             _bounds(pools.score),

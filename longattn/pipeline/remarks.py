@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from longattn.config import Config, Keep
+from longattn.text import counted, counted_are
 
 log = logging.getLogger("longattn")
 
@@ -29,20 +30,24 @@ def remarks(config: Config, categories: Mapping[str, Mapping[str, Any]]) -> list
             found.append(f"{name}: no window, because {_why_none(told, window)}")
             continue
         if kept is not None and told.get("out") and (short := _too_few(keep, told, window)):
-            found.append(f"{name}: {kept:,} of {windows:,} windows are kept, {short}")
+            found.append(f"{name}: {kept:,} of {counted_are(windows, 'window')} kept, {short}")
         if kept is None or kept < windows - told.get("duplicate_rows", 0):
             continue
         if keep.count is not None and keep.count > kept:
             found.append(
-                f"{name}: all {kept:,} windows are kept: select.keep.count {keep.count:,} is for each "
+                f"{name}: {_all(kept)} kept: select.keep.count {keep.count:,} is for each "
                 "category, and more than it has"
             )
         elif keep.tokens is not None and keep.tokens >= told["kept_tokens"] + window:
             found.append(
-                f"{name}: all {kept:,} windows are kept: select.keep.tokens {keep.tokens:,} is for each "
+                f"{name}: {_all(kept)} kept: select.keep.tokens {keep.tokens:,} is for each "
                 f"category, and it has {told['kept_tokens']:,}"
             )
     return found
+
+
+def _all(kept: int) -> str:
+    return "its only window is" if kept == 1 else f"all {kept:,} windows are"
 
 
 def _too_few(keep: Keep, category: Mapping[str, Any], window: int) -> str:
@@ -62,19 +67,23 @@ def _why_none(category: Mapping[str, Any], window: int) -> str:
         return "its files hold no record"
     if not documents:
         reasons = ", ".join(f"{reason} {n:,}" for reason, n in bad.items())
-        return f"none of its {records:,} records could be used ({reasons})"
+        return f"none of its {counted(records, 'record')} could be used ({reasons})"
     if documents == short:
-        return f"each of its {documents:,} documents is shorter than window.tokens {window}"
+        return (
+            f"each of its {counted(documents, 'document')} is shorter than window.tokens {window}"
+        )
     rest = documents - short - category.get("duplicates", 0)
     if category.get("sampled_out"):
-        return f"its sample takes none of the {category['sampled_out']:,} windows of {rest:,} documents"
-    return f"of its {documents:,} documents {short:,} are too short and the others repeat them"
+        windows = counted(category["sampled_out"], "window")
+        return f"its sample takes none of the {windows} of {counted(rest, 'document')}"
+    return f"of its {counted(documents, 'document')} {short:,} are too short and the others repeat them"
 
 
 def log_stale(stale: Mapping[str, int], listed: Collection[str]) -> None:
     """A line for each file whose labelled windows are of what it was: by path, how many."""
     for path, windows in list(stale.items())[:SHOWN]:
         what = "has changed" if path in listed else "is gone from the listing"
-        log.warning("%s %s; %d windows labelled from what it was stay", path, what, windows)
+        stay = f"{counted(windows, 'window')} labelled from what it was {'stays' if windows == 1 else 'stay'}"
+        log.warning("%s %s; %s", path, what, stay)
     if len(stale) > SHOWN:
         log.warning("%d more files are gone or changed", len(stale) - SHOWN)

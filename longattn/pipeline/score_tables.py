@@ -36,7 +36,7 @@ from longattn.settings.scores import Score, check_scores
 from longattn.storage.files import warn_if_slow
 from longattn.storage.output_folder import OutputFolder
 from longattn.storage.tables import DamagedFileError, open_parquet, own_files
-from longattn.text import without_secrets
+from longattn.text import counted, without_secrets
 
 log = logging.getLogger("longattn")
 
@@ -196,9 +196,9 @@ class TableJob:
         if not there.missing:
             return TableSummary(there.done, TableProgress(0))
         log.info(
-            "score %s: %d tables to compute (%d done) on %s",
+            "score %s: %s to compute (%d done) on %s",
             score.name,
-            len(there.missing),
+            counted(len(there.missing), "table"),
             there.done,
             tables.device if score.model else "CPUs",
         )
@@ -215,8 +215,8 @@ class TableJob:
             failed = [str(failure) for failure in progress.failures[:SHOWN]]
             why = "; ".join(failed or map(without_secrets, left.missing[:SHOWN]))
             raise RunError(
-                f"{len(left.missing)} of {len(labelled)} tables of score {score.name} are missing: "
-                f"{why}; run again"
+                f"{len(left.missing)} of {counted(len(labelled), 'table')} of score {score.name} "
+                f"are missing: {why}; run again"
             )
         return TableSummary(left.done, progress)
 

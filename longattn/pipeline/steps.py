@@ -46,8 +46,9 @@ def read_documents(sources: Iterable[Source | dict[str, Any]] | ConfigLike) -> D
 
     Raises ValueError at once for a path that matches nothing or a column that is not there.
     """
-    splits = list_splits(as_sources(sources))
-    check_sources(splits)
+    chosen = as_sources(sources)
+    splits = list_splits(chosen)
+    check_sources(splits, chosen)
     splits = with_types(splits, column_types(splits))
     return dataset_of_tasks(group_splits(splits)).map_batches(
         _read_task, batch_size=1, batch_format="numpy", num_cpus=0.25

@@ -24,7 +24,7 @@ from longattn.pipeline.monitor import LOG_SECONDS, MAX_FAILURES, Exporter
 from longattn.pipeline.pulse import Pulses
 from longattn.pipeline.stopping import every
 from longattn.pipeline.table_stage import TableWritten
-from longattn.text import count, duration
+from longattn.text import count, counted, duration
 
 log = logging.getLogger("longattn")
 
@@ -134,8 +134,8 @@ def table_line(name: str, now: TableProgress, seconds: float) -> str:
     within = f" ({count(now.scored)} within where)" if now.scored < now.windows else ""
     left = duration(seconds * now.rest / now.written) if now.written else None
     return (
-        f"score {name}: {count(now.written)} of {count(now.files)} tables, "
-        f"{count(now.windows)} windows{within}, {now.scored / max(seconds, 1e-9):.3g} scored a second"
+        f"score {name}: {count(now.written)} of {counted(now.files, 'table')}, "
+        f"{counted(now.windows, 'window')}{within}, {now.scored / max(seconds, 1e-9):.3g} scored a second"
         + (f", about {left} left" if left else "")
     )
 

@@ -25,6 +25,7 @@ from longattn.selection.kept_heads import heads_of, kept_choices
 from longattn.settings.selection import Select
 from longattn.storage.output_folder import OutputFolder
 from longattn.storage.records import read_record, write_record
+from longattn.text import counted
 from longattn.windows.recurrence import Recurrence, far_recurrence
 from longattn.windows.tokenizer import load_tokenizer
 
@@ -80,7 +81,7 @@ class Check:
         )
         return (
             f"{name} tells native windows from splices with AUC {value:.2f} ({low:.2f} to {high:.2f})"
-            f"{verdict}{degenerate} ({self.documents} documents, {self.tokens:,} tokens)"
+            f"{verdict}{degenerate} ({counted(self.documents, 'document')}, {self.tokens:,} tokens)"
         )
 
 

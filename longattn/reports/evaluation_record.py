@@ -14,6 +14,7 @@ import numpy as np
 import orjson
 
 from longattn.selection.heads import HeadChoice
+from longattn.text import counted
 
 LABELS = {"DU": "low variance"}
 """Of scorers, for people; the paper's DU is -variance."""
@@ -149,7 +150,9 @@ class Evaluation:
         """A line a category and scorer: AUC against each kind of foil."""
         lines = [f"Evaluation of {self.settings.model}: AUC of native windows against foils"]
         for name, category in self.categories.items():
-            lines.append(f"{name}: {category.documents} documents, {category.windows} windows")
+            lines.append(
+                f"{name}: {counted(category.documents, 'document')}, {counted(category.windows, 'window')}"
+            )
             for scorer, cells in category.auc.items():
                 values = ", ".join(f"{kind} {cell}" for kind, cell in cells.items())
                 lines.append(f"  {LABELS.get(scorer, scorer)}: {values}")

@@ -55,7 +55,7 @@ def long_documents(
             `fewest` documents.
     """
     splits = list_splits(config.sources)
-    check_sources(splits)
+    check_sources(splits, config.sources)
     tokenizer = load_tokenizer(config.scorer.model)
     found = {}
     for category, group in groupby(splits, key=lambda split: split.category):

@@ -37,7 +37,7 @@ from longattn.selection.kept_heads import kept_choices
 from longattn.settings.reference import settings_in_force
 from longattn.storage.output_folder import OutputFolder, require_folder
 from longattn.storage.tables import parquet_writer
-from longattn.text import without_secrets
+from longattn.text import counted, counted_are, without_secrets
 from longattn.windows.cutting import WindowCutter, WindowRow, sliding_windows, window_table
 from longattn.windows.tokenizer import load_tokenizer
 
@@ -49,6 +49,7 @@ FILES = 32  # of a category that are looked into
 TEXT_BYTES = {"fastokens": 192 << 20, "tokenizers": 16 << 20}
 SAMPLE_ROWS = 64  # windows of a category written aside to learn their size as Parquet
 ALONE_BYTES = 2 << 30  # a file of this size that one actor must read alone is warned of
+SHOWN = 3  # files that are named
 FEW_WINDOWS = 30  # below, mean and deviation of a category say little
 MEASURE_SECONDS = 3.0
 CUT_OFF = (Reason.TRUNCATED_ARCHIVE, Reason.NOT_JSON, Reason.BAD_ROW)  # where the bytes read end
@@ -78,6 +79,8 @@ class CategoryPlan:
     bad: int
     cutting_seconds: float
     """Of one window actor: reading, tokenizing, cutting."""
+    unread: dict[str, str] = field(default_factory=dict)
+    """Files of which nothing could be read, as far as was looked, and why."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,15 @@ class Plan:
         """Hours of one scorer."""
         return self.windows / self.windows_per_second / 3600
 
+    @property
+    def nothing(self) -> str:
+        """Why a run would end without a window; empty where it is not known that it would."""
+        categories = self.categories.values()
+        if any(c.windows or (c.documents and c.read < 1) for c in categories):
+            return ""
+        unread = [f"{path}: {why}" for c in categories for path, why in c.unread.items()]
+        return "; ".join(unread[:SHOWN]) or "each of its documents is shorter than a window"
+
     def wall_seconds(self, scorers: int) -> float:
         """Of a run on this many scorers: the slower of scoring and cutting, which overlap."""
         cutting = sum(c.cutting_seconds for c in self.categories.values())
@@ -151,7 +163,7 @@ def plan(
     require_apart(config.sources, config.output)
     require_selectable(config)
     splits = list_splits(config.sources)
-    check_sources(splits)
+    check_sources(splits, config.sources)
     column_types(splits)
     require_reachable(config.scorer.model)
     if config.scorer.model != "builtin":
@@ -182,7 +194,7 @@ def plan(
         finished = find_remaining(
             config.output, splits, max_record_bytes=config.max_record_bytes
         ).finished
-        done = f"{finished} of {len(splits)} splits are labelled already; the numbers are of all"
+        done = f"{finished} of {counted_are(len(splits), 'split')} labelled already; the numbers are of all"
     result = Plan(
         without_secrets(config.output),
         categories,
@@ -232,6 +244,7 @@ class _Sample:
         self.counts = Counts()
         self.rows: list[WindowRow] = []
         self.documents: list[tuple[int, int]] = []  # bytes and windows of each
+        self.unread: dict[str, str] = {}  # files of which nothing could be read, and why
         self.uncounted: list[int] = []  # bytes of documents that were not tokenized
         self.bytes = sum(file.file_size for file in files)
         self.read = 0.0  # stored bytes that the counts stand for
@@ -247,18 +260,24 @@ class _Sample:
         seen: set[tuple[str, str]] = set()
         most = TEXT_BYTES[self.tokenizer.backend]
         with sample_part(file, budget) as (split, stored):
-            records, cut = 0, False
+            records, cut, good, why = 0, False, False, ""
             for record in read_split(split, max_record_bytes=max_record_bytes):
                 if isinstance(record, BadRecord):
+                    why = why or f"{record.reason}: {record.detail}"
                     if record.reason in CUT_OFF and stored < file.file_size and not split.is_part:
                         cut = True
                         break
                     self.counts.bad[record.reason] += record.records
-                elif self.counts.bytes < most:
+                    records += 1
+                    continue
+                good = True
+                if self.counts.bytes < most:
                     self._cut(record.text.encode(), file, seen)
                 else:
                     self.uncounted.append(len(record.text.encode()))
                 records += 1
+        if why and not good:
+            self.unread[without_secrets(file.path)] = why
         # The record that the end of the bytes cuts through counts as an average one.
         self.read += stored * records / (records + cut) if records else stored
 
@@ -301,6 +320,7 @@ class _Sample:
             selected_bytes=round(kept * row_bytes),
             bad=round(counts.bad.total() * scale),
             cutting_seconds=self.seconds * scale * (1 + sum(self.uncounted) / max(counts.bytes, 1)),
+            unread=self.unread,
         )
 
 
@@ -378,11 +398,15 @@ def _warnings(config: Config, files: dict[str, list[Split]], result: Plan) -> It
     if config.select.bound_columns() or config.select.per_document:
         yield "what select.where and per_document take out is not estimated: `kept` is the most"
     for name, told in result.categories.items():
-        if not told.windows:
+        for path, why in list(told.unread.items())[:SHOWN]:
+            yield f"{name}: {path}: nothing could be read: {why}"
+        if len(told.unread) > SHOWN:
+            yield f"{name}: of {len(told.unread) - SHOWN:,} more of the files read nothing could be"
+        if not told.windows and told.documents:
             yield f"{name}: no document gives a window of {config.window.tokens} tokens"
         elif told.windows < FEW_WINDOWS:
             yield (
-                f"{name}: about {told.windows} windows are too few for a z-score within the "
+                f"{name}: about {counted_are(told.windows, 'window')} too few for a z-score within the "
                 f"category ({FEW_WINDOWS} or more are wanted)"
             )
         if told.windows and told.long < told.documents / 2:
@@ -391,7 +415,8 @@ def _warnings(config: Config, files: dict[str, list[Split]], result: Plan) -> It
                 f"window of {config.window.tokens} tokens and give nothing"
             )
         if told.bad > config.max_bad_fraction * (told.bad + told.documents):
-            yield f"{name}: about {told.bad} bad records, over max_bad_fraction {config.max_bad_fraction}"
+            bad = counted(told.bad, "bad record")
+            yield f"{name}: about {bad}, over max_bad_fraction {config.max_bad_fraction}"
         keep = config.select.keep_of(name)
         wanted = keep.tokens or (keep.count or 0) * config.window.tokens
         if wanted > told.windows * config.window.tokens:

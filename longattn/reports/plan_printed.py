@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from longattn.reports.plan import Plan
-from longattn.text import count, duration, share, short, size
+from longattn.text import count, counted, duration, share, short, size
 
 
 def print_plan(result: Plan, console: Console) -> None:
@@ -49,7 +49,7 @@ def print_plan(result: Plan, console: Console) -> None:
     kind = "scorer" if stated else {"cuda": "GPU", "cpu": "CPU scorer"}[result.rate_from]
     measured = "stated" if stated else "measured here"
     console.print(
-        f"\n{count(result.windows)} windows at {result.windows_per_second:.3g} a second ({measured}):"
+        f"\n{counted(result.windows, 'window')} at {result.windows_per_second:.3g} a second ({measured}):"
         f" {result.device_hours:.3g} {kind} hours"
     )
     for scorers in sorted(set(result.scorers)):

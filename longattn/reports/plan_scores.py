@@ -12,7 +12,7 @@ import pyarrow as pa
 from longattn.config import Config
 from longattn.scoring.further_scores import DTYPES, FurtherScorer, table_parts
 from longattn.settings.scores import Score
-from longattn.text import count, duration
+from longattn.text import counted, duration
 from longattn.windows.tokenizer import load_tokenizer
 
 
@@ -33,9 +33,7 @@ class ScoreCost:
 
     def line(self) -> str:
         """`score gap: 1,200 windows at 3.4 s: 1.1 h on one cuda device`."""
-        some = (
-            f"score {self.name}: {'at most ' if self.at_most else ''}{count(self.windows)} windows"
-        )
+        some = f"score {self.name}: {'at most ' if self.at_most else ''}{counted(self.windows, 'window')}"
         if self.seconds is None:
             return f"{some}, not measured" + (f": {self.refused}" if self.refused else "")
         kind = {"cuda": "GPU", "cpu": "CPU scorer"}[self.device]

@@ -14,6 +14,7 @@ from longattn.selection.select_windows import choose_windows
 from longattn.storage.digests import json_checksum
 from longattn.storage.output_folder import OutputFolder, selection_of
 from longattn.storage.tables import file_metadata, open_parquet
+from longattn.text import counted
 
 
 def selection_findings(
@@ -110,7 +111,7 @@ def _rows(selected: str, tables: WindowTables, name: str | None) -> Iterator[str
             "",
         )
         if n:
-            yield f"{selected}: {n} windows {what}: {first} ..."
+            yield f"{selected}: {counted(n, 'window')} {what}: {first} ..."
 
 
 def _figures(url: str, told: Any, right: dict[str, dict[str, Any]]) -> Iterator[str]:

@@ -75,7 +75,7 @@ class Mix(Settings):
     def of(cls, value: MixLike) -> Mix:
         """The mix that `value` is or names. Raises ConfigError, one line."""
         if isinstance(value, (str, Path)):
-            return cls.check(read_mapping(value, "a mapping with `shares`"), str(value))
+            return cls.check(read_mapping(value, "a mapping with `shares`", "a mix"), str(value))
         return cls.check(value, "mix")
 
 

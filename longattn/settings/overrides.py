@@ -69,18 +69,25 @@ def read_yaml(text: str) -> Any:
 def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> None:
     """Change `values` by each `a.b=value`, in order.
 
-    Raises ConfigError for one that is not understood, and for two of which the later would undo the
-    earlier: `--set select.keep.tokens=1B --set select.keep.count=3`.
+    Raises ConfigError, a line each, for those that are not understood, and for two of which the later
+    would undo the earlier: `--set select.keep.tokens=1B --set select.keep.count=3`.
     """
     seen: list[tuple[tuple[str, ...], str]] = []
+    faults: list[str] = []
     for override in overrides:
-        target = tuple(_apply(values, override))
+        try:
+            target = tuple(_apply(values, override))
+        except ConfigError as error:
+            faults += error.lines
+            continue
         for earlier, text in seen:
             if earlier[: len(target)] == target:
-                raise ConfigError(
+                faults.append(
                     f"--set {text} and --set {override}: the second undoes the first; give one"
                 )
         seen.append((target, override))
+    if faults:
+        raise ConfigError(*faults)
 
 
 def _apply(values: dict[str, Any], override: str) -> list[str]:
@@ -117,8 +124,14 @@ def _apply(values: dict[str, Any], override: str) -> list[str]:
     return parts
 
 
-def read_mapping(path: str | Path, wanted: str) -> dict[str, Any]:
-    """The mapping in a YAML file, local or of any fsspec URL. Raises ConfigError naming the file."""
+def read_mapping(path: str | Path, wanted: str, what: str = "a config") -> dict[str, Any]:
+    """The mapping in a YAML file, local or of any fsspec URL. Raises ConfigError naming the file.
+
+    Args:
+        path: of the file.
+        wanted: what the mapping has, for people.
+        what: the file is, for people.
+    """
     from longattn.storage.files import filesystem, storage_errors
 
     fs, inside = filesystem(str(path))
@@ -127,8 +140,13 @@ def read_mapping(path: str | Path, wanted: str) -> dict[str, Any]:
         with storage_errors(str(path)):
             data = fs.cat_file(inside)
         values = read_yaml(data.decode())
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{shown}: cannot be read as a config: {error}") from None
+    except FileNotFoundError:
+        raise ConfigError(f"{shown}: there is no such file to be read as {what}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{shown}: cannot be read as {what}: not UTF-8: {error.reason}") from None
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise ConfigError(f"{shown}: cannot be read as {what}: {why}") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{shown}: not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):

@@ -1,4 +1,4 @@
-"""What a refused setting is told in: one line with the field, the value, what is allowed or meant."""
+"""What refused settings are told in: a line each with the field, the value, what is allowed or meant."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ M = TypeVar("M", bound=BaseModel)
 
 
 def checked(model: type[M], values: Any, where: str) -> M:
-    """An instance of the model; raises ConfigError, one line that begins with `where`."""
+    """An instance of the model; raises ConfigError, a line a fault, each of which begins with `where`."""
     if not isinstance(values, (Mapping, model)):
         fields = ", ".join(model.model_fields)
         raise ConfigError(
@@ -33,21 +33,40 @@ def checked(model: type[M], values: Any, where: str) -> M:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(f"{where}: {refusal(error, model)}") from None
+        raise ConfigError(*(f"{where}: {line}" for line in refusals(error, model))) from None
 
 
-def refusal(error: ValidationError, model: type[BaseModel]) -> str:
-    """The first thing wrong, in one line; an unknown field before all others, which follow from it."""
+def refusals(error: ValidationError, model: type[BaseModel]) -> list[str]:
+    """All that is wrong, a line each; unknown fields first, without the fields that they stand for."""
     errors = error.errors()
-    for each in errors:
-        each["loc"] = _path(each["loc"])
-    first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
-    field = ".".join(map(str, first["loc"])) or model.__name__.lower()
-    if first["type"] == "extra_forbidden":
-        return f"{field}: no such setting; {_meant(first['loc'], model)}"
-    given = first["input"] if first["type"] != "missing" else "nothing"
+    for one in errors:
+        one["loc"] = _path(one["loc"])
+    found = [(_place(one), one) for one in errors]
+    above = {place[:n] for place, _ in found for n in range(len(place))}
+    inside = [one for place, one in found if place not in above]  # the others follow from these
+    unknown = [one for one in inside if one["type"] == "extra_forbidden"]
+    meant = {_meant(one["loc"], model) for one in unknown}
+    lines: dict[str, list[str]] = {}  # by field: of a value that may be of several shapes the first
+    for one in unknown + [one for one in inside if one not in unknown]:
+        field = ".".join(map(str, _place(one)))
+        if one["type"] == "missing" and f"did you mean {field}?" in meant:
+            continue
+        texts = one["msg"].split("\n")  # a validator may have found several
+        lines.setdefault(field, [_line({**one, "msg": text}, field, model) for text in texts])
+    return [line for told in lines.values() for line in told]
+
+
+def _place(error: ErrorDetails) -> tuple[int | str, ...]:
+    """Where a value stands, without the names of the shapes that it may have."""
+    return tuple(part for part in error["loc"] if "[" not in str(part))
+
+
+def _line(error: ErrorDetails, field: str, model: type[BaseModel]) -> str:
+    if error["type"] == "extra_forbidden":
+        return f"{field}: no such setting; {_meant(error['loc'], model)}"
+    given = error["input"] if error["type"] != "missing" else "nothing"
     shown = "" if isinstance(given, (dict, BaseModel)) else f" (given: {given!r:.120})"
-    return f"{field}: {_shape(first, model)}{shown}"
+    return f"{field}: {_shape(error, model)}{shown}".removeprefix(": ")
 
 
 def _path(location: tuple[int | str, ...]) -> tuple[int | str, ...]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, NonNegativeInt, model_validator
 
+from longattn.errors import ConfigError
 from longattn.settings.base import Settings
 from longattn.settings.numbers import Count, TokenLength
 from longattn.settings.paths import absolute_model
@@ -117,7 +118,13 @@ class Score(Settings):
 
 
 def check_scores(scores: Sequence[Score], window: int, carried: Mapping[str, Any]) -> None:
-    """Raises ValueError for scores that cannot stand side by side, or beside such windows.
+    """Raises ConfigError for what `score_faults` gives, a line each."""
+    if faults := list(score_faults(scores, window, carried)):
+        raise ConfigError(*faults)
+
+
+def score_faults(scores: Sequence[Score], window: int, carried: Mapping[str, Any]) -> Iterator[str]:
+    """What of scores cannot stand side by side, or beside such windows, a line each.
 
     Args:
         window: its tokens.
@@ -126,17 +133,18 @@ def check_scores(scores: Sequence[Score], window: int, carried: Mapping[str, Any
     owner: dict[str, str] = {}
     for i, score in enumerate(scores):
         if score.kind == "loss_gap" and 2 * score.short_of(window) >= window:
-            raise ValueError(
+            yield (
                 f"scores.{i}.short {score.short_of(window)}: allowed: less than half of the window "
                 f"of {window} tokens"
             )
         if score.name in (other.name for other in scores[:i]):
-            raise ValueError(f"scores.{i}.name: two scores are named {score.name!r}")
+            yield f"scores.{i}.name: two scores are named {score.name!r}"
+            continue
         for column in score.columns:
             if column in carried:
-                raise ValueError(f"scores.{i}: sources.columns has a column {column!r}, too")
+                yield f"scores.{i}: sources.columns has a column {column!r}, too"
+                break
             if column in owner:
-                raise ValueError(
-                    f"scores.{i}: {owner[column]!r} has a column {column!r}, too; rename one"
-                )
+                yield f"scores.{i}: {owner[column]!r} has a column {column!r}, too; rename one"
+                break
             owner[column] = score.name

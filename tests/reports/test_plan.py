@@ -167,3 +167,28 @@ def test_the_command_measures_this_device_and_writes_nothing(
     assert values["rate_from"] == "stated" and set(values["wall_seconds"]) == {"1"}
     refused = CliRunner().invoke(app, ["plan", str(path), "--read", "lots"])
     assert refused.exit_code == 2 and "--read lots" in refused.stderr
+
+
+def test_a_file_of_which_nothing_can_be_read_is_named_with_the_reason(tmp_path, checkpoint):
+    (tmp_path / "corpus").mkdir()
+    good, prose = tmp_path / "corpus/good.jsonl", tmp_path / "corpus/prose.jsonl"
+    good.write_text(json.dumps({"content": (BUILTIN / "MODEL_CARD.md").read_text()}) + "\n")
+    prose.write_text("words, and no JSON\n" * 30_000)  # more than is read of it
+    sources = [{"category": "a", "path": str(tmp_path / "corpus")}]
+    settings = config("", tmp_path / "out", checkpoint, sources=sources)
+    mixed = planned(settings, read_bytes=1 << 18)
+    assert (
+        list(mixed.categories["a"].unread) == [str(prose)] and mixed.windows and not mixed.nothing
+    )
+    (told,) = [line for line in mixed.warnings if "nothing could be read" in line]
+    assert told.startswith(f"a: {prose}: nothing could be read: ")
+    good.unlink()
+    nothing = planned(settings, read_bytes=1 << 18)
+    assert nothing.nothing.startswith(f"{prose}: ")
+    path = tmp_path / "c.yaml"
+    path.write_text(settings.to_yaml())
+    result = CliRunner().invoke(app, ["plan", str(path), "--windows-per-second", "1", "--no-check"])
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[-1] == (
+        f"longattn: a run would end without a window: {nothing.nothing}"
+    )

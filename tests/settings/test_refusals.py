@@ -43,6 +43,54 @@ def test_an_unknown_setting_is_told_before_what_follows_from_it():
         Config.parse({"source": MINIMAL["sources"], "output": "out"})
 
 
+def test_all_faults_are_told_at_once_a_line_each():
+    values = {
+        "sources": [{"category": "a b", "path": "x"}, {"category": "book"}],
+        "window": {"tokens": 3},
+        "scorer": {"modle": "x", "batch": 0},
+        "select": {"keep": {"fraction": 50}},
+        "scores": [{"name": "deep", "kind": "attention", "model": "m", "layers": "some"}],
+    }
+    with pytest.raises(ConfigError) as caught:
+        Config.parse(values, "c.yaml")
+    lines = str(caught.value).splitlines()
+    assert tuple(lines) == caught.value.lines
+    fields = [line.split(": ")[1] for line in lines]
+    assert all(line.startswith("c.yaml: ") for line in lines)
+    assert fields[0] == "scorer.modle"
+    assert sorted(fields[1:]) == [
+        "output", "scorer.batch", "scores.0.layers", "select.keep.fraction", "sources.0.category",
+        "sources.1.path", "window.tokens",
+    ]  # fmt: skip
+
+
+def test_all_that_does_not_go_together_is_told_at_once():
+    values = {
+        **MINIMAL,
+        "window": {"tokens": 512},
+        "scorer": {"min_distance": [1024, 1024]},
+        "select": {"name": "book", "categories": {"code": {}}},
+        "scores": [{"name": "text", "kind": "measures"}, {"name": "text", "kind": "measures"}],
+    }
+    with pytest.raises(ConfigError) as caught:
+        Config.parse(values, "c.yaml")
+    wanted = [
+        "c.yaml: scorer.min_distance 1024 is over window.tokens 512",
+        "c.yaml: scorer.min_distance [1024, 1024] names one twice",
+        "c.yaml: scores.1.name: two scores are named 'text'",
+        "c.yaml: select.categories: no source has the category 'code'; there are: book",
+        "c.yaml: select.name 'book' is a category, whose folder it would share",
+    ]
+    assert str(caught.value).splitlines() == wanted
+
+
+def test_all_overrides_that_are_not_understood_are_told_at_once():
+    with pytest.raises(ConfigError) as caught:
+        Config.of(MINIMAL, ["alpha", "sources.7.path=x", "select.keep.count=1"])
+    first, second = str(caught.value).splitlines()
+    assert first.startswith("--set alpha: ") and second.startswith("--set sources.7.path=x: ")
+
+
 def test_a_setting_that_is_gone_is_refused_with_a_word_about_what_to_use(monkeypatch):
     monkeypatch.setitem(refusals.REPLACED, "scorer.stride", "use scorer.query_stride")
     line = "c.yaml: scorer.stride: no such setting; use scorer.query_stride"
