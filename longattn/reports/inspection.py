@@ -35,14 +35,14 @@ from longattn.scoring.scorer import AttentionScorer
 from longattn.scoring.window_scorer import with_bos
 from longattn.storage.files import read_bytes
 from longattn.storage.output_folder import OutputFolder
-from longattn.storage.tables import open_parquet, own_files
+from longattn.storage.tables import open_parquet, own_files, read_row
 from longattn.text import without_secrets
+from longattn.windows.recurrence import Recurrence
 from longattn.windows.tokenizer import load_tokenizer
 
 PASSAGES = 128  # of a window, at most; 256 tokens each at 32K
 SHORTEST = 32  # tokens of a passage: less is no text to read
 UNSHOWN = ("ds_heads", "weights")
-RECURRENCE = ("recurrence", "recurrence_rarity", "recurrence_pairs")
 GUESSED = 0.02  # of a DS, that products in 16 bits may be off
 SCALE = 24  # steps of a doubling, in what the page gets of a map
 
@@ -184,23 +184,15 @@ def _row(urls: list[str], data_id: str) -> dict[str, Any] | None:
         "token_stop",
         "ds",
         "variance",
-        *RECURRENCE,
+        *Recurrence._fields,
         "ds_heads",
         "input_ids",
     ]
     for url in urls:
         with open_parquet(url) as parquet:
             ids = parquet.read(columns=["data_id"])["data_id"].to_pylist()
-            if data_id not in ids:
-                continue
-            place = ids.index(data_id)
-            for group in range(parquet.num_row_groups):
-                size = parquet.metadata.row_group(group).num_rows
-                if place < size:
-                    table = parquet.read_row_group(group, columns=columns).slice(place, 1)
-                    row: dict[str, Any] = table.to_pylist()[0]
-                    return row
-                place -= size
+        if data_id in ids:
+            return read_row(url, ids.index(data_id), columns)
     return None
 
 

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 
 from longattn.reports.page import packed
 from longattn.reports.repetition import Repetition
-from longattn.reports.report_windows import Windows, content_of_row
+from longattn.reports.report_windows import Windows
 from longattn.reports.score_columns import Histogram, histogram
 from longattn.selection.selection_record import CategorySelection
 from longattn.storage.files import list_files
 from longattn.storage.output_folder import OutputFolder
-from longattn.storage.tables import open_parquet
+from longattn.storage.tables import open_parquet, read_row
 
 EXCERPT = 700  # characters of either end of a window
 QUARANTINE_ROWS = 200_000
@@ -214,7 +214,7 @@ def excerpts(windows: Windows) -> Iterator[Excerpt]:
         if not len(position):
             continue
         row = windows.table.slice(int(position[0]), 1).to_pylist()[0]
-        text = content_of_row(row["url"], row["row"])
+        text = read_row(row["url"], row["row"], ["content"])["content"]
         yield Excerpt(
             what,
             window=row,

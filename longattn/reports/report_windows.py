@@ -17,8 +17,8 @@ from longattn.selection.lds import long_distance_scores
 from longattn.storage.files import READERS, parallel
 from longattn.storage.output_folder import OutputFolder, category_of
 from longattn.storage.tables import open_parquet, own_files
+from longattn.windows.recurrence import Recurrence
 
-RECURRENCE = ("recurrence", "recurrence_rarity", "recurrence_pairs")
 NARROW = (
     "data_id",
     "document_id",
@@ -27,7 +27,7 @@ NARROW = (
     "token_stop",
     "ds",
     "variance",
-    *RECURRENCE,
+    *Recurrence._fields,
 )
 
 
@@ -130,16 +130,3 @@ def mean_heads(urls: list[str], most: int) -> list[float]:
         if count >= most:
             break
     return [] if total is None else (total / count).tolist()
-
-
-def content_of_row(url: str, row: int) -> str:
-    with open_parquet(url) as parquet:
-        for group in range(parquet.num_row_groups):
-            size = parquet.metadata.row_group(group).num_rows
-            if row < size:
-                text: str = parquet.read_row_group(group, columns=["content"])["content"][
-                    row
-                ].as_py()
-                return text
-            row -= size
-    raise ValueError(f"{url}: it has no row {row}")

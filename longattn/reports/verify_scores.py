@@ -5,14 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
 from longattn.reports.verify_rows import WindowTables
 from longattn.resume.origin import Origin
 from longattn.scoring.settings import ScoreSettings
-from longattn.storage.tables import open_parquet
+from longattn.storage.tables import read_row
 
 log = logging.getLogger("longattn")
 # Relative difference between devices, kinds of CPU and batches that is no finding.
@@ -44,7 +43,7 @@ def score_findings(tables: WindowTables, origin: Origin, scores: int) -> Iterato
     equal, furthest = 0, 0.0
     for file, row in (found[i] for i in sorted(drawn.tolist())):
         url = tables.urls["labelled"][file]
-        stored: dict[str, Any] = _row(url, row)
+        stored = read_row(url, row)
         again = scorer.score(np.array([stored["input_ids"]], np.int64))
         differences = {}
         for place, k in enumerate(now.min_distances):
@@ -86,16 +85,3 @@ def _settings(origin: Origin) -> ScoreSettings | None:
         parts.dtype,
         parts.query_stride,
     )
-
-
-def _row(url: str, row: int) -> dict[str, object]:
-    with open_parquet(url) as parquet:
-        for group in range(parquet.num_row_groups):
-            size = parquet.metadata.row_group(group).num_rows
-            if row < size:
-                found: dict[str, object] = (
-                    parquet.read_row_group(group).slice(row, 1).to_pylist()[0]
-                )
-                return found
-            row -= size
-    raise ValueError(f"{url}: it has no row {row}")

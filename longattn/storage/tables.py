@@ -204,6 +204,18 @@ def readable(url: str) -> Iterator[None]:
         raise DamagedFileError(url, why) from error
 
 
+def read_row(url: str, row: int, columns: Sequence[str] | None = None) -> dict[str, Any]:
+    """One row of a file by its number; of the file, only its row group is read."""
+    with open_parquet(url) as parquet:
+        for group in range(parquet.num_row_groups):
+            size = parquet.metadata.row_group(group).num_rows
+            if row < size:
+                table = parquet.read_row_group(group, columns=columns).slice(row, 1)
+                return dict(table.to_pylist()[0])
+            row -= size
+    raise ValueError(f"{url}: it has no such row")
+
+
 def is_own_file(parquet: pq.ParquetFile) -> bool:
     """Whether a file was written by `write_table`."""
     return METADATA_KEY in (parquet.metadata.metadata or {})
