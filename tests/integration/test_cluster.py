@@ -25,7 +25,7 @@ from tests.s3 import free_port
 ROOT = Path(__file__).parents[2]
 RAY = Path(sys.executable).parent / "ray"
 WINDOW = 1024
-CATEGORIES = 24
+CATEGORIES = 48
 HEAD_ID = "f" * 51 + "00000"
 
 
@@ -96,7 +96,7 @@ def cluster():
 
 @pytest.fixture(scope="module")
 def documents(tmp_path_factory):
-    """24 categories of one long document, half a sample rotated: each is a task, and one block."""
+    """48 categories of one long document, half a sample rotated: each is a task, and one block."""
     folder = tmp_path_factory.mktemp("documents")
     with gzip.open(SAMPLES / "book.jsonl.gz", "rt") as file:
         text = json.loads(next(file))["content"]

@@ -33,7 +33,7 @@ class ScoreWindows(ScoreWindows):
     def __call__(self, batch):
         for _ in range(len(batch)):
             if not ALL_TAKEN.exists():
-                time.sleep(0.2)
+                time.sleep(0.1)
         return super().__call__(batch)
 
 
