@@ -14,6 +14,7 @@ from longattn.text import count, counted, duration, short, size
 if TYPE_CHECKING:
     from longattn.reports.evaluation_record import Evaluation, HeadsEvaluation
 
+LONG = 12  # letters of a column's name that fit in one line beside all others
 WIDTH = 80  # of what is not shown in a terminal
 
 
@@ -46,9 +47,13 @@ def show_categories(categories: Mapping[str, Mapping[str, Any]], rank_by: str) -
         "tokens": "kept_tokens",
         "DS": "ds_mean",
         "variance": "variance",
-        f"{ranked} from": "threshold",
+        f"{ranked.replace('_', '_' + chr(10)) if len(ranked) > LONG else ranked} from": "threshold",
     }
     rows = table("category", *columns)
+    for column in rows.columns[1:-1]:
+        column.no_wrap = True
+    rows.columns[0].min_width = len("category")
+    rows.columns[0].overflow = rows.columns[-1].overflow = "fold"  # a long name stays whole
     for name, category in sorted(categories.items()):
         du = category.get("du_mean")
         values = {

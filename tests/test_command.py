@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from longattn.cli import app
 from longattn.config import Config
+from longattn.terminal import show_categories
 from tests.conftest import config
 
 
@@ -168,3 +169,21 @@ def test_follow_takes_times_and_no_share(call, corpus, checkpoint, tmp_path):
         refused = call(*run, *arguments)
         assert refused.exit_code == 2 and said in refused.stderr
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("rank_by", ["compression_ratio", "recurrence_pairs", "a" * 40, "lds"])
+def test_the_table_names_what_ranks_in_full_within_eighty_columns(rank_by, capsys):
+    told = {
+        "documents": 3456, "too_short": 345, "quarantine": {"not_json": 3}, "windows": 4567,
+        "kept": 2284, "kept_tokens": 74_842_112, "ds_mean": 0.167, "du_mean": -1.2e-7,
+        "threshold": 0.343,
+    }  # fmt: skip
+    show_categories({"book": told}, rank_by)
+    shown = capsys.readouterr().out
+    table = shown.partition("short: ")[0]
+    assert "…" not in shown and max(map(len, shown.splitlines())) <= 80
+    letters = "".join("".join(line.split()) for line in table.splitlines())
+    name = {"lds": "LDS", "recurrence_pairs": "pairs"}.get(rank_by, rank_by)
+    for part in name.split("_"):
+        assert all(word in letters for word in (part[:5], part[-5:]))
+    assert "74,842,112" in shown and "variance" in table and "category" in table
