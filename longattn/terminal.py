@@ -47,7 +47,7 @@ def show_categories(categories: Mapping[str, Mapping[str, Any]], rank_by: str) -
         "tokens": "kept_tokens",
         "DS": "ds_mean",
         "variance": "variance",
-        f"{ranked.replace('_', '_' + chr(10)) if len(ranked) > LONG else ranked} from": "threshold",
+        f"{ranked.replace('_', chr(10) + '_') if len(ranked) > LONG else ranked} from": "threshold",
     }
     rows = table("category", *columns)
     for column in rows.columns[1:-1]:
