@@ -121,7 +121,7 @@ def select(path: str, overrides: list[str] | None) -> None:
     config = config_of_output(path, overrides or [])
     require_windows_of(config)
     with held(config.output):
-        if config.select.heads == "auto":
+        if config.select.chooses_heads:
             from longattn.reports.head_choice import choose_heads
 
             choose_heads(config)

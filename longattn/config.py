@@ -266,6 +266,10 @@ class Config(Settings):
 
     def to_yaml(self) -> str:
         """The settings as YAML, with user names and passwords in URLs masked."""
+        return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as plain values, with user names and passwords in URLs masked."""
         values = self.model_dump(mode="json", exclude_none=True)
         values["output"] = without_secrets(values["output"])
         if "scorer" in values:
@@ -275,7 +279,7 @@ class Config(Settings):
                 score["model"] = without_secrets(score["model"])
         for source in values["sources"]:
             source["path"] = without_secrets(source["path"])
-        return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+        return values
 
 
 ConfigLike = Config | Mapping[str, Any] | str | Path

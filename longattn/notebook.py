@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from longattn.reports.inspection import Inspection
     from longattn.reports.plan import Plan
     from longattn.selection.join import Joined
-    from longattn.selection.select_windows import CategorySelection
+    from longattn.selection.selection_record import CategorySelection
 
 
 def plan(
@@ -95,7 +95,7 @@ def select(
     """
     from longattn.reports.retelling import retell
     from longattn.resume.fingerprint import require_windows_of
-    from longattn.selection.kept_heads import chosen_categories
+    from longattn.selection.kept_heads import kept_choices
     from longattn.selection.select_windows import resolved
     from longattn.selection.select_windows import select as select_labelled
     from longattn.storage.output_folder import OutputFolder
@@ -103,7 +103,7 @@ def select(
     if not isinstance(path, (str, Path)) or is_config_file(path):
         require_windows_of(Config.of(path))
     output, settings, size = resolved(path, settings, file_bytes, overrides)
-    if settings.heads == "auto" and not chosen_categories(OutputFolder(output)):
+    if settings.chooses_heads and not kept_choices(OutputFolder(output), settings):
         from longattn.reports.head_choice import choose_heads
 
         choose_heads(Config.of(path).model_copy(update={"output": output, "select": settings}))
@@ -156,16 +156,15 @@ def _measure_ranking(output: str) -> None:
     from longattn.reports.blindness import record_check
     from longattn.reports.verdict import last_selection
     from longattn.resume.fingerprint import read_run_record
+    from longattn.selection.selection_record import SelectionRecord
     from longattn.storage.output_folder import OutputFolder
-    from longattn.storage.records import read_record
 
     folder, run = OutputFolder(output), read_run_record(output)
-    selection = read_record(folder.selection_record(last_selection(folder)))
+    selection = SelectionRecord.read(folder, last_selection(folder))
     if run is None or run.config is None or selection is None:
         return
     try:
-        select = Select.check(selection.get("select"), "select")
-        record_check(run.config.model_copy(update={"output": output, "select": select}))
+        record_check(run.config.model_copy(update={"output": output, "select": selection.select}))
     except (OSError, ValueError) as error:  # the corpus is elsewhere now
         log.warning("what ranks was not measured: %s", error)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -12,7 +12,7 @@ from rich.table import Table
 from longattn.text import count, counted, duration, short, size
 
 if TYPE_CHECKING:
-    from longattn.reports.evaluation_record import Evaluation, HeadsEvaluation
+    from longattn.reports.evaluation_record import Auc, Evaluation, HeadsEvaluation
 
 LONG = 12  # letters of a column's name that fit in one line beside all others
 WIDTH = 80  # of what is not shown in a terminal
@@ -83,13 +83,23 @@ def show_evaluation(result: Evaluation, labels: Mapping[str, str], few: int) -> 
         labels: what scores are called here.
         few: documents below which intervals are too narrow.
     """
+    from longattn.reports.evaluation_record import FEW_HEADS, lds_of
+
     for name, category in result.categories.items():
         kinds = list(category.auc["LDS"])
         rows = table(f"{name}: AUC, native against", *kinds)
         for scorer, cells in category.auc.items():
             rows.add_row(labels.get(scorer, scorer), *(str(cells[kind]) for kind in kinds))
         console(160).print(rows)
-        _show_heads(name, category.heads)
+        every = range(len(category.heads.names))
+        _show_heads(f"{name}: AUC of each head", category.heads, every, _aucs(category.auc["LDS"]))
+        for of, heads in category.deeper_heads.items():
+            _show_heads(
+                f"{name}, {of}: AUC of the best of {len(heads.names)} heads",
+                heads,
+                heads.best(FEW_HEADS),
+                _aucs(category.auc[lds_of(of)]),
+            )
         if category.documents < few:
             print(f"intervals from {counted(category.documents, 'document')} are too narrow")
         worth = [pair for pair in category.pairs if pair.worth]
@@ -105,19 +115,26 @@ def show_evaluation(result: Evaluation, labels: Mapping[str, str], few: int) -> 
         print(f"score {name}: {duration(seconds)} a window here")
 
 
-def _show_heads(name: str, heads: HeadsEvaluation) -> None:
-    """AUC of every head, and what choosing one gives on documents that did not choose."""
-    rows = table(f"{name}: AUC of each head", *heads.auc)
-    for head, cells in enumerate(zip(*heads.auc.values(), strict=True)):
-        rows.add_row(f"head {head}", *(f"{value:.2f}" for value in cells))
+def _aucs(cells: Mapping[str, Auc]) -> dict[str, float]:
+    return {kind: cell.auc for kind, cell in cells.items()}
+
+
+def _show_heads(
+    title: str, heads: HeadsEvaluation, shown: Sequence[int], mean: Mapping[str, float]
+) -> None:
+    """AUC of some heads and of their mean, and what choosing one gives on documents that did not choose."""
+    rows = table(title, *heads.auc)
+    for head in shown:
+        rows.add_row(heads.names[head], *(f"{cells[head]:.2f}" for cells in heads.auc.values()))
+    rows.add_row("mean of all", *(f"{mean[kind]:.2f}" for kind in heads.auc))
     console(160).print(rows)
-    print(f"{name}: {heads.choice.why}")
+    print(f"{title.partition(':')[0]}: {heads.choice.why}")
     for half in heads.choice.judgements:
-        shown = ", ".join(
+        told = ", ".join(
             f"{kind} {auc:.2f} ({low:.2f}-{high:.2f}), mean of heads {half.mean_auc[kind][0]:.2f}"
             for kind, (auc, low, high) in half.auc.items()
         )
-        print(f"  head {half.head}, chosen on half, on the unseen documents: {shown}")
+        print(f"  {heads.names[half.head]}, chosen on half, on the unseen documents: {told}")
 
 
 def show_stages(summary: Mapping[str, Any]) -> None:

@@ -194,7 +194,7 @@ def pytest_xdist_make_scheduler(config, log):
 def _shared_by(file: Path) -> str | None:
     """The costly fixture that the tests of a file share with those of others."""
     text = file.read_text()
-    return next((name for name in ("gateway", "ray_cluster") if name in text), None)
+    return "servers" if any(name in text for name in ("gateway", "ray_cluster")) else None
 
 
 def pytest_collection_modifyitems(items):

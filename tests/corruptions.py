@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import pyarrow as pa
@@ -39,12 +40,17 @@ def corruptions(whole: Path) -> Iterator[Corruption]:
     yield from _of_report()
 
 
-def missed_of(planted: Iterable[Corruption], whole: Path, output: Path) -> list[str]:
-    """Names of those that `verify` has no finding for, or one of several lines; raises what it raises."""
+def missed_of(
+    planted: Iterable[Corruption], whole: Path, output: Path, findings: int | None = None
+) -> list[str]:
+    """Names of those that `verify` has no finding for, or one of several lines; raises what it raises.
+
+    findings: how many are waited for: the first one takes a third of the time of all.
+    """
     missed = []
     for corruption in planted:
         corruption.plant(output)
-        found = list(verify(str(output)))
+        found = list(islice(verify(str(output)), findings))
         if not found or any(len(line.splitlines()) != 1 for line in found):
             missed.append(corruption.name)
         shutil.rmtree(output)

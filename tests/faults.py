@@ -22,7 +22,15 @@ from tests.conftest import WINDOW
 
 ROOT = str(Path(__file__).parents[1])
 FORK = multiprocessing.get_context("forkserver")
-FORK.set_forkserver_preload(["longattn.pipeline.job", "longattn.scoring.scorer", "tests.faults"])
+FORK.set_forkserver_preload(
+    [
+        "longattn.cli",
+        "longattn.pipeline.job",
+        "longattn.pipeline.in_process",
+        "longattn.scoring.scorer",
+        "tests.faults",
+    ]
+)
 
 
 @contextmanager
@@ -73,6 +81,14 @@ def start(settings, address, log, *, environment=None, hook=None, block=64 << 10
     return process
 
 
+def command(*arguments, log, hook=None, block=64 << 10, environment=None):
+    """`longattn` with these arguments in a process that has imported most already, in this interpreter."""
+    options = ([*map(str, arguments)], str(log), hook, block, environment or {})
+    process = FORK.Process(target=_call, args=options)
+    process.start()
+    return process
+
+
 def finish(run, seconds=300):
     """The exit code of a run, which must come to its end."""
     run.join(seconds)
@@ -93,6 +109,27 @@ def until(condition, run, seconds=200):
         time.sleep(0.02)
 
 
+def _call(arguments, log, hook, block, environment):
+    from longattn.cli import app
+    from longattn.corpus.sources import group_splits
+    from longattn.pipeline import execution, in_process
+
+    _log_to(log)
+    os.environ.update(environment)
+    execution.BLOCK_BYTES["cpu"] = block
+    in_process.group_splits = functools.partial(group_splits, target_bytes=1)
+    if hook:
+        pydoc.locate(hook)()
+    app(arguments)
+
+
+def _log_to(log):
+    os.setsid()
+    with Path(log).open("ab", buffering=0) as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+
+
 def _drive(values, address, log, environment, hook, block, shard):
     import ray
 
@@ -100,10 +137,7 @@ def _drive(values, address, log, environment, hook, block, shard):
     from longattn.corpus.sources import group_splits
     from longattn.pipeline import execution, job, on_ray
 
-    os.setsid()
-    with Path(log).open("ab", buffering=0) as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
+    _log_to(log)
     os.environ.update(environment, RAY_AUTH_MODE="disabled", RAY_ADDRESS=address)
     # Blocks of a few windows and tasks of one file, as a large corpus has many.
     execution.BLOCK_BYTES["cpu"] = block

@@ -110,3 +110,20 @@ def slow_tables():
         write(self, *arguments)
 
     ScoreTables._write = slowly
+
+
+def slow_batches():
+    """A batch of windows takes BATCH_SECONDS more; that one is begun is told by a file BEGUN."""
+    import time
+    from pathlib import Path
+
+    from longattn.pipeline.score_actor import ScoreWindows
+
+    score = ScoreWindows._scored
+
+    def slowly(self, batch):
+        Path(os.environ["BEGUN"]).touch()
+        time.sleep(float(os.environ["BATCH_SECONDS"]))
+        return score(self, batch)
+
+    ScoreWindows._scored = slowly

@@ -24,12 +24,12 @@ DEVICE = "cuda" if GPU else "cpu"
 LOG2_E = math.log2(math.e)
 # batch, heads, kv heads, length, dim, distances, stride, size of the scores
 SMALL = [
-    (1, 2, 1, 300, 16, [75], 1, 1.0),
-    (2, 4, 2, 260, 32, [64], 1, 1.0),
-    (1, 2, 1, 300, 16, [20, 75, 150], 1, 1.0),
+    (1, 2, 1, 140, 16, [75], 1, 1.0),
+    (2, 4, 2, 150, 32, [64], 1, 1.0),
+    (1, 2, 1, 200, 16, [20, 75, 150], 1, 1.0),
     (2, 2, 1, 333, 16, [50, 10, 333, 120], 1, 1.0),
     (2, 2, 2, 300, 16, [30, 90], 3, 1.0),
-    (1, 2, 1, 300, 16, [75, 20], 1, 60.0),
+    (1, 2, 1, 200, 16, [75, 20], 1, 60.0),
     (1, 1, 1, 200, 16, [40, 10], 2, 1000.0),
     (1, 1, 1, 2, 16, [1], 1, 1.0),
     (1, 1, 1, 65, 8, [64, 1], 1, 1.0),
@@ -58,6 +58,8 @@ LARGE = [
     (1, 4, 2, 2500, 128, [300], 1, 2000.0),
     (1, 2, 1, 2048, 256, [512], 1, 1.0),
     (1, 2, 1, 129, 128, [128], 1, 1.0),
+    (2, 12, 2, 128, 128, [32], 1, 1.0),
+    (1, 2, 1, 700, 128, [5], 1, 1.0),
 ]
 
 
@@ -142,7 +144,7 @@ def biased_errors(family: str, dtype: torch.dtype) -> tuple[float, float, float]
 
     The truth is of the probabilities that transformers gives in float64; the products are in `dtype`.
     """
-    length, k, windows = 130, 32, 8
+    length, k, windows = 130, 32, 6
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         checkpoints.save(Path(folder), family, key_bias=300.0)
         checkpoint = open_checkpoint(folder)

@@ -1,5 +1,6 @@
 """Labelled files made without a pipeline, for tests of what reads them."""
 
+import json
 import zlib
 
 import pyarrow as pa
@@ -61,4 +62,25 @@ def write_score_table(labelled, name, columns, metadata=None):
     ids = pq.ParquetFile(labelled).read(columns=["data_id"])["data_id"]
     url = join(output, "scores", name, rest)
     write_table(url, pa.table({"data_id": ids, **columns}), metadata or {"fingerprint": "s"})
+    return url
+
+
+def write_heads_table(labelled, name, layers, scores, heads=None):
+    """The file of a score of kind attention beside a labelled file.
+
+    Args:
+        layers: their numbers.
+        scores: a row each, DS and variance, (2, layers x heads); None of a window without a value.
+        heads: of each layer, where no row says so.
+    """
+    heads = heads or next(len(of[0]) for of in scores if of is not None) // len(layers)
+    about = {"shape": json.dumps([len(layers), heads]), "layers": json.dumps(layers)}
+    columns, fields = {}, []
+    for i, column in enumerate((f"{name}_heads", f"{name}_variance_heads")):
+        lists = [None if of is None else list(of[i]) for of in scores]
+        columns[column] = pa.array(lists, pa.list_(pa.float64()))
+        fields.append(pa.field(column, pa.list_(pa.float64()), metadata=about))
+    url = write_score_table(labelled, name, columns)
+    schema = pa.schema([pa.field("data_id", pa.string()), *fields])
+    write_table(url, pq.ParquetFile(url).read().cast(schema), {"fingerprint": "s"})
     return url

@@ -112,11 +112,13 @@ class Mutant:
             if not isinstance(child, ast.stmt | ast.ExceptHandler | ast.match_case):
                 continue
             body = getattr(child, "body", None)
-            start = min([child.lineno, *(d.lineno for d in getattr(child, "decorator_list", []))])
-            if not start <= self.row <= child.end_lineno:
+            start = getattr(child, "pattern", child).lineno  # of a match_case
+            start = min([start, *(d.lineno for d in getattr(child, "decorator_list", []))])
+            end = body[-1].end_lineno if isinstance(child, ast.match_case) else child.end_lineno
+            if not start <= self.row <= end:
                 continue
             self.first = start
-            self.last = max(start, body[0].lineno - 1) if body else child.end_lineno
+            self.last = max(start, body[0].lineno - 1) if body else end
             named = isinstance(child, ast.FunctionDef | ast.ClassDef)
             below = f"{name}.{child.name}".lstrip(".") if named else name
             inside = body and self.row >= body[0].lineno

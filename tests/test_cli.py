@@ -1,13 +1,9 @@
-import json
 import os
 import re
-import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
@@ -18,83 +14,10 @@ from tests.broken import quiet_log
 from tests.conftest import config
 
 
-@pytest.fixture(scope="module")
-def ray_folder():
-    """Where a Ray started by the command would put its session; short, for Unix sockets."""
-    folder = tempfile.mkdtemp(prefix="la-")
-    yield folder
-    shutil.rmtree(folder)
-
-
-@pytest.fixture(scope="module")
-def longattn(ray_folder):
-    """Runs the command in a process of its own."""
-
-    def call(*arguments):
-        return subprocess.run(
-            [sys.executable, "-m", "longattn.cli", *arguments],
-            env={**os.environ, "RAY_TMPDIR": ray_folder, "RAY_AUTH_MODE": "disabled"},
-            capture_output=True,
-            text=True,
-            timeout=200,
-        )
-
-    return call
-
-
-def sessions(ray_folder) -> set[Path]:
-    """One folder for each time Ray was started."""
-    return set(Path(ray_folder).glob("**/session_2*"))
-
-
 def write(folder, settings) -> str:
     path = folder / "config.yaml"
     path.write_text(settings.to_yaml())
     return str(path)
-
-
-@pytest.fixture(scope="module")
-def ran(longattn, corpus, checkpoint, tmp_path_factory):
-    """A run by the command: its config, its output folder, what it printed."""
-    folder = tmp_path_factory.mktemp("ran")
-    path = write(folder, config(corpus, folder / "out", checkpoint))
-    return path, folder / "out", longattn("run", path)
-
-
-def test_a_run_succeeds_and_says_what_it_wrote(ran, ray_folder):
-    _, output, result = ran
-    assert result.returncode == 0, result.stderr
-    assert len(sessions(ray_folder)) == 1
-    summary = json.loads((output / "_longattn/summary.json").read_text())
-    for name, told in summary["categories"].items():
-        (row,) = [line.split() for line in result.stdout.splitlines() if line.startswith(name)]
-        keys = ("documents", "too_short", "bad", "windows", "kept")
-        assert row[1:6] == [str(told.get(key, 0)) for key in keys]
-    written = re.search("written: (.*)", result.stdout)[1].split()
-    assert str(output / "selected") in written
-    assert all(Path(path).exists() for path in written) and len(written) == 4
-    assert "Traceback" not in result.stderr
-    said = [line.split(" ", 1)[1] for line in result.stderr.splitlines() if line[2:3] == ":"]
-    assert said[0] == "starting Ray here, where none runs yet"
-
-
-def test_a_good_run_on_ray_prints_no_error_line(ran):
-    """Of Ray's core neither, whose lines look like `[2026-01-02 03:04:05,678 E 12 12] core.cc:9: ...`."""
-    result = ran[2]
-    assert result.returncode == 0
-    lines = (result.stdout + result.stderr).splitlines()
-    assert [line for line in lines if re.match(r"(\(.*\) )?\[.* [EF] \d+ ", line)] == []
-    assert len(lines) < 60
-
-
-def test_select_alone_keeps_other_windows_without_ray(ran, longattn, ray_folder):
-    path, output, _ = ran
-    before = sessions(ray_folder)
-    result = longattn("select", path, "--set", "select.keep.count=3")
-    assert result.returncode == 0, result.stderr
-    assert sessions(ray_folder) == before
-    table = pq.read_table(output / "selected")
-    assert table["category"].to_pylist() == ["book"] * 3 + ["code"] * 3
 
 
 @pytest.fixture
@@ -112,17 +35,6 @@ def here(*arguments):
     """The command in this process; a traceback fails."""
     with quiet_log():
         return CliRunner().invoke(app, [*arguments], catch_exceptions=False)
-
-
-def test_too_many_bad_records_on_ray_fail_with_one_line(corpus, checkpoint, tmp_path, ray_cluster):
-    (tmp_path / "bad.jsonl").write_text('{"content": "x"}\nbad\n' * 1000)
-    sources = [{"category": "a", "path": str(tmp_path / "bad.jsonl")}]
-    settings = config(corpus, tmp_path / "out", checkpoint, sources=sources)
-    result = here("run", write(tmp_path, settings))
-    assert result.exit_code == 1
-    (line,) = [line for line in result.stderr.splitlines() if line.startswith("longattn: ")]
-    assert re.search(r"records are bad \(not_json \d+\), over max_bad_fraction 0.01", line)
-    assert "Traceback" not in result.stderr and not result.stdout
 
 
 @pytest.mark.parametrize(
@@ -185,16 +97,6 @@ def test_select_refuses_what_only_another_run_could_give(finished, tmp_path):
             f"{name} {here_}: " in result.stderr
             and f"holds scores of {name} {there};" in result.stderr
         )
-
-
-def test_a_command_of_its_own_process_refuses_before_ray_starts(
-    longattn, corpus, checkpoint, tmp_path, ray_folder
-):
-    before = sessions(ray_folder)
-    path = write(tmp_path, config(corpus, tmp_path / "out", checkpoint))
-    result = longattn("run", path, "--set", "scorer.model=/nowhere")
-    assert result.returncode == 2 and len(result.stderr.splitlines()) == 1, result.stderr
-    assert sessions(ray_folder) == before
 
 
 def test_a_config_that_is_not_there_or_no_yaml_is_named(tmp_path):

@@ -30,12 +30,6 @@ def polars(folder, _):
     return pl.read_parquet(f"{folder}/**/*.parquet", columns=COLUMNS).to_dicts()
 
 
-def ray_data(folder, _):
-    import ray
-
-    return ray.data.read_parquet(folder, columns=COLUMNS).take_all()
-
-
 def pandas(folder, _):
     import pandas as pd
 
@@ -71,10 +65,6 @@ def huggingface(folder, cache):
 def test_it_reads_the_selected_set(reader, finished, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert_read(reader, finished, tmp_path)
-
-
-def test_ray_data_reads_the_selected_set(ray_cluster, finished, tmp_path):
-    assert_read(ray_data, finished, tmp_path)
 
 
 def assert_read(reader, finished, tmp_path):

@@ -1,7 +1,8 @@
-"""What a compressed Arrow IPC message unpacks to, told before pyarrow unpacks it.
+"""How many bytes a compressed Arrow message unpacks to, known before pyarrow unpacks it.
 
-Each buffer of a compressed body begins with its unpacked length, which pyarrow allocates. Where those
-buffers are stands in the message's metadata, a flatbuffer (Message.fbs, File.fbs of Apache Arrow).
+An Arrow file is a row of messages, each with metadata and a body. Each buffer of a compressed body begins
+with its unpacked length, which pyarrow allocates whatever it says. Where those buffers are stands in the
+metadata, a flatbuffer, whose fields are numbered as Message.fbs and File.fbs of Apache Arrow list them.
 """
 
 from __future__ import annotations
@@ -11,7 +12,11 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 CONTINUATION = b"\xff\xff\xff\xff"
-SCHEMA, DICTIONARY, RECORDS = 1, 2, 3  # kinds of messages
+DICTIONARY, RECORDS = 2, 3  # kinds of messages; 1 is a schema
+HEADER_TYPE, HEADER, BODY_LENGTH = 1, 2, 3  # fields of a message
+BATCH_OF_DICTIONARY = 1  # field of a dictionary: its values, as a record batch
+BUFFERS, COMPRESSION = 2, 3  # fields of a record batch
+DICTIONARIES, RECORD_BATCHES = 2, 3  # fields of the footer of a file
 EXPERIMENTAL = b"ARROW:experimental_compression"  # where files of 2020 say that they are compressed
 END = struct.Struct("<i6s")  # of a file: length of its footer, and its magic
 
@@ -20,6 +25,7 @@ class Body(NamedTuple):
     """Where the body of a message is in a file, and its compressed buffers in it."""
 
     kind: int
+    """`DICTIONARY`, `RECORDS` or another."""
     stop: int
     """The byte after it, where the next message begins."""
     size: int
@@ -28,30 +34,32 @@ class Body(NamedTuple):
 
 
 class _Table(NamedTuple):
-    """A table of a flatbuffer."""
+    """A table of a flatbuffer: `data` is all of it, the table begins at byte `at`."""
 
     data: bytes
     at: int
 
-    def place(self, number: int) -> int | None:
-        """Where the value of a field is; None where it has none."""
+    def place(self, field: int) -> int | None:
+        """Where the value of a field is, by the field's number; None where it has none."""
         vtable = self.at - _int(self.data, self.at, "i")
-        slot = 4 + 2 * number
+        slot = 4 + 2 * field
         if slot >= _int(self.data, vtable, "H"):
             return None
         offset = _int(self.data, vtable + slot, "H")
         return self.at + offset if offset else None
 
-    def number(self, number: int, kind: str) -> int:
-        place = self.place(number)
+    def number(self, field: int, kind: str) -> int:
+        """A number, of a type as `struct` names it; 0 where it is not there."""
+        place = self.place(field)
         return 0 if place is None else _int(self.data, place, kind)
 
-    def table(self, number: int) -> _Table | None:
-        place = self.place(number)
+    def table(self, field: int) -> _Table | None:
+        place = self.place(field)
         return None if place is None else _Table(self.data, place + _int(self.data, place, "I"))
 
-    def structs(self, number: int, form: str) -> Iterator[tuple[Any, ...]]:
-        place = self.place(number)
+    def structs(self, field: int, form: str) -> Iterator[tuple[Any, ...]]:
+        """The items of a vector of structs, each of a form as `struct` has it."""
+        place = self.place(field)
         if place is not None:
             place += _int(self.data, place, "I")
             count, size = _int(self.data, place, "I"), struct.calcsize(form)
@@ -91,16 +99,16 @@ def body_at(file: Any, start: int) -> Body | None:
     file.seek(start + begin)
     data = file.read(size)
     message, body = _root(data), start + begin + size
-    kind, length = message.number(1, "B"), message.number(3, "q")
+    kind, length = message.number(HEADER_TYPE, "B"), message.number(BODY_LENGTH, "q")
     if length < 0:
         raise ValueError("its metadata is broken")
-    batch = message.table(2)
+    batch = message.table(HEADER)
     if batch is not None and kind == DICTIONARY:
-        batch = batch.table(1)
+        batch = batch.table(BATCH_OF_DICTIONARY)
     buffers: list[int] = []
     if batch is not None and kind in (DICTIONARY, RECORDS):
-        packed = batch.place(3) is not None or EXPERIMENTAL in data
-        spans = batch.structs(2, "<qq") if packed else ()
+        packed = batch.place(COMPRESSION) is not None or EXPERIMENTAL in data
+        spans = batch.structs(BUFFERS, "<qq") if packed else ()
         buffers = [body + offset for offset, size in spans if size]
     return Body(kind, body + length, length, buffers)
 
@@ -125,5 +133,7 @@ def blocks(file: Any, size: int) -> tuple[list[int], list[int]]:
         raise ValueError("its footer is broken")
     file.seek(size - END.size - length)
     footer = _root(file.read(length))
-    dictionaries, records = ([at for at, *_ in footer.structs(of, "<qi4xq")] for of in (2, 3))
+    dictionaries, records = (
+        [at for at, *_ in footer.structs(of, "<qi4xq")] for of in (DICTIONARIES, RECORD_BATCHES)
+    )
     return dictionaries, records

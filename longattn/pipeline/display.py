@@ -92,12 +92,18 @@ def watched(
         lag: of a run that goes on, how far it is behind, for people.
     """
     started = time.perf_counter()
-    history, recent = History(), [RateSample.of(monitor.progress(), 0.0)]
-    history.add(recent[0])
+    history, recent = History(), list[RateSample]()
+    first = monitor.progress_now()  # the block does not wait for it
     console = Console(file=sys.stderr)
     live: Live | None = None
 
+    def begin() -> None:
+        if not recent:
+            recent.append(RateSample.of(first(), 0.0))
+            history.add(recent[0])
+
     def look() -> None:
+        begin()
         progress, seconds = monitor.progress(), time.perf_counter() - started
         recent.append(RateSample.of(progress, seconds))
         history.add(recent[-1])
@@ -115,6 +121,7 @@ def watched(
             stack.enter_context(monitor.logged(lag))
         stack.enter_context(every(SAMPLE_SECONDS, look))
         yield
+    begin()
     last = RateSample.of(monitor.progress(), time.perf_counter() - started)
     before = [sample for sample in history.samples if sample.seconds < last.seconds]
     samples = [vars(sample) for sample in [*before, last]]

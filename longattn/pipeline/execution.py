@@ -104,8 +104,8 @@ class Stages(Protocol):
 
 
 class Executor(Protocol):
-    """Opens the stages of a run for a block."""
+    """Opens the stages of a run for a block; where it waits for a GPU, it does `meanwhile` first."""
 
     def __call__(
-        self, config: Config, settings: ScoreSettings
+        self, config: Config, settings: ScoreSettings, meanwhile: Callable[[], object]
     ) -> AbstractContextManager[Stages]: ...

@@ -1,7 +1,7 @@
-"""What an execution that goes on is fed with: the splits that remain at its start, then those that come.
+"""The tasks of a run that goes on: the splits that remain at its start, then those of files that come.
 
-An executor takes tasks from it until it is closed: when nothing has come for `idle` seconds and all
-is scored, or where something must be looked at anew between two executions.
+An executor (`in_process.py`, `on_ray.py`) takes tasks from a feed until it is closed: when no file has
+come for `idle` seconds and all is scored, or where something must be looked at between two executions.
 """
 
 from __future__ import annotations
@@ -39,8 +39,11 @@ class Lag:
     """How far a run that goes on is behind: times in seconds since 1970."""
 
     newest: float | None
+    """When the newest file was seen."""
     oldest: float | None
+    """Since when the oldest unscored one waits; None: all are scored."""
     unscored: int
+    """Splits that were taken and are not scored."""
 
     def __str__(self) -> str:
         now = time.time()
@@ -58,7 +61,8 @@ class Feed:
 
     Args:
         watch: the sources.
-        interval, idle: seconds between two listings; with nothing to do, after which an execution ends.
+        interval: seconds between two listings.
+        idle: seconds with nothing to do, after which an execution ends.
         tend: called each second of an execution with its progress; says whether it is to end.
         exporter: makes the metrics of the lag; None where nobody reads them.
     """
@@ -163,6 +167,7 @@ class Feed:
             self.close()
 
     def _since(self, splits: Sequence[Split]) -> dict[str, float]:
+        """By the id of each split, when its file was seen first, the oldest first."""
         now = self.watch.clock()
         since = {split.id: self.watch.since(file_key(split), now) for split in splits}
         return dict(sorted(since.items(), key=lambda item: item[1]))

@@ -1,8 +1,9 @@
 """A run that goes on: files are scored as they come, and selections made anew of all that is labelled.
 
-`Follow.run` is its body. One execution goes on, its actors warm, from the first file to the end of a
-time without files; between two of them actors, and with them nodes, are given back, the ledger is
-compared with the listing, and what could not be read is tried again.
+`Follow.run` is its body: executions, one after the other. In one, the actors that read, cut and score
+stay at work from the first new file until none has come for a while. Between two, actors, and with
+them nodes, are given back, the markers of what is done are compared with the listing of the sources,
+and what could not be read is tried again.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from longattn.pipeline.stopping import Stop, stop_on_sigterm
 from longattn.reports.retelling import retell
 from longattn.resume.lock import Hold
 from longattn.resume.shards import held
-from longattn.selection.select_windows import CategorySelection, select
+from longattn.selection.select_windows import select
+from longattn.selection.selection_record import CategorySelection
 from longattn.settings.numbers import Seconds, read_number
 from longattn.settings.selection import read_every
 from longattn.text import counted_are
@@ -83,12 +85,10 @@ class Follow:
         exporter = LagExporter if job.executor == "ray" else None
         watch = SourceWatch(job.config.sources)
         self.feed = Feed(watch, interval, idle, self.tend, exporter)
-        self.selected_at, self.selected_of = (
-            time.monotonic(),
-            0,
-        )  # the last selection: when, windows
+        self.selected_at = time.monotonic()  # when the last selection began
+        self.selected_of = 0  # windows that this execution had written then
         self.selecting: threading.Thread | None = None
-        self.rest: Literal["none", "now", "later"] = "none"  # when what was left is to be read
+        self.retry: Literal["none", "now", "later"] = "none"  # of splits that were left unfinished
 
     def run(self, stop: Stop, hold: Hold) -> NoReturn:
         """Execute whenever something is to be done, select, wait; ends with what `stop` raises."""
@@ -98,7 +98,7 @@ class Follow:
             done = self.execute(stop, hold)
             left = {split.id for split in done.labelled.splits}
             tries = tries + 1 if left and left == before else 1
-            before, self.rest = left, "none"
+            before, self.retry = left, "none"
             if left:
                 self.report_unfinished(done, tries)
             else:
@@ -109,13 +109,13 @@ class Follow:
     def wait(self, stop: Stop) -> None:
         """Until there is something to read, or what was not read to its end may be tried again."""
         listed = self.feed.watch.looks
-        while self.rest != "now":
+        while self.retry != "now":
             if stop.asked.is_set():
                 raise stop.error
             came = self.feed.look()
             if came.taken or came.changed or came.gone:
                 return
-            if self.rest == "later" and self.feed.watch.looks > listed:
+            if self.retry == "later" and self.feed.watch.looks > listed:
                 return
             time.sleep(POLL)
 
@@ -134,13 +134,13 @@ class Follow:
         if not done.labelled.windows:
             log.warning("no window in the files so far")
             return
-        self.job.tables = self.job.score(stop)
+        done = self.job.score(done, stop, hold)
         summary = self.job.finish(done, stop, hold, select_after=True)
         report_selected({n: c.selection for n, c in summary.categories.items() if c.selection})
         self.selected_at = time.monotonic()
 
     def report_unfinished(self, done: Done, tries: int) -> None:
-        """Settle when splits that are left are read; raises RunError where trying again is no help."""
+        """Settle when splits that are left are tried again; RunError where they were, `TRIES` times."""
         failed = done.outcome.registry.failed if done.outcome else []
         names = [split.source for split in done.labelled.splits]
         told = f"{counted_are(len(names), 'split')} unfinished: {'; '.join((failed or names)[:3])}"
@@ -148,10 +148,10 @@ class Follow:
             raise RunError(f"{told}; tried {tries} times, run again to go on")
         if failed:
             log.warning("%s; they are tried again", told)
-        self.rest = "later" if failed else "now"  # what came as the execution ended
+        self.retry = "later" if failed else "now"  # now: they came as the execution ended
 
     def tend(self, progress: Progress) -> bool:
-        """Select if it is time to, beside the execution; says whether that must end for it."""
+        """Select beside the execution if it is time to; True where the execution must end first."""
         if self.selecting and self.selecting.is_alive():
             return False
         new = progress.written - self.selected_of
@@ -168,10 +168,10 @@ class Follow:
         return False
 
     def select(self) -> None:
-        """Select from all that is labelled so far; what fails is tried again where a run does it."""
+        """Select from all that is labelled so far; where that fails, the execution ends and tries again."""
         config = self.job.config
         try:
-            if config.select.heads == "auto":
+            if config.select.chooses_heads:
                 from longattn.reports.head_choice import choose_heads
 
                 choose_heads(config)

@@ -7,7 +7,7 @@ same byte for byte. One thread cuts the next block of windows while this one is 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 
@@ -33,7 +33,9 @@ log = logging.getLogger("longattn")
 
 
 @contextmanager
-def in_process(config: Config, settings: ScoreSettings) -> Iterator[LocalStages]:
+def in_process(
+    config: Config, settings: ScoreSettings, meanwhile: Callable[[], object]
+) -> Iterator[LocalStages]:
     """The stages of a run here, for a block: on a GPU if there is one."""
     import torch
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
@@ -15,11 +15,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from longattn.config import Config, ConfigLike
 from longattn.corpus.apart import require_apart
-from longattn.corpus.columns import arrow_type
 from longattn.corpus.first_look import check_sources, column_types, with_types
-from longattn.corpus.records import Split
 from longattn.corpus.sources import list_sources
-from longattn.errors import FolderError, RunError
+from longattn.errors import RunError
 from longattn.models import require_reachable
 from longattn.pipeline.execution import Executor, Outcome, Work
 from longattn.pipeline.failures import reason_of
@@ -33,9 +31,9 @@ from longattn.pipeline.score_tables import (
 )
 from longattn.pipeline.shares import is_last, of_share
 from longattn.pipeline.stopping import Stop, stop_on_sigterm
-from longattn.pipeline.summary import RunSummary, summarise
+from longattn.pipeline.summary import RunSummary, proofs, summarise
 from longattn.reports.retelling import selection_proof
-from longattn.resume.damage import set_aside
+from longattn.resume.damage import damaged_records, set_aside
 from longattn.resume.empty_folder import is_alone, is_empty, take_over_empty
 from longattn.resume.fingerprint import (
     grown_samples,
@@ -44,13 +42,14 @@ from longattn.resume.fingerprint import (
     read_run_record,
 )
 from longattn.resume.lock import Hold
-from longattn.resume.markers import digest_of, forget, read_markers
+from longattn.resume.markers import forget
 from longattn.resume.remaining import Remaining, drop_repeats, find_remaining, mixture_remark
 from longattn.resume.shards import Shard, held, note_shards
+from longattn.resume.user_columns import decide_types, log_new_columns
 from longattn.scoring.settings import ScoreParts, ScoreSettings
-from longattn.selection.columns import coming_columns, require_columns
-from longattn.selection.select_windows import CategorySelection, select
-from longattn.storage.digests import json_checksum
+from longattn.selection.columns import require_selectable
+from longattn.selection.select_windows import select
+from longattn.selection.selection_record import CategorySelection
 from longattn.storage.files import sweep, warn_if_slow
 from longattn.storage.output_folder import OutputFolder, require_folder
 from longattn.storage.records import read_record, write_record
@@ -60,6 +59,7 @@ from longattn.windows.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
     from longattn.scoring.checkpoint import Checkpoint
+    from longattn.scoring.precision import Errors
 
 log = logging.getLogger("longattn")
 
@@ -103,7 +103,7 @@ def run(
     job = Job(config, executor, whole=check, shard=Shard.parse(shard) if shard else None)
     job.check()
     if select_after:
-        require_columns(job.folder, config.select, coming_columns(config))
+        require_selectable(config)
     with stop_on_sigterm() as stop, held(config.output, stop.end, job.shard) as hold:
         return job.run(stop, hold, select_after=select_after)
 
@@ -135,6 +135,7 @@ class Job:
         self.folder = OutputFolder(config.output)
         self.settings = ScoreSettings.of(config)
         self.precision: dict[str, Any] = {}
+        self.columns = sorted({name for source in config.sources for name in source.columns})
         self.samples = {source.category: source.sample for source in config.sources}
         require_folder(config.output)
         require_apart(config.sources, config.output)
@@ -168,22 +169,20 @@ class Job:
                     if not is_last(self, self.shard, stop, stack):
                         return own
                     done = self.label(stop, hold)  # what all shares have labelled
-                self.tables = self.score(stop)
+                done = self.score(done, stop, hold)
             return self.finish(done, stop, hold, select_after=select_after)
 
     def finish(self, done: Done, stop: Stop, hold: Hold, *, select_after: bool) -> RunSummary:
         """Select from what is labelled, and sum up."""
-        if self.config.select.heads == "auto" and done.labelled.windows:
+        if self.config.select.chooses_heads and done.labelled.windows:
             self._choose_heads()
+        set_aside(self.config.output, damaged_records(self.config.output))
         started = time.perf_counter()
         try:
             selection = self.select(done.labelled) if select_after else {}
         except DamagedFileError as error:
-            log.warning("%s: every labelled file is read now", error)
-            self.whole = True
             with self._cluster:
-                done = self.label(stop, hold)
-                self.tables |= self.score(stop)
+                done = self._made_whole(error, stop, hold)
             started = time.perf_counter()
             selection = self.select(done.labelled)
         summary = summarise(
@@ -194,14 +193,15 @@ class Job:
             done.outcome,
             selection,
         ).timed(select=time.perf_counter() - started, total=time.perf_counter() - self.started)
-        facts: dict[str, Any] = {
+        facts = {
             "left_out": self.listing.left_out,
             "precision": self.precision,
             "scored_on": done.labelled.scored_on,
+            **({"scores": self._work_so_far()} if self.tables else {}),
+            **proofs(self.folder, self.splits),
+            **(selection_proof(self.folder, self.config.select.name) if selection else {}),
         }
-        if self.tables:
-            facts["scores"] = self._work_so_far()
-        summary = replace(summary, extra={**facts, **self._proofs(selected=bool(selection))})
+        summary = replace(summary, extra=facts)
         write_record(self.folder.record("summary"), summary.to_dict())
         told = remarks(self.config, {n: c.to_dict() for n, c in summary.categories.items()})
         if not any(category.windows for category in summary.categories.values()):
@@ -230,20 +230,20 @@ class Job:
             listed = {split.source for split in self.splits} if left.stale else set()
             log_stale(left.stale, listed | set(feed.watch.paths if feed else ()))
         if left.windows:
-            self._log_new_columns()
+            log_new_columns(self.folder, self.columns)
         if first and read_run_record(self.config.output) is not None:  # else done before
             check_sources(left.splits, self.config.sources)
         outcome, labelled = None, left
         before = {split.id for split in self.splits} - {split.id for split in left.splits}
         if left.splits:
             generation = left.generation + hold.owner["takeovers"]
-            with self._executor()(self.config, self.settings) as stages:
+            with self._executor()(self.config, self.settings, self._measure) as stages:
                 self._choose_dtype(stages.device)
                 fingerprint = self._own(self.precision["dtype"], grown)
-                types = self._column_types(left.splits)
+                types = decide_types(self.folder, left.splits)
                 typed = replace(left, splits=with_types(left.splits, types))
                 settings = replace(self.settings, dtype=self.precision["dtype"])
-                columns = self._asked(types)
+                columns = {name: types[name] for name in self.columns if name in types}
                 work = Work(self.config, settings, typed, generation, columns, feed)
                 outcome = stages.execute(work, stop)
             if feed:
@@ -271,8 +271,25 @@ class Job:
             raise RunError(too_bad)
         return Done(fingerprint, left, labelled, outcome)
 
-    def score(self, stop: Stop) -> dict[str, TableSummary]:
-        """Compute the tables of further scores that are not there yet."""
+    def score(self, done: Done, stop: Stop, hold: Hold) -> Done:
+        """Compute the tables of further scores that are not there yet; what is labelled then."""
+        try:
+            self.tables = self._score(stop)
+        except DamagedFileError as error:
+            return self._made_whole(error, stop, hold)
+        return done
+
+    def _made_whole(self, error: DamagedFileError, stop: Stop, hold: Hold) -> Done:
+        """After a damaged file was met: all are read, and what is not as it was written is made anew."""
+        log.warning("%s: every labelled file and score table is read now", error)
+        self.whole = True
+        if self.config.scores:
+            self.table_job.read_whole()
+        done = self.label(stop, hold)
+        self.tables |= self._score(stop)
+        return done
+
+    def _score(self, stop: Stop) -> dict[str, TableSummary]:
         if not self.config.scores:
             return {}
         config, executor = self.config, tables_executor(self.executor)
@@ -295,9 +312,8 @@ class Job:
     def table_job(self) -> TableJob:
         config = self.config
         tokenizer = load_tokenizer(config.scorer.model).fingerprint
-        carried = {name for source in config.sources for name in source.columns}
         facts = WindowFacts(
-            config.window.tokens, config.min_distance, tokenizer, tuple(sorted(carried))
+            config.window.tokens, config.min_distance, tokenizer, tuple(self.columns)
         )
         return TableJob(config.output, config.scores, facts, whole=self.whole)
 
@@ -346,12 +362,23 @@ class Job:
         if scorer.dtype or device == "cpu":
             self.precision = {"dtype": scorer.dtype or "float32"}
             return
+        errors = self._on_gpu
+        log.info("products in %s (of float32, %d tokens of real text)", errors, errors.tokens)
+        self.precision = asdict(errors)
+
+    @cached_property
+    def _on_gpu(self) -> Errors:
+        """The dtype of a GPU's products that real text allows, and its errors."""
         from longattn.scoring.precision import choose_dtype
 
         with warn_if_slow("choosing the dtype of the products"):
-            errors = choose_dtype(self.checkpoint, scorer.rope_theta)
-        log.info("products in %s (of float32, %d tokens of real text)", errors, errors.tokens)
-        self.precision = asdict(errors)
+            return choose_dtype(self.checkpoint, self.config.scorer.rope_theta)
+
+    def _measure(self) -> None:
+        """What a run on GPUs needs to know of the checkpoint."""
+        if not self.config.scorer.dtype:
+            _ = self._on_gpu
+        self.checkpoint.fingerprint()
 
     def _parts(self, dtype: str) -> ScoreParts:
         return self.settings.parts(self.checkpoint, self.config.window.tokens, dtype)
@@ -386,55 +413,6 @@ class Job:
             drop_repeats(left.twice)
             left = find()
         return left
-
-    def _column_types(self, splits: list[Split]) -> dict[str, str]:
-        """The types of the user's columns: what earlier runs into the folder had stays."""
-        url = self.folder.record("columns")
-        known = self._known_types()
-        types = column_types(splits, known)
-        if types != known:
-            write_record(url, types)
-        return types
-
-    def _asked(self, types: Mapping[str, str]) -> dict[str, str]:
-        """The columns of all sources with their types, as far as those are known."""
-        asked = {name for source in self.config.sources for name in source.columns}
-        return {name: types[name] for name in sorted(asked & types.keys())}
-
-    def _known_types(self) -> dict[str, str]:
-        """What `columns.json` says; raises FolderError where it names no types."""
-        url = self.folder.record("columns")
-        known = read_record(url) or {}
-        for name, kind in known.items():
-            try:
-                arrow_type(kind)
-            except (ValueError, TypeError):
-                raise FolderError(
-                    f"{without_secrets(url)}: damaged: {kind!r:.80} is no type of {name!r:.80}"
-                ) from None
-        return known
-
-    def _log_new_columns(self) -> None:
-        known = self._known_types()
-        asked = {name for source in self.config.sources for name in source.columns}
-        for name in sorted(asked - known.keys()):
-            log.warning(
-                "windows labelled before lack the column %r; choose another output to have it in all",
-                name,
-            )
-
-    def _proofs(self, *, selected: bool) -> dict[str, Any]:
-        """What `verify` holds the summary against: the markers, samples and selection that it is of."""
-        listed = {split.id for split in self.splits}
-        markers = read_markers(self.config.output)
-        proofs: dict[str, Any] = {
-            "other_splits": sorted(markers.keys() - listed),
-            "markers": digest_of(markers[name] for name in markers.keys() & listed),
-            "samples": json_checksum(read_record(self.folder.record("samples"))),
-        }
-        if selected:
-            proofs |= selection_proof(self.folder, self.config.select.name)
-        return proofs
 
     def _report(self) -> None:
         from longattn.reports.report import write_report  # workers have no use for it

@@ -301,8 +301,11 @@ class Monitor:
         self._run, self._pools = of_run, pools  # whether there are pools of actors to balance
 
     def progress(self) -> Progress:
-        progress: Progress = self._run.ask("progress")()
-        return progress
+        return self.progress_now()()
+
+    def progress_now(self) -> Callable[[], Progress]:
+        """What gives the progress as it is at this call, without waiting for it."""
+        return self._run.ask("progress")
 
     def expect(self, splits: Mapping[str, float], arrived: int = 0) -> None:
         """Splits that come, as `RunMonitor.expect` takes them."""

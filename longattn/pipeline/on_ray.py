@@ -48,11 +48,13 @@ log = logging.getLogger("longattn")
 
 
 @contextmanager
-def on_ray(config: Config, settings: ScoreSettings) -> Iterator[RayStages]:
+def on_ray(
+    config: Config, settings: ScoreSettings, meanwhile: Callable[[], object]
+) -> Iterator[RayStages]:
     """A cluster with the pools of a run, for a block."""
     with connected():
         require_shared_folder(config.output)
-        yield RayStages(config, plan_pools(config.workers, settings.dtype))
+        yield RayStages(config, plan_pools(config.workers, settings.dtype, meanwhile))
 
 
 class OnDriverNode:

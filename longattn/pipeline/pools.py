@@ -10,6 +10,7 @@ a core that another holds.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -70,12 +71,14 @@ class Pools:
         return 8 if self.device == "cuda" else 1
 
 
-def plan_pools(workers: Workers, dtype: str | None) -> Pools:
+def plan_pools(
+    workers: Workers, dtype: str | None, meanwhile: Callable[[], object] = lambda: None
+) -> Pools:
     """Fit the pools to the cluster: scorers on GPUs where it has or can get some, else on its CPUs.
 
-    With GPUs it waits until one can be had, which starts the first GPU node of a cluster that grows
-    from none. On CPUs, scoring actors times their threads equal the cores, and each reserves half
-    of its threads, so that the other stages always find room.
+    With GPUs it does `meanwhile` and waits until one can be had, which starts the first GPU node of
+    a cluster that grows from none. On CPUs, scoring actors times their threads equal the cores, and
+    each reserves half of its threads, so that the other stages always find room.
 
     Raises:
         RunError: no GPU within `workers.wait_seconds`, or one that torch cannot use, unless `dtype`
@@ -88,7 +91,7 @@ def plan_pools(workers: Workers, dtype: str | None) -> Pools:
         gpus = 1.0 if cluster.get("GPU", 0) or _possible_gpus() else 0.0
     if gpus:
         free = ray.available_resources().get("GPU", 0)  # after the wait it lags behind
-        device = _await_gpu(gpus, workers.wait_seconds)
+        device = _await_gpu(gpus, workers.wait_seconds, meanwhile)
         if device == "cpu" and dtype != "float32":
             raise RunError(
                 "torch sees no CUDA device on a node with a GPU: install a build of torch for its "
@@ -114,9 +117,12 @@ def _possible_gpus() -> float:
     return (ray._private.state.state.get_max_resources_from_cluster_config() or {}).get("GPU", 0)
 
 
-def _await_gpu(gpus: float, seconds: float) -> Literal["cuda", "cpu"]:
+def _await_gpu(
+    gpus: float, seconds: float, meanwhile: Callable[[], object]
+) -> Literal["cuda", "cpu"]:
     """Wait until a scorer's share of GPUs is free; what torch can compute on there."""
     found = ray.remote(num_cpus=0, num_gpus=gpus)(_device).remote()
+    meanwhile()
     if not ray.wait([found], timeout=min(10, seconds))[0]:
         log.info("waiting up to %g s (workers.wait_seconds) for a GPU", seconds)
         if not ray.wait([found], timeout=max(0, seconds - 10))[0]:

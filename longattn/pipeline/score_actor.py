@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from longattn.config import SCORER_BATCH
+from longattn.models import model_folder
 from longattn.pipeline.failures import FailureReport, failures_reported, no_failure_report
 from longattn.pipeline.labelled_sink import list_array, no_report, token_ids
 from longattn.pipeline.pulse import PulseReport, beating
@@ -54,6 +55,8 @@ class ScoreWindows:
     ) -> None:
         self.failed, self.pulse = failed, pulse
         with failures_reported(failed, "scores", lambda: without_secrets(stage.settings.model)):
+            if stage.device == "cuda":
+                _compile_ahead(stage.settings)
             from longattn.scoring.window_scorer import WindowScorer  # imports transformers: 4 s
 
             self.scorer = WindowScorer(
@@ -105,3 +108,12 @@ class ScoreWindows:
         categories = batch["category"].to_pylist() if named else [""] * len(batch)
         self.report(Counter(categories), length, self.left - started, in_kernel, waiting)
         return batch
+
+
+def _compile_ahead(settings: ScoreSettings) -> None:
+    """Compile the kernels while transformers is imported."""
+    from longattn.scoring.compile_ahead import compile_ahead, head_dim_of
+
+    dim = head_dim_of(model_folder(settings.model))
+    if dim and settings.dtype:
+        compile_ahead(dim, settings.dtype)

@@ -35,7 +35,7 @@ from longattn.scoring.further_scores import DTYPES, TableParts, table_parts
 from longattn.settings.scores import Score, check_scores
 from longattn.storage.files import warn_if_slow
 from longattn.storage.output_folder import OutputFolder
-from longattn.storage.tables import open_parquet, own_files
+from longattn.storage.tables import DamagedFileError, open_parquet, own_files
 from longattn.text import counted, without_secrets
 
 log = logging.getLogger("longattn")
@@ -138,6 +138,7 @@ class TableJob:
 
         Raises:
             FolderError: tables of this name hold other numbers.
+            DamagedFileError: a labelled file or a table that was read is not what was written.
             RunError: some tables could not be computed.
             Interrupted: after a signal, with what was in flight written.
         """
@@ -159,6 +160,10 @@ class TableJob:
                     )
                     told[score.name] = TableSummary(len(labelled), TableProgress(0))
         return told
+
+    def read_whole(self) -> None:
+        """From now on read all rows of the tables that are there, once."""
+        self.whole, self._read = True, set()
 
     def _of(self, score: Score, dtype: str | None) -> TableParts:
         """The parts of a score; weights are hashed once."""
@@ -203,6 +208,10 @@ class TableJob:
             raise stop.error
         left = self._there(record, labelled)
         if left.missing:
+            for failure in progress.failures:
+                kind, _, why = failure.reason.partition(": ")
+                if kind == DamagedFileError.__name__:
+                    raise DamagedFileError(failure.where, why.removeprefix(f"{failure.where}: "))
             failed = [str(failure) for failure in progress.failures[:SHOWN]]
             why = "; ".join(failed or map(without_secrets, left.missing[:SHOWN]))
             raise RunError(

@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any
 from longattn.config import Config
 from longattn.corpus.counts import Counts
 from longattn.corpus.records import Split
-from longattn.resume.markers import read_markers
+from longattn.resume.markers import digest_of, read_markers
 from longattn.resume.remaining import Remaining
-from longattn.selection.select_windows import CategorySelection
+from longattn.selection.selection_record import CategorySelection
+from longattn.storage.digests import json_checksum
+from longattn.storage.output_folder import OutputFolder
+from longattn.storage.records import read_record
 from longattn.text import without_secrets
 
 if TYPE_CHECKING:
@@ -147,3 +150,14 @@ def summarise(
             "splits tried again": outcome.registry.retries if outcome else 0,
         },
     )
+
+
+def proofs(folder: OutputFolder, splits: list[Split]) -> dict[str, Any]:
+    """What `verify` holds a summary against: the markers and samples that it is of."""
+    listed = {split.id for split in splits}
+    markers = read_markers(folder.url)
+    return {
+        "other_splits": sorted(markers.keys() - listed),
+        "markers": digest_of(markers[name] for name in markers.keys() & listed),
+        "samples": json_checksum(read_record(folder.record("samples"))),
+    }

@@ -85,7 +85,7 @@ class ScoreTables:
             self.scorer = FurtherScorer(
                 stage.score, stage.record.parts, stage.device, stage.threads
             )
-        self.schema = table_schema(stage.score, stage.record.parts)
+        self.schema = table_schema(stage.record.columns, self.scorer)
         self.left = time.perf_counter()  # when the last table was written
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, np.ndarray]:

@@ -1,7 +1,9 @@
-"""Whether what ranks tells anything on this corpus: a handful of native windows against foils, in seconds.
+"""Whether the score that ranks windows tells anything on this corpus, measured in seconds.
 
-`evaluate` measures more, for longer. On a CPU attention is measured in shorter windows, which the line
-that people read says.
+A few windows of its documents are scored, and as many that are made up of them: spliced from several
+documents, or one passage repeated. A score that tells something puts the native ones first more often
+than chance does; one that does not is blind. `evaluate` measures more, for longer. On a CPU attention
+is measured in shorter windows, which the line for people says.
 """
 
 from __future__ import annotations
@@ -14,11 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from longattn.config import Config, Window
+from longattn.reports.evaluated_scores import EvaluatedScores, HeadScorer
 from longattn.reports.foils import Ids, generator, long_documents, native_windows, repeated, spliced
 from longattn.reports.head_choice import head_scorer
 from longattn.selection.auc import auc
 from longattn.selection.heads import HeadScores, lds_of_heads, mean_of_heads
-from longattn.selection.kept_heads import heads_of
+from longattn.selection.kept_heads import heads_of, kept_choices
 from longattn.settings.selection import Select
 from longattn.storage.output_folder import OutputFolder
 from longattn.storage.records import read_record, write_record
@@ -29,9 +32,7 @@ from longattn.windows.tokenizer import load_tokenizer
 WINDOWS = 12  # of each kind, a category
 DOCUMENTS = 24  # that they are of
 SPLICE = 4  # documents in a splice
-CPU_TOKENS = (
-    2048  # of a window whose attention is measured on a CPU: some 0.05 s, where 32K takes 4
-)
+CPU_TOKENS = 2048  # of a window whose attention a CPU measures: some 0.05 s, where 32K takes 4
 UNCLEAR = 0.55  # AUC from which an interval that holds 0.5 is too wide rather than the score blind
 UNTOLD = ": too few documents to tell from chance; `longattn evaluate` measures more"
 ATTENTION = ("lds", "ds", "variance")
@@ -120,25 +121,27 @@ def check_ranking(config: Config, seed: int = 0) -> dict[str, Check]:
 
 
 def _ranking(config: Config) -> Callable[[list[Ids], str], list[Floats]]:
-    """What computes the ranking column of kinds of windows of a category, native ones first."""
+    """A function of kinds of windows, native ones first, and a category: the ranking column of each."""
     column = config.select.rank_by
     if further := tuple(score for score in config.scores if column in score.columns):
-        from longattn.reports.evaluated_scores import EvaluatedScores
-
         only = config.model_copy(update={"scores": further})
         tokenizer = load_tokenizer(config.scorer.model)
         scores = EvaluatedScores(only, tokenizer, _device())
 
         def of_table(kinds: list[Ids], name: str) -> list[Floats]:
-            columns = [scores.columns(ids_nl) for ids_nl in kinds]
+            columns = [scores.scored(ids_nl).columns for ids_nl in kinds]
             return [of[column] if column in of else -of[f"low {column}"] for of in columns]
 
         return of_table
     if column in ATTENTION:
-        score, heads = head_scorer(config), _heads(config)
+        if column != "lds":  # which heads are chosen decides LDS alone
+            select = config.select.model_copy(update={"heads": "all"})
+            config = config.model_copy(update={"select": select})
+        scorer = head_scorer(config)
+        heads = _heads(config, scorer)
 
         def of_attention(kinds: list[Ids], name: str) -> list[Floats]:
-            scored = [_of_heads(score(ids_nl), heads.get(name)) for ids_nl in kinds]
+            scored = [_of_heads(scorer.score(ids_nl), heads.get(name)) for ids_nl in kinds]
             return _attention(scored, config.select)
 
         return of_attention
@@ -148,7 +151,7 @@ def _ranking(config: Config) -> Callable[[list[Ids], str], list[Floats]]:
 
 
 def record_check(config: Config) -> dict[str, Check]:
-    """Measure, and keep it for the reports of the config's output."""
+    """`check_ranking`, kept as `check.json` for the reports of the config's output."""
     found = check_ranking(config)
     told = {name: asdict(check) for name, check in found.items()}
     record = {"rule": _rule(config.select), "categories": told}
@@ -157,7 +160,7 @@ def record_check(config: Config) -> dict[str, Check]:
 
 
 def recorded_check(folder: OutputFolder, select: Select) -> dict[str, Check]:
-    """What was kept of a measurement of the same ranking; empty where there was none."""
+    """What `record_check` kept of the same ranking, by category; empty where there is none."""
     record = read_record(folder.record("check"))
     if record is None or record["rule"] != _rule(select):
         return {}
@@ -169,8 +172,8 @@ def recorded_check(folder: OutputFolder, select: Select) -> dict[str, Check]:
 
 def _rule(select: Select) -> dict[str, Any]:
     """What decides how windows are ranked, as far as it is measured."""
-    heads = list(select.heads) if isinstance(select.heads, tuple) else select.heads
-    return {"rank_by": select.rank_by, "alpha": select.alpha, "heads": heads}
+    heads = select.model_dump(mode="json", include={"heads"})
+    return {"rank_by": select.rank_by, "alpha": select.alpha, **heads}
 
 
 def _device() -> str:
@@ -198,15 +201,16 @@ def _bounded(config: Config) -> Config:
     )
 
 
-def _heads(config: Config) -> Mapping[str, tuple[int, ...] | None]:
-    """The chosen heads by category; of `auto`, those that were chosen already."""
+def _heads(config: Config, scorer: HeadScorer) -> Mapping[str, tuple[int, ...] | None]:
+    """Places of the chosen heads by category; of `auto`, those that were chosen already."""
     heads = config.select.heads
     if isinstance(heads, tuple):
         return {source.category: heads for source in config.sources}
-    if heads == "all":
+    if not config.select.chooses_heads:
         return {}
-    record = read_record(OutputFolder(config.output).record("heads")) or {}
-    return heads_of(record.get("categories", {}))
+    kept = heads_of(kept_choices(OutputFolder(config.output), config.select))
+    numbers = list(scorer.heads)
+    return {name: of and tuple(map(numbers.index, of)) for name, of in kept.items()}
 
 
 def _of_heads(

@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from longattn.config import Select
+from longattn.selection.selection_record import SelectionRecord
 from longattn.storage.files import parallel
 from longattn.storage.output_folder import OutputFolder, category_of
-from longattn.storage.records import read_record
 from longattn.storage.tables import open_parquet, own_files
 
 SHARES = (0.1, 0.5, 0.9)  # of the kept windows, whose values are shown
@@ -44,14 +44,14 @@ def compared_selections(folder: OutputFolder) -> list[Compared]:
     names = folder.selections()
     if len(names) < 2:
         return []
-    records = {name: read_record(folder.selection_record(name)) or {} for name in names}
+    records = {name: record for name in names if (record := SelectionRecord.read(folder, name))}
     kept = {name: _kept(folder, name) for name in names}
     return [
         Compared(
             _shown(name),
-            _rule(Select.check(records[name]["select"], "select")),
-            sum(of["kept"] for of in records[name]["categories"].values()),
-            sum(of["kept_tokens"] for of in records[name]["categories"].values()),
+            _rule(record.select),
+            sum(of.kept for of in record.categories.values()),
+            sum(of.kept_tokens for of in record.categories.values()),
             {
                 _shown(other): {
                     category: _share(table, kept[other].get(category))
@@ -64,7 +64,7 @@ def compared_selections(folder: OutputFolder) -> list[Compared]:
                 for category, table in sorted(kept[name].items())
             },
         )
-        for name in names
+        for name, record in records.items()
     ]
 
 
@@ -75,7 +75,8 @@ def _shown(name: str | None) -> str:
 def _rule(select: Select) -> str:
     ranked = "LDS" if select.rank_by == "lds" else select.rank_by
     if select.heads != "all":
-        ranked += f", heads {select.heads if select.heads == 'auto' else list(select.heads)}"
+        heads = list(select.heads) if isinstance(select.heads, tuple) else select.heads
+        ranked += f", {heads}" if select.heads_of_score else f", heads {heads}"
     if select.rank_by == "lds" and select.alpha != 0.5:
         ranked += f", alpha {select.alpha:g}"
     parts = [f"by {ranked}", *map(str, select.where)]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 
 from longattn.config import Config
 from longattn.models import require_reachable
-from longattn.reports.evaluated_scores import EvaluatedScores, pairs
+from longattn.reports.evaluated_scores import EvaluatedScores, FurtherScores, HeadScorer, pairs
 from longattn.reports.evaluation_record import (
     FEW_DOCUMENTS,
+    FEW_HEADS,
     LABELS,
     Agreement,
     Auc,
@@ -31,6 +32,7 @@ from longattn.reports.evaluation_record import (
     EvaluationSettings,
     HeadsEvaluation,
     Spread,
+    lds_of,
 )
 from longattn.reports.foils import Ids, Windows, foils, generator, long_documents, native_windows
 from longattn.reports.head_choice import head_choice
@@ -56,6 +58,7 @@ log = logging.getLogger("longattn")
 Floats = NDArray[np.float64]
 Score = Callable[[Ids], "Attention"]
 
+FIRST_LAYER = ""  # beside names of scores
 ALPHAS = (0.0, 0.25, 1.0, 2.0)
 HEADS_SUM = "LDS, sum of standardised heads"
 
@@ -196,6 +199,8 @@ def write_evaluation(output: str, result: Evaluation) -> list[str]:
         data={"categories": drawn, "labels": LABELS, "few": FEW_DOCUMENTS},
         labels=LABELS,
         few=FEW_DOCUMENTS,
+        few_heads=FEW_HEADS,
+        lds_of=lds_of,
         title=f"How well {result.settings.model} selects",
         settings=asdict(result.settings),
         uniform_ds=result.uniform_ds,
@@ -266,14 +271,20 @@ class _Measure:
         rng = generator(self.seed, name, "windows")
         native = native_windows(documents, self.n, self.window, rng)
         kinds = {"native": native, **foils(native, documents, rng)}
-        base = self.score(native.ids_nl)
+        base, further = self.score(native.ids_nl), self.further.scored(native.ids_nl)
         scores: dict[str, dict[str, Floats]] = {}
-        heads: dict[str, HeadScores] = {}
+        heads: dict[str, dict[str, HeadScores]] = {}
         for kind, made in kinds.items():
             log.info("%s: %d windows, %s", name, self.n, kind)
-            seen = base if kind == "native" else self.score(made.ids_nl)
-            heads[kind] = seen.by_head(made.group_n)
+            seen, beside = base, further
+            if kind != "native":
+                seen, beside = self.score(made.ids_nl), self.further.scored(made.ids_nl)
+            heads.setdefault(FIRST_LAYER, {})[kind] = seen.by_head(made.group_n)
+            for of, by_head in beside.heads.items():
+                heads.setdefault(of, {})[kind] = HeadScores(*by_head, made.group_n)
             for scorer, values in self._scores(made.ids_nl, seen, base, rng).items():
+                scores.setdefault(scorer, {})[kind] = values
+            for scorer, values in self._deeper(beside, further).items():
                 scores.setdefault(scorer, {})[kind] = values
         lds = scores["LDS"]["native"]
         stability = {
@@ -287,16 +298,11 @@ class _Measure:
             stability[variant] = _agreement(lds, other.lds(other, self.alpha))
         draws = generator(self.seed, name, "bootstrap")
         told = {scorer: by_kind["native"] for scorer, by_kind in scores.items()}
-        log.info("%s: choosing a head", name)
-        choice = head_choice(
-            documents,
-            self._of_heads,
-            self.config,
-            windows=max(2, self.n // 2),
-            seed=self.seed,
-            name=name,
-        )
-        aucs = head_aucs(Half(heads.pop("native"), heads), self.alpha)
+        first = HeadScorer(self._of_heads, range(heads[FIRST_LAYER]["native"].ds.shape[1]))
+        of_heads = {
+            of: self._heads(name, documents, scorer, heads[of])
+            for of, scorer in {FIRST_LAYER: first, **self.further.head_scorers()}.items()
+        }
         ranked = [scorer for scorer in scores if scorer != "random"]
         return CategoryEvaluation(
             documents=len(np.unique(native.group_n)),
@@ -304,10 +310,50 @@ class _Measure:
             native={scorer: Spread(*moments(values)) for scorer, values in told.items()},
             auc={scorer: _aucs(by_kind, kinds, draws) for scorer, by_kind in scores.items()},
             spearman=agreement({name: told[name] for name in ranked}),
-            heads=HeadsEvaluation({kind: of.tolist() for kind, of in aucs.items()}, choice),
+            heads=of_heads.pop(FIRST_LAYER),
+            deeper_heads=of_heads,
             stability=stability,
             pairs=pairs(scores, [kind for kind in kinds if kind.startswith("splice")], ranked),
         )
+
+    def _heads(
+        self,
+        name: str,
+        documents: Sequence[Ids],
+        scorer: HeadScorer,
+        windows: Mapping[str, HeadScores],
+    ) -> HeadsEvaluation:
+        """What every head of a scorer tells of some windows, and the one that is chosen by others."""
+        log.info("%s: choosing one of %d heads", name, len(scorer.heads))
+        choice = head_choice(
+            documents,
+            scorer,
+            self.config,
+            windows=max(2, self.n // 2),
+            seed=self.seed,
+            name=name,
+        )
+        foils_of = {kind: of for kind, of in windows.items() if kind != "native"}
+        aucs = head_aucs(Half(windows["native"], foils_of), self.alpha)
+        return HeadsEvaluation(
+            {kind: of.tolist() for kind, of in aucs.items()}, choice, scorer.names
+        )
+
+    def _deeper(self, seen: FurtherScores, base: FurtherScores) -> dict[str, Floats]:
+        """The further scores, and LDS of each that has heads, standardised by the native windows."""
+        told = dict(seen.columns)
+        for name, by_head in seen.heads.items():
+            own, native = (
+                HeadScores(*of, np.arange(len(of[0]))) for of in (by_head, base.heads[name])
+            )
+            means, native_means = (
+                Attention(of.ds.mean(1), of.variance.mean(1)) for of in (own, native)
+            )
+            told[lds_of(name)] = means.lds(native_means, self.alpha)
+            told[f"{lds_of(name)}, sum of standardised heads"] = lds_of_heads(
+                own, native, self.alpha
+            ).sum(1)
+        return told
 
     def _of_heads(self, ids_nl: Ids) -> tuple[Floats, Floats]:
         scores = self.score(ids_nl).by_head(np.arange(len(ids_nl)))
@@ -335,7 +381,7 @@ class _Measure:
         if self.causal:
             gap, ds = zip(*(self.causal.scores(ids_l, k) for ids_l in ids_nl), strict=True)
             told |= {"loss gap": np.array(gap), "DS, every layer": np.array(ds)}
-        return told | self.further.columns(ids_nl)
+        return told
 
 
 def _aucs(

@@ -1,13 +1,16 @@
 """What an evaluation found, as records: how well each score tells native windows from foils.
 
-`evaluate` writes it, and pages, commands and notebooks read it; `evaluation.json` is `to_dict()`.
+A native window is of one document; a foil is made up: spliced from several documents, or one passage
+repeated. `evaluate` writes the records, pages, commands and notebooks read them; `evaluation.json` is
+`Evaluation.to_dict()`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import orjson
 
 from longattn.selection.heads import HeadChoice
@@ -15,8 +18,15 @@ from longattn.text import counted
 
 LABELS = {"DU": "low variance"}
 """Of scorers, for people; the paper's DU is -variance."""
+FEW_HEADS = 5
+"""The best ones of deeper layers, which are shown."""
 FEW_DOCUMENTS = 20
 """Of fewer, a bootstrap over documents gives intervals that are too narrow."""
+
+
+def lds_of(name: str) -> str:
+    """What LDS of a score of kind attention is called: of means over its heads and layers."""
+    return f"LDS of {name}"
 
 
 @dataclass(frozen=True)
@@ -33,7 +43,7 @@ class Auc:
 
 @dataclass(frozen=True)
 class Spread:
-    """Of a score over the native windows."""
+    """Mean and deviation of a score over the native windows."""
 
     mean: float
     deviation: float
@@ -69,6 +79,15 @@ class HeadsEvaluation:
     auc: dict[str, list[float]]
     """By kind of foil, of each head, on all documents."""
     choice: HeadChoice
+    names: list[str]
+    """Of the heads."""
+
+    def best(self, most: int) -> list[int]:
+        """The heads of the highest AUC, meant over splices, where there are some; at most so many."""
+        kinds = [kind for kind in self.auc if kind.startswith("splice")] or list(self.auc)
+        means = np.mean([self.auc[kind] for kind in kinds], axis=0)
+        order: list[int] = np.argsort(-means, kind="stable")[:most].tolist()
+        return order
 
 
 @dataclass(frozen=True)
@@ -89,6 +108,8 @@ class CategoryEvaluation:
     """By variant of the scorer."""
     pairs: list[Pair]
     """Of scores, the best first."""
+    deeper_heads: dict[str, HeadsEvaluation] = field(default_factory=dict)
+    """Of the layers of each score of kind attention, by its name."""
 
 
 @dataclass(frozen=True)

@@ -32,10 +32,10 @@ from longattn.reports.plan_scores import ScoreCost, score_costs
 from longattn.resume.fingerprint import read_run_record
 from longattn.resume.remaining import find_remaining
 from longattn.scoring.settings import ScoreSettings
-from longattn.selection.columns import coming_columns, require_columns
+from longattn.selection.columns import require_selectable
+from longattn.selection.kept_heads import kept_choices
 from longattn.settings.reference import settings_in_force
 from longattn.storage.output_folder import OutputFolder, require_folder
-from longattn.storage.records import read_record
 from longattn.storage.tables import parquet_writer
 from longattn.text import counted, counted_are, without_secrets
 from longattn.windows.cutting import WindowCutter, WindowRow, sliding_windows, window_table
@@ -161,7 +161,7 @@ def plan(
     """
     require_folder(config.output)
     require_apart(config.sources, config.output)
-    require_columns(OutputFolder(config.output), config.select, coming_columns(config))
+    require_selectable(config)
     splits = list_splits(config.sources)
     check_sources(splits, config.sources)
     column_types(splits)
@@ -375,15 +375,11 @@ def _measured(config: Config, ids: np.ndarray) -> tuple[float, str]:
 
 def _heads(config: Config) -> dict[str, str]:
     """What heads `auto` chose for each category, and why; what it will choose is not known."""
-    if config.select.heads != "auto":
+    if not config.select.chooses_heads:
         return {}
-    record = read_record(OutputFolder(config.output).record("heads")) or {"categories": {}}
-    return {
-        source.category: record["categories"].get(
-            source.category, {"why": "a head will be chosen when the run is scored"}
-        )["why"]
-        for source in config.sources
-    }
+    kept = kept_choices(OutputFolder(config.output), config.select)
+    coming = {"why": "a head will be chosen when the run is scored"}
+    return {source.category: kept.get(source.category, coming)["why"] for source in config.sources}
 
 
 def _provenance(config: Config, overrides: Sequence[str]) -> list[tuple[str, Any, str]]:

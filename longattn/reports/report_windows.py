@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from longattn.config import Select
 from longattn.selection.columns import Columns
 from longattn.selection.lds import long_distance_scores
 from longattn.storage.files import READERS, parallel
@@ -69,7 +69,7 @@ def read_windows(
     urls: list[str],
     most: int,
     kept_ids: pa.ChunkedArray,
-    select: Mapping[str, Any],
+    select: Select,
     columns: Columns,
 ) -> Windows:
     """The windows of one category: all, or whole files of at least `most` windows."""
@@ -80,10 +80,11 @@ def read_windows(
             break
     table = pa.concat_tables(tables).sort_by("data_id")
     ds, variance = table["ds"].to_numpy(), table["variance"].to_numpy()
-    lds = long_distance_scores(ds, variance, select["alpha"], select["standardize"])
+    there = ~np.isnan(ds)  # of a score table, some windows may have none
+    lds = np.full(len(ds), math.nan)
+    lds[there] = long_distance_scores(ds[there], variance[there], select.alpha, select.standardize)
     kept = pa.compute.is_in(table["data_id"], value_set=kept_ids)
-    by_lds = select.get("rank_by", "lds") == "lds"
-    ranked = lds if by_lds else table["rank"].fill_null(math.nan).to_numpy()
+    ranked = lds if select.rank_by == "lds" else table["rank"].fill_null(math.nan).to_numpy()
     return Windows(table, ds, variance, lds, ranked, kept.to_numpy())
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from longattn.reports.report import write_report
 from longattn.resume.fingerprint import read_run_record
-from longattn.selection.select_windows import CategorySelection
+from longattn.selection.selection_record import CategorySelection
 from longattn.storage.digests import json_checksum
 from longattn.storage.output_folder import OutputFolder
 from longattn.storage.records import read_record, write_record

@@ -21,8 +21,8 @@ class HeadsTold:
     """Whose attention the scores of a category are of."""
 
     category: str
-    heads: tuple[int, ...] | None
-    """None: all."""
+    heads: str
+    """`head 9`, or `all heads`."""
     why: str
     agreement: float | None
     """Share of the kept windows that all heads would keep, where not all are taken."""
@@ -40,18 +40,21 @@ def cleared(select: Select) -> dict[str, str]:
 def heads_told(
     select: Select,
     columns: Columns,
-    choice: Mapping[str, Any] | None,
+    choices: Mapping[str, Any],
     categories: Mapping[str, Windows],
 ) -> list[HeadsTold]:
-    """Where heads were chosen: by category which, why, and what of the kept all heads would keep."""
+    """Where heads were chosen: by category which, why, and what of the kept all heads would keep.
+
+    Args:
+        choices: of `auto`, by category.
+    """
     if select.heads == "all":
         return []
-    chosen = (choice or {}).get("categories", {}) if select.heads == "auto" else {}
     return [
         HeadsTold(
             category=name,
-            heads=columns.heads_of(name),
-            why=chosen.get(name, {}).get("why", "as the settings say"),
+            heads=columns.told_heads(name) or "all heads",
+            why=choices.get(name, {}).get("why", "as the settings say"),
             agreement=_kept_by_all(windows, select) if columns.heads_of(name) else None,
         )
         for name, windows in sorted(categories.items())

@@ -13,6 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from longattn.resume.score_tables import TableRecord, table_records
+from longattn.settings.scores import single_values
 from longattn.storage.files import READERS, parallel
 from longattn.storage.output_folder import OutputFolder
 from longattn.storage.tables import open_parquet
@@ -80,7 +81,7 @@ def score_columns(folder: OutputFolder, windows: pa.Table) -> dict[str, Floats]:
     bounds = np.searchsorted(of[order], np.arange(len(names) + 1))
     found: dict[str, Floats] = {}
     for record in table_records(folder.url):
-        scalars = [name for name in record.columns if not name.endswith("_layers")]
+        scalars = single_values(record.parts.kind, record.columns)
         columns = {name: np.full(len(windows), np.nan) for name in scalars}
         tables = [folder.score_file(record.name, url) for url in names]
         for start in range(0, len(tables), READERS):

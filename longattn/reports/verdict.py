@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isnan
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from longattn.config import Select
-from longattn.selection.columns import NAMES, Columns, columns_of
-from longattn.selection.kept_heads import heads_of
+from longattn.selection.columns import NAMES, Columns
 from longattn.selection.lds import Floats, Scale
+from longattn.selection.selection_record import SelectionRecord
 from longattn.storage.files import parallel
 from longattn.storage.output_folder import OutputFolder, category_of
 from longattn.storage.records import read_record
@@ -26,6 +27,7 @@ class Verdict:
 
     kept: bool
     lds: float
+    """NaN where the scores that it is of have no value."""
     ranked_by: str
     """`LDS`, or the column that the windows were ranked by."""
     value: float | None
@@ -35,15 +37,15 @@ class Verdict:
     overlap: str
     bounded: bool = False
     """Whether there are bounds on columns, or on the windows of a document."""
-    heads: tuple[int, ...] | None = None
-    """That LDS is of; None: all."""
+    heads: str = ""
+    """That LDS is of; empty: all of the first layer."""
 
     def sentence(self) -> str:
         """`Kept: LDS 1.23, kept from 0.12.` and the like."""
-        lds = "" if self.ranked_by == "LDS" else f", LDS {digits(self.lds)}"
+        lds = "" if self.ranked_by == "LDS" or isnan(self.lds) else f", LDS {digits(self.lds)}"
         off = " after overlaps are taken off" if self.overlap == "prefer_distinct" else ""
         within = " within the bounds" if self.bounded else ""
-        heads = f" (of heads {', '.join(map(str, self.heads))})" if self.heads else ""
+        heads = f" (of {self.heads})" if self.heads else ""
         value = "no value" if self.value is None else digits(self.value)
         return (
             f"{'Kept' if self.kept else 'Dropped'}: {self.ranked_by} {value}, "
@@ -66,23 +68,21 @@ def verdict_of(output: str, data_id: str, row: Mapping[str, Any]) -> Verdict | N
     """
     folder = OutputFolder(output)
     name = last_selection(folder)
-    selection = read_record(folder.selection_record(name))
+    selection = SelectionRecord.read(folder, name)
     category = row["category"]
-    if selection is None or category not in selection["categories"]:
+    if selection is None or category not in selection.categories:
         return None
-    select, figures = Select.check(selection["select"], "select"), selection["categories"][category]
+    select, figures = selection.select, selection.categories[category]
     urls = own_files(folder.labelled_files(category))
-    columns = columns_of(
-        folder, select, urls, heads_of(selection["heads"]) if "heads" in selection else None
-    )
+    columns = selection.columns(folder, urls)
     kept_lds = _kept_lds(folder, name, category, data_id)
     minmax = select.standardize == "minmax"
     tables = parallel(lambda url: _scores(url, columns, None if minmax else data_id), urls)
     scores = pa.concat_tables([table for table in tables if table is not None])
     of_ds, of_du = (
-        [Scale.of_column(x, "minmax") for x in _ds_and_du(scores)]
+        [Scale.of_column(x[~np.isnan(x)], "minmax") for x in _ds_and_du(scores)]
         if minmax
-        else [Scale(figures[f"{of}_mean"], figures[f"{of}_std"]) for of in ("ds", "du")]
+        else [Scale(figures.ds_mean, figures.ds_std), Scale(figures.du_mean, figures.du_std)]
     )
     one = scores.filter(pc.equal(scores["data_id"], data_id)).slice(0, 1)
     ds, du = _ds_and_du(one)
@@ -91,11 +91,11 @@ def verdict_of(output: str, data_id: str, row: Mapping[str, Any]) -> Verdict | N
         kept=kept_lds is not None,
         lds=lds,
         ranked_by="LDS" if select.rank_by == "lds" else select.rank_by,
-        value=lds if select.rank_by == "lds" else one["rank"][0].as_py(),
-        threshold=figures["threshold"],
+        value=one["rank"][0].as_py() if select.rank_by != "lds" else None if isnan(lds) else lds,
+        threshold=figures.threshold,
         overlap=select.overlap,
-        bounded=bool(figures.get("out")),
-        heads=columns.heads_of(category),
+        bounded=bool(figures.out),
+        heads=columns.told_heads(category),
     )
 
 

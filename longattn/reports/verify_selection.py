@@ -23,7 +23,7 @@ def selection_findings(
     """Findings on what one selection kept: it is made again from the labelled files."""
     select, stored = records.selections[name]
     yield from _files(folder, tables, name, stored)
-    heads = kept_heads(folder) if select.heads == "auto" else None
+    heads = kept_heads(folder, select) if select.chooses_heads else None
     if heads is not None and heads_of(stored.get("heads", {})) != heads:
         yield f"{folder.selection_record(name)}: other heads than heads.json"
     for kind, of in (("VIEW", "ranked"), ("TABLE", "windows"), ("TABLE", "kept")):

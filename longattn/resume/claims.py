@@ -128,7 +128,9 @@ class Registry:
         if self.strikes[name] >= STRIKES:
             return Answer("deadly", labelled=self.labelled.get(name, {}))
         place = np.searchsorted(self.finished, np.bytes_(name))
-        if place < len(self.finished) and self.finished[place] == np.bytes_(name):
+        if (
+            self.finished[place : place + 1].tobytes() == name
+        ):  # an item alone loses a last zero byte
             return Answer("duplicate", labelled=self.labelled.get(name, {}))
         owner = self.owners.setdefault(name, split)
         if owner != split:

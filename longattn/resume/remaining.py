@@ -114,6 +114,8 @@ def read_footer(url: str, *, whole: bool = False) -> Labelled:
 
 def _damage(url: str, parquet: Any, metadata: Mapping[str, Any], *, whole: bool) -> str:
     """How the rows of a file differ from its footer; empty where they do not."""
+    if lacks := {"data_id", "input_ids", "ds"} - {*parquet.schema_arrow.names}:
+        return f"no labelled windows: it lacks {', '.join(sorted(lacks))}"
     rows, told = parquet.metadata.num_rows, metadata.get("rows")
     if told != rows:
         return f"{rows} rows, its footer tells of {told}"

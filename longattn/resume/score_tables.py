@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -18,7 +19,7 @@ from pyarrow import types
 
 from longattn.errors import ConfigError, FolderError
 from longattn.scoring.further_scores import TableParts
-from longattn.settings.scores import Score
+from longattn.settings.scores import Score, single_values
 from longattn.settings.selection import Bound
 from longattn.storage.digests import RowDigest
 from longattn.storage.files import absolute, parallel
@@ -193,14 +194,15 @@ def column_places(
     folder = OutputFolder(output)
     places: dict[str, str] = {}
     for record in table_records(output):
-        places |= dict.fromkeys(record.columns, record.name)
+        places |= dict.fromkeys(single_values(record.parts.kind, record.columns), record.name)
     for score in scores:
-        places |= dict.fromkeys(score.columns, score.name)
-    places = {name: place for name, place in places.items() if not name.endswith("_layers")}
+        places |= dict.fromkeys(single_values(score.kind, score.columns), score.name)
     schema = LABELLED
-    for url in own_files(folder.labelled_files())[:1]:
-        with open_parquet(url) as parquet:
-            schema, carried = parquet.schema_arrow, ()
+    for url in own_files(folder.labelled_files()):
+        with suppress(DamagedFileError), open_parquet(url) as parquet:  # which a run sets aside
+            if {*LABELLED.names} <= {*parquet.schema_arrow.names}:
+                schema, carried = parquet.schema_arrow, ()
+                break
     numbers = [f.name for f in schema if types.is_floating(f.type) or types.is_integer(f.type)]
     places |= dict.fromkeys([*numbers, *carried], "")
     for name in names:

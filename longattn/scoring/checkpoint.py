@@ -9,6 +9,8 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,6 +94,10 @@ class Checkpoint:
 
     def fingerprint(self) -> str:
         """Hex SHA-256 over the needed tensors and the config fields that decide the scores."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
         import torch
 
         digest = hashlib.sha256()
@@ -191,9 +197,10 @@ def _last_id(tokenizer_file: Path) -> tuple[int, str]:
         told = json.loads(tokenizer_file.read_bytes())
         vocabulary = told["model"]["vocab"]
         if isinstance(vocabulary, list):  # Unigram: [token, score] by id
-            ids = [(i, token) for i, (token, _) in enumerate(vocabulary)]
+            ids = [(len(vocabulary) - 1, vocabulary[-1][0])] if vocabulary else []
         else:
-            ids = [(i, token) for token, i in vocabulary.items()]
+            last = max(vocabulary.items(), key=itemgetter(1), default=None)
+            ids = [(last[1], last[0])] if last else []
         largest: tuple[int, str] = max(
             ids + [(token["id"], token["content"]) for token in told.get("added_tokens") or []]
         )

@@ -21,7 +21,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from longattn.models import is_url, model_folder, require_reachable, whole_model
-from longattn.settings.scores import Score
+from longattn.settings.scores import Score, head_columns, single_values
 from longattn.text import without_secrets
 from longattn.windows.measures import GRAM, LEVEL, compression_ratio, repetition
 from longattn.windows.tokenizer import load_tokenizer
@@ -131,20 +131,32 @@ def _add_file(digest: Any, path: Path) -> None:
             digest.update(data[start : start + step])
 
 
-def table_schema(score: Score, parts: TableParts) -> pa.Schema:
-    """Columns of a table: data_id and those of the score; their metadata says whose ids were scored."""
-    about = {}
-    if parts.tokenizer is not None:
+def table_schema(columns: Sequence[str], scorer: FurtherScorer) -> pa.Schema:
+    """data_id and the columns of a table; their metadata says whose ids were scored.
+
+    Columns of layers and of heads are lists. Those of heads lie layer by layer, and the metadata has
+    `shape`, layers and heads of each, and `layers`, their numbers, as JSON.
+
+    Args:
+        columns: of the score, as its record has them; tables of earlier versions have none of heads.
+    """
+    score, about = scorer.score, {}
+    if scorer.parts.tokenizer is not None:
         about = {
             "ids": f"of the text, by the tokenizer of {Path(without_secrets(score.model or '')).name}"
         }
+    layered = {}
+    if scorer.layers:
+        shape = [len(scorer.layers), scorer.heads]
+        layered = {"shape": json.dumps(shape), "layers": json.dumps(scorer.layers)}
+    single = single_values(score.kind, columns)
     fields = [
         pa.field(
             name,
-            pa.list_(pa.float64()) if name.endswith("_layers") else pa.float64(),
-            metadata=about or None,
+            pa.float64() if name in single else pa.list_(pa.float64()),
+            metadata=(about | layered if name in head_columns(score.name) else about) or None,
         )
-        for name in score.columns
+        for name in columns
     ]
     return pa.schema([pa.field("data_id", pa.string()), *fields])
 
@@ -199,6 +211,16 @@ class FurtherScorer:
             )
 
     @property
+    def layers(self) -> tuple[int, ...]:
+        """Numbers of the layers that it scores; none for other kinds than attention."""
+        return self._layers.layers if self._layers else ()
+
+    @property
+    def heads(self) -> int:
+        """Of each of its layers."""
+        return self._layers.heads if self._layers else 0
+
+    @property
     def inputs(self) -> tuple[str, ...]:
         """Columns of labelled files that it reads."""
         if self.score.model is None:
@@ -233,7 +255,8 @@ class FurtherScorer:
         scores = self._layers.score(
             [ids_l for ids_l, long in zip(ids, enough, strict=True) if long], distance
         )
-        rows = zip(*(x.tolist() for x in (*scores.means(), *scores.layer_means())), strict=True)
+        told_n = (*scores.means(), *scores.layer_means(), *scores.by_head())
+        rows = zip(*(x.tolist() for x in told_n), strict=True)
         empty = (None,) * len(names)
         told = [next(rows) if long else empty for long in enough]
         return {name: [row[i] for row in told] for i, name in enumerate(names)}

@@ -159,11 +159,11 @@ def _consume(
         first = block * BM + part * rows
         far_row = first + gl.arange(0, rows, layout=gl.SliceLayout(1, layout))
         row = far_row + min_distance
-        all_far = gl.maximum(first // BN, 1)
-        some_far = gl.cdiv(first + rows, BN)
-        all_near = gl.maximum(some_far, (min_distance + first + 1) // BN)
         some_near = gl.minimum(tiles, gl.cdiv(min_distance + first + rows, BN))
-        some_far = gl.minimum(some_far, some_near)
+        # Rows past the end have more far columns than there are tiles: none waits for one.
+        all_far = gl.minimum(gl.maximum(first // BN, 1), some_near)
+        some_far = gl.minimum(gl.cdiv(first + rows, BN), some_near)
+        all_near = gl.maximum(some_far, (min_distance + first + 1) // BN)
         all_near = gl.minimum(all_near, some_near)
 
         mbarrier.wait(q_full, q_phase)
@@ -201,7 +201,10 @@ def _consume(
         gl.store(out + items * PARTS, gl.sum(s2, axis=0))
 
 
-@gluon.jit
+# One compilation, some 6 s, whatever the sizes: else there is one for each that 16 divides, or is 1.
+@gluon.jit(
+    do_not_specialize=["items", "heads", "kv_heads", "blocks", "rows", "length", "min_distance"]
+)
 def _kernel(
     q_desc, k_desc, partial_ptr,
     items, heads, kv_heads, blocks, rows, length, min_distance, headroom, least,

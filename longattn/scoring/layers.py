@@ -48,6 +48,11 @@ class LayerScores:
         """DS and variance, (windows, layers) each: means over heads."""
         return self.ds.mean(2), self.variance.mean(2)
 
+    def by_head(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """DS and variance, (windows, layers x heads) each, layer by layer."""
+        rows, heads = len(self.ds), self.ds.shape[1] * self.ds.shape[2]
+        return self.ds.reshape(rows, heads), self.variance.reshape(rows, heads)
+
 
 class LayerScorer:
     """DS and variance of windows by some layers of one causal language model.
@@ -58,20 +63,27 @@ class LayerScorer:
         scores.ds[0].mean(1)                                # of each layer
 
     Raises:
-        ValueError: a layer that the model has not, or whose attention does not look far.
+        ValueError: a layer that the model has not, or whose attention does not look far; layers of
+            different numbers of heads.
     """
 
     def __init__(self, model: LanguageModel, layers: Sequence[int] | Literal["all"]) -> None:
         self.model = model
         modules = attention_modules(model)
-        far = _far_layers(model, modules)
+        heads = _far_heads(model, modules)
+        far = list(heads)
         chosen = far if layers == "all" else sorted(set(layers))
         if not chosen or not set(chosen) <= set(far):
             raise ValueError(
                 f"layers {list(layers) if layers != 'all' else layers} of causal model {model.name!r}: "
                 f"allowed: those with full attention, {_ranges(far) or 'of which it has none'}"
             )
-        self.layers = tuple(chosen)
+        if len({heads[layer] for layer in chosen}) > 1:
+            raise ValueError(
+                f"causal model {model.name!r}: layers of different numbers of heads, "
+                f"{', '.join(f'{layer}: {heads[layer]}' for layer in chosen)}; name those of one number"
+            )
+        self.layers, self.heads = tuple(chosen), heads[chosen[0]]
         self._modules = [modules[i] for i in self.layers]
 
     @classmethod
@@ -112,7 +124,7 @@ class LayerScorer:
         # Nothing waits for the device until all windows are under way.
         sums = [self._sums(self.model.sent(ids_l), min_distance) for ids_l in windows]
         if not sums:
-            return LayerScores(self.layers, *np.zeros((2, 0, len(self.layers), 0)))
+            return LayerScores(self.layers, *np.zeros((2, 0, len(self.layers), self.heads)))
         s_n2mh = torch.stack(sums).cpu()
         told = [
             statistics_from_sums(s1_mh, s2_mh, length)
@@ -176,8 +188,8 @@ def _run(
 
 
 @torch.inference_mode()
-def _far_layers(model: LanguageModel, modules: Sequence[Any]) -> list[int]:
-    """Layers whose attention looks at all before it, as a run of a few tokens tells."""
+def _far_heads(model: LanguageModel, modules: Sequence[Any]) -> dict[int, int]:
+    """Heads of each layer whose attention looks at all before it, as a run of a few tokens tells."""
     seen: list[Attended] = []
     _run(model, modules, seen.append, torch.arange(4, device=model.device))
     if len(seen) != len(modules):
@@ -185,7 +197,11 @@ def _far_layers(model: LanguageModel, modules: Sequence[Any]) -> list[int]:
             f"causal model {model.name!r} is refused: {len(seen)} of its {len(modules)} layers "
             "attend by queries and keys"
         )
-    return [i for i, attended in enumerate(seen) if attended.sliding_window is None]
+    return {
+        i: attended.q_bhld.shape[1]
+        for i, attended in enumerate(seen)
+        if attended.sliding_window is None
+    }
 
 
 def _far_sums(attended: Attended, min_distance: int) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,7 @@ scores.ds.mean(1)                   # dependency strength of each window
 import logging
 import math
 from collections.abc import Sequence
+from concurrent.futures import wait
 from dataclasses import dataclass
 from hashlib import blake2b
 from operator import index
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from longattn.scoring import precision, statistics
 from longattn.scoring.checkpoint import open_checkpoint
+from longattn.scoring.compile_ahead import compile_ahead, head_dim_of
 from longattn.scoring.tables import Tables, build_tables
 
 if TYPE_CHECKING:
@@ -112,11 +114,18 @@ class AttentionScorer:
         on_gpu = place.type == "cuda"
         if on_gpu and dtype is None:
             name = precision.choose_dtype(checkpoint, rope_theta).dtype
+        compiling = None
+        if on_gpu and (dim := head_dim_of(checkpoint.path)):
+            compiling = compile_ahead(dim, name, str(place))
         tables = build_tables(checkpoint, place, getattr(torch, name), rope_theta)
         sample_l = None
         if on_gpu:
             sample_l = precision.real_windows(checkpoint, len(tables.q_vhd), _SAMPLE)[0]
+        if compiling:
+            wait(compiling.usual)
         scorer = cls(tables, sample_l)
+        if compiling and scorer._reference:
+            wait(compiling.with_reference)
         precision.compare_with_transformers(scorer, checkpoint, rope_theta)
         if on_gpu:
             scorer.errors = precision.measure(scorer, checkpoint, rope_theta)

@@ -176,7 +176,10 @@ def _block(
         tl.store(where + M * items, tl.sum(tl.where(inside, s2, 0.0), axis=0), mask=mask)
 
 
-@triton.jit
+# Compiled once, whatever the sizes: see hopper_kernel.py.
+@triton.jit(
+    do_not_specialize=["items", "heads", "kv_heads", "length", "min_distance", "stride", "blocks"]
+)
 def _sums_kernel(
     q_desc, k_desc, distances_ptr, first_ptr, partial_ptr,
     items, heads, kv_heads, length, min_distance, stride, blocks,
@@ -205,7 +208,7 @@ def _total_kernel(partial_ptr, total_ptr, blocks, CHUNK: tl.constexpr):
     tl.store(total_ptr + pid, tl.sum(total))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["length", "heads", "rows", "stride"])
 def _gather_rotate_kernel(
     table_ptr, ids_ptr, cos_ptr, sin_ptr, first_ptr, centre_ptr, shift_ptr, out_ptr,
     length, heads, rows, stride, low,
@@ -414,19 +417,15 @@ def attention_sums(
     parts = q_bhrd.shape[:-4]
     if k_bgld.shape != (*parts, batch, kv_heads, length, dim) or heads % kv_heads:
         raise ValueError(f"keys {tuple(k_bgld.shape)} do not fit queries {tuple(q_bhrd.shape)}")
-    if q_bhrd.dtype != k_bgld.dtype or q_bhrd.dtype not in (
-        torch.bfloat16,
-        torch.float16,
-        torch.float32,
-    ):
+    allowed = torch.bfloat16, torch.float16, torch.float32
+    if q_bhrd.dtype != k_bgld.dtype or q_bhrd.dtype not in allowed:
         raise ValueError(
             f"dtypes {q_bhrd.dtype}, {k_bgld.dtype}: both bfloat16, float16 or float32"
         )
     if not distances or not 1 <= min(distances) <= max(distances) <= length:
         raise ValueError(f"distances {list(distances)}: each 1 to the length {length}")
-    total = torch.zeros(
-        (2, len(set(distances)), batch, heads), dtype=torch.float64, device=q_bhrd.device
-    )
+    shape = 2, len(set(distances)), batch, heads
+    total = torch.zeros(shape, dtype=torch.float64, device=q_bhrd.device)
     work = _Work(q_bhrd, k_bgld, distances, first_b, stride)
     if rows:
         partial = work.first_pass(reference, portable)
@@ -437,7 +436,15 @@ def attention_sums(
     return s1, s2
 
 
+def first_pass(
+    q_bhrd: Tensor, k_bgld: Tensor, min_distance: int, first_b: Tensor, *,
+    reference: bool = False, portable: bool = False,
+) -> Tensor:  # fmt: skip
+    """The parts of S1 and S2 before any is done again, (2, 1, batch, heads, parts) float32."""
+    return _Work(q_bhrd, k_bgld, [min_distance], first_b, 1).first_pass(reference, portable)
+
+
 def lost_share(q_bhrd: Tensor, k_bgld: Tensor, min_distance: int, first_b: Tensor) -> float:
     """Share of blocks that leave the range of float32 if their scores have no reference."""
-    partial = _Work(q_bhrd, k_bgld, [min_distance], first_b, 1).first_pass(False, portable=True)
+    partial = first_pass(q_bhrd, k_bgld, min_distance, first_b, portable=True)
     return float(partial[0].isnan().double().mean())

@@ -1,8 +1,8 @@
 """The columns that a selection reads of each window, from labelled files and the score tables beside them.
 
 A labelled file holds the first scores; each further score lies in `scores/<name>/`, in a file for each
-labelled one, named as it is and with its rows (`data_id` is compared). Where not all heads are
-chosen, `ds` and `variance` become means over the chosen ones, whose scores are stored.
+labelled one, named as it is and with its rows (`data_id` is compared). Where heads are chosen, of the
+first layer or of deeper ones, `ds` and `variance` become means over them, whose scores are stored.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ import pyarrow.compute as pc
 
 from longattn.config import Config
 from longattn.selection.heads import mean_of_heads
+from longattn.selection.kept_heads import Heads
+from longattn.selection.table_heads import TableHeads, require_heads, table_heads
+from longattn.settings.scores import single_values
 from longattn.settings.selection import Select
 from longattn.storage.files import filesystem, join
 from longattn.storage.output_folder import OutputFolder
@@ -38,8 +41,6 @@ NAMING = {
 }
 """What the database may have of a window beside scores: type, and SQL from `WindowNames`."""
 OF_HEADS = ("ds_heads", "variance_heads")
-Heads = Mapping[str, tuple[int, ...] | None]
-"""The chosen heads by category; None, or a category that is not there: all."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,8 @@ class Columns:
         rank_by: `lds`, or the column that ranks.
         bounds: columns that windows are bounded by, `lds` and `rank_by` among them.
         tables: column -> the score table that has it; other columns are of labelled files.
-        heads: of `ds` and `variance`, in every category or by category; None: all, as they are stored.
+        heads: of `ds` and `variance`, in every category or by category, or of deeper layers; None: all
+            of the first layer, as they are stored.
         named: which of `NAMING` rank windows, so that the database has them of all of them, and not
             of the kept ones alone.
     """
@@ -58,14 +60,28 @@ class Columns:
     rank_by: str = "lds"
     bounds: tuple[str, ...] = ()
     tables: Mapping[str, str] = field(default_factory=dict)
-    heads: Heads | tuple[int, ...] | None = None
+    heads: Heads | tuple[int, ...] | TableHeads | None = None
     named: tuple[str, ...] = ()
 
     def heads_of(self, category: str) -> tuple[int, ...] | None:
-        """The chosen heads of a category; None: all."""
+        """Places of the chosen heads of a category in the lists of scores; None: `ds`, `variance`."""
         if self.heads is None or isinstance(self.heads, tuple):
             return self.heads
+        if isinstance(self.heads, TableHeads):
+            return self.heads.places(category)
         return self.heads.get(category)
+
+    def told_heads(self, category: str) -> str:
+        """`heads 3, 9`, `head 3 of layer 7 of deep`; empty for all of the first layer."""
+        if isinstance(self.heads, TableHeads):
+            return self.heads.told(category)
+        heads = self.heads_of(category) or ()
+        return f"head{'s' * (len(heads) > 1)} {', '.join(map(str, heads))}" if heads else ""
+
+    @property
+    def lds_of_table(self) -> bool:
+        """Whether LDS is of a score table, where some windows may have no value."""
+        return isinstance(self.heads, TableHeads)
 
     @property
     def extra(self) -> dict[str, str]:
@@ -83,9 +99,10 @@ class Columns:
     def in_database(self) -> dict[str, tuple[str, str]]:
         """Columns of the table `windows`: type, and SQL from the rows that are inserted."""
         of_scores = ["ds", "variance", *self.extra.values()]
+        # With 22 bytes a window 20 M stay below a memory limit of 512 MB; with 28 they are spilled.
         return {
-            "category": ("INTEGER", "category"),
-            "position": ("BIGINT", "position"),
+            "category": ("USMALLINT", "category"),
+            "position": ("UINTEGER", "position"),
             **{name: ("DOUBLE", name) for name in of_scores},
             **({} if self.rank_by == "lds" else {"rank": ("DOUBLE", "rank")}),
             **{name: NAMING[name] for name in self.named},
@@ -95,7 +112,18 @@ class Columns:
     def labelled(self) -> list[str]:
         """Columns to read of labelled files, beside `NAMES`."""
         wanted = {*self.extra, self.rank_by} - {"lds", *self.tables, *NAMES}
-        return [*sorted(wanted), *(OF_HEADS if self.heads is not None else ())]
+        first_layer = self.heads is not None and not self.lds_of_table
+        return [*sorted(wanted), *(OF_HEADS if first_layer else ())]
+
+    @property
+    def _table_columns(self) -> dict[str, list[str]]:
+        """Columns to read of each score table."""
+        found: dict[str, set[str]] = {}
+        for column, table in self.tables.items():
+            found.setdefault(table, set()).add(column)
+        if isinstance(self.heads, TableHeads):
+            found.setdefault(self.heads.asked.score, set()).update(self.heads.columns)
+        return {table: sorted(columns) for table, columns in sorted(found.items())}
 
     def of_rows(self, url: str, rows: pa.Table, metadata: dict[str, str] | None = None) -> pa.Table:
         """Rows of a labelled file as the database takes them: `NAMES`, `rank`, the columns of bounds.
@@ -109,13 +137,15 @@ class Columns:
             ValueError: naming the file, what is no finite number, a column that ranks without a
                 value, or a score table of other rows.
         """
-        values = {name: rows[name] for name in {*self.extra, self.rank_by} & {*rows.column_names}}
+        values = {name: rows[name] for name in rows.column_names}
         values |= self._of_tables(url, rows, metadata if metadata is not None else {})
         table = rows.select(NAMES)
-        for name, column in self._by_heads(url, rows).items():
-            table = table.set_column(table.column_names.index(name), name, pa.array(column))
+        for name, column in self._by_heads(url, values).items():
+            table = table.set_column(table.column_names.index(name), name, column)
         for name in ("ds", "variance"):
-            if not np.isfinite(table[name].to_numpy()).all():
+            if not np.isfinite(table[name].drop_null().to_numpy()).all() or (
+                table[name].null_count and not self.lds_of_table
+            ):
                 raise ValueError(f"{url}: {name} must be finite")
         rank = pa.nulls(len(table), pa.float64())
         if self.rank_by != "lds":
@@ -131,32 +161,40 @@ class Columns:
             table = table.append_column(called, _finite(url, name, values[name]))
         return table
 
-    def _by_heads(self, url: str, rows: pa.Table) -> dict[str, np.ndarray]:
-        """`ds` and `variance` of the chosen heads, where some are chosen."""
-        if self.heads is None or not len(rows):
+    def _by_heads(self, url: str, values: Mapping[str, pa.ChunkedArray]) -> dict[str, pa.Array]:
+        """`ds` and `variance` of the chosen heads, where some are; null where a window has no scores."""
+        if self.heads is None or not len(values["category"]):
             return {}
-        found = {name: rows[name].to_numpy().copy() for name in ("ds", "variance")}
-        category = np.array(rows["category"].to_pylist(), object)
-        for name in np.unique(category).tolist():
-            heads = self.heads_of(name)
-            if heads is None:
-                continue
-            own = np.flatnonzero(category == name)
-            for column in found:
-                lists = rows[f"{column}_heads"].take(pa.array(own)).combine_chunks()
-                scores_nh = _matrix(url, f"{column}_heads", lists)
+        category = np.array(values["category"].to_pylist(), object)
+        names = self.heads.columns if isinstance(self.heads, TableHeads) else OF_HEADS
+        found = {}
+        for name, of_heads in zip(("ds", "variance"), names, strict=True):
+            scores = values[name].to_numpy().astype(np.float64)
+            absent = np.zeros(len(scores), bool)
+            for one in np.unique(category).tolist():
+                heads = self.heads_of(one)
+                if heads is None:
+                    continue
+                own = np.flatnonzero(category == one)
+                lists = values[of_heads].take(pa.array(own)).combine_chunks()
+                if self.lds_of_table:
+                    there = lists.is_valid().to_numpy(zero_copy_only=False)
+                    absent[own[~there]] = True
+                    own, lists = own[there], lists.drop_null()
+                if not len(own):
+                    continue
                 try:
-                    found[column][own] = mean_of_heads(scores_nh, heads)
+                    scores[own] = mean_of_heads(_matrix(url, of_heads, lists), heads)
                 except ValueError as error:
                     raise ValueError(f"select.heads: {error}: {url}") from None
+            found[name] = pa.array(scores, mask=absent)
         return found
 
     def _of_tables(
         self, url: str, rows: pa.Table, metadata: dict[str, str]
     ) -> dict[str, pa.ChunkedArray]:
         found: dict[str, pa.ChunkedArray] = {}
-        for name in sorted({*self.tables.values()}):
-            columns = sorted(column for column, of in self.tables.items() if of == name)
+        for name, columns in self._table_columns.items():
             other = _table_url(url, name)
             with open_parquet(other) as parquet:
                 for column in {*columns} - {*parquet.schema_arrow.names}:
@@ -199,9 +237,20 @@ def require_columns(folder: OutputFolder, select: Select, coming: Collection[str
 
 def coming_columns(config: Config) -> list[str]:
     """Single values that score tables of a config will have, and those that the corpus brings."""
-    tables = [name for score in config.scores for name in score.columns]
-    brought = [name for source in config.sources for name in source.columns]
-    return [name for name in [*tables, *brought] if not name.endswith("_layers")]
+    tables = [name for of in config.scores for name in single_values(of.kind, of.columns)]
+    return [*tables, *(name for source in config.sources for name in source.columns)]
+
+
+def require_selectable(config: Config) -> None:
+    """Refuse what no selection of a config can be made by, before anything is scored for it.
+
+    Raises:
+        ValueError: in one line, a column that no window will have, or heads that no table will have.
+    """
+    folder, select = OutputFolder(config.output), config.select
+    require_columns(folder, select, coming_columns(config))
+    if select.heads_of_score:
+        require_heads(folder, select.heads_of_score, {of.name: of.kind for of in config.scores})
 
 
 def _elsewhere(select: Select) -> list[str]:
@@ -226,12 +275,19 @@ def columns_of(
         heads: chosen by `auto`, by category; else None.
 
     Raises:
-        ValueError: a column that is nowhere, in two score tables, or in one that lacks files.
+        ValueError: a column that is nowhere, in two score tables, or in one that lacks files; heads
+            that the tables have not.
     """
     bounds = select.bound_columns()
     elsewhere = _elsewhere(select)
     tables = _tables_of(folder, elsewhere, urls) if elsewhere else {}
-    chosen = select.heads if isinstance(select.heads, tuple) else heads
+    chosen: Heads | tuple[int, ...] | TableHeads | None = heads
+    if isinstance(select.heads, tuple):
+        chosen = select.heads
+    elif select.heads_of_score:
+        of_score = select.heads_of_score
+        chosen = table_heads(folder, of_score, heads)
+        _require_files(of_score.score, folder.score_files(of_score.score), urls)
     named: tuple[str, ...] = ()
     if select.overlap == "prefer_distinct" or select.per_document:
         named = tuple(NAMING)
@@ -274,13 +330,17 @@ def _tables_of(folder: OutputFolder, names: Iterable[str], urls: Collection[str]
             )
         found[name] = having[0]
     for table in {*found.values()}:
-        lacking = {_table_url(url, table) for url in urls} - files[table].keys()
-        if lacking:
-            raise ValueError(
-                f"select: scores/{table} lacks {len(lacking)} of {len(urls)} files; `longattn score` "
-                "computes them"
-            )
+        _require_files(table, files[table], urls)
     return found
+
+
+def _require_files(table: str, files: Collection[str], urls: Collection[str]) -> None:
+    lacking = {_table_url(url, table) for url in urls} - {*files}
+    if lacking:
+        raise ValueError(
+            f"select: scores/{table} lacks {len(lacking)} of {len(urls)} files; `longattn score` "
+            "computes them"
+        )
 
 
 def score_tables(folder: OutputFolder) -> list[str]:

@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -65,6 +65,24 @@ def folder_of(connection: duckdb.DuckDBPyConnection) -> Path:
 def without_progress(connection: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
     """The connection, which no longer prints a bar to standard output in queries of some seconds."""
     return connection.execute("SET enable_progress_bar = false")
+
+
+def small_table(
+    connection: duckdb.DuckDBPyConnection,
+    name: str,
+    columns: str,
+    rows: Mapping[int, Iterable[float]],
+) -> None:
+    """Make a table of a few doubles for each category: `columns` are their names.
+
+    A join with VALUES would take more than twice the time, since DuckDB knows of a table alone that
+    each category is there once.
+    """
+    values = ", ".join(f"({of}, {', '.join(map(literal, row))})" for of, row in rows.items())
+    doubles = ", ".join(f"{column} DOUBLE" for column in columns.split(", "))
+    connection.execute(f"CREATE OR REPLACE TABLE {name} (category USMALLINT, {doubles})")
+    if values:
+        connection.execute(f"INSERT INTO {name} VALUES {values}")
 
 
 def literal(value: float) -> str:

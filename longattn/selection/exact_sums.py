@@ -16,7 +16,7 @@ from fractions import Fraction
 
 import duckdb
 
-from longattn.selection.database import literal
+from longattn.selection.database import literal, small_table
 
 PIECE = 62  # bits
 LOWEST = -1074  # every double is a whole number of 2**-1074
@@ -49,7 +49,7 @@ def moments(
         OverflowError: values so far apart that their sum or the squares of deviations are no doubles.
     """
     extremes = ", ".join(
-        f"min({value}), max({value}), min(abs({value})) FILTER ({value} <> 0)" for value in values
+        f"min({value}), max({value}), min(nullif(abs({value}), 0))" for value in values
     )
     found = connection.execute(
         f"SELECT category, count(*), {extremes} FROM {table} GROUP BY category"
@@ -72,9 +72,12 @@ def moments(
         f"({column.value} - mean{i}) * ({column.value} - mean{i}) AS r{i}"
         for i, column in enumerate(columns)
     )
+    names = ", ".join(f"mean{i}" for i in range(len(columns)))
+    means = {of: [column.means[of] for column in columns] for of in columns[0].extremes}
+    small_table(connection, "means", names, means)
     squares = _sums(
         connection,
-        f"SELECT category, {expressions} FROM {table} JOIN {_means(columns)} USING (category)",
+        f"SELECT category, {expressions} FROM {table} JOIN means USING (category)",
         [column.squares for column in columns],
     )
     return [
@@ -134,15 +137,6 @@ class _Column:
 def _unit(value: float) -> int:
     """The g of a double >= 0, or a smaller one."""
     return max(LOWEST, math.frexp(value)[1] - 53) if value else 0
-
-
-def _means(columns: Sequence[_Column]) -> str:
-    rows = ", ".join(
-        f"({of}, {', '.join(literal(column.means[of]) for column in columns)})"
-        for of in columns[0].extremes
-    )
-    names = ", ".join(f"mean{i}" for i in range(len(columns)))
-    return f"(VALUES {rows}) AS means(category, {names})"
 
 
 def _sums(

@@ -108,7 +108,14 @@ def halves_of(documents: Sequence[int], seed: int = 0) -> tuple[set[int], set[in
     return set(names[order[:middle]].tolist()), set(names[order[middle:]].tolist())
 
 
-def choose_head(first: Half, second: Half, *, alpha: float, seed: int = 0) -> HeadChoice:
+def choose_head(
+    first: Half,
+    second: Half,
+    *,
+    alpha: float,
+    seed: int = 0,
+    names: Sequence[str] | None = None,
+) -> HeadChoice:
     """Choose a head on each half, judge it on the other, and take it where both agree.
 
     It is taken where, on the half that did not choose it, it tells windows from foils better than
@@ -118,6 +125,7 @@ def choose_head(first: Half, second: Half, *, alpha: float, seed: int = 0) -> He
         first, second: see `halves_of`; the same kinds of foils and the same heads.
         alpha: weight of -variance in LDS, standardised by the native windows of a half.
         seed: of the bootstrap behind the intervals.
+        names: of the heads, for people; `head 3` and the like by default.
 
     Raises:
         ValueError: a half without windows or foils, or halves of other heads or foils.
@@ -135,25 +143,24 @@ def choose_head(first: Half, second: Half, *, alpha: float, seed: int = 0) -> He
         )
     rng = np.random.default_rng(seed)
     judgements = (_judged(first, second, alpha, rng), _judged(second, first, alpha, rng))
-    one, two = (judgement.head for judgement in judgements)
-    if one != two:
-        why = (
-            f"one half of the documents chose head {one}, the other head {two}: all heads are taken"
-        )
+    head, other = (judgement.head for judgement in judgements)
+    one, two = (names[of] if names else f"head {of}" for of in (head, other))
+    if head != other:
+        why = f"one half of the documents chose {one}, the other {two}: all heads are taken"
         return HeadChoice(None, why, judgements)
     if min(judgement.gain for judgement in judgements) <= 0:
         why = (
-            f"both halves chose head {one}, which is no better on unseen documents than the mean over "
+            f"both halves chose {one}, which is no better on unseen documents than the mean over "
             "heads: all heads are taken"
         )
         return HeadChoice(None, why, judgements)
     if (low := min(judgement.low for judgement in judgements)) <= 0.5:
         why = (
-            f"both halves chose head {one}, which may tell unseen documents by chance (AUC from {low:.2f}): "
+            f"both halves chose {one}, which may tell unseen documents by chance (AUC from {low:.2f}): "
             "all heads are taken"
         )
         return HeadChoice(None, why, judgements)
-    return HeadChoice(one, f"both halves of the documents chose head {one}", judgements)
+    return HeadChoice(head, f"both halves of the documents chose {one}", judgements)
 
 
 def mean_of_heads(scores_nh: Floats, heads: Sequence[int] | None) -> Floats:

@@ -16,7 +16,10 @@ from longattn.selection.overlap import Ints, distinct_scores
 
 
 def selected(
-    labelled: pa.Table, select: Select, columns: Mapping[str, Sequence[float | None]] | None = None
+    labelled: pa.Table,
+    select: Select,
+    columns: Mapping[str, Sequence[float | None]] | None = None,
+    heads: Sequence[tuple[Sequence[float], Sequence[float]] | None] | None = None,
 ) -> dict[str, float]:
     """`data_id` -> LDS of the kept windows. Of rows with one id in a category the first counts.
 
@@ -24,16 +27,20 @@ def selected(
         labelled: rows, in order of file and row.
         select: the settings; `heads` are all or given.
         columns: of score tables, a value a row.
+        heads: of a row DS and variance of each of the deeper heads that LDS is of, or None; where
+            `select.heads` names some.
     """
     kept: dict[str, float] = {}
     for name, values in (columns or {}).items():
         labelled = labelled.append_column(name, pa.array(values, pa.float64()))
+    if select.heads_of_score:
+        labelled = with_means(labelled, heads or [])
     categories = labelled["category"].cast(pa.string())
     for category in pc.unique(categories).to_pylist():
         rows = labelled.filter(pc.equal(categories, category))
         _, first = np.unique(np.array(rows["data_id"].to_pylist(), object), return_index=True)
         rows = rows.take(pa.array(first))  # by data_id
-        rows = rows.append_column("lds", pa.array(long_distance(rows, select)))
+        rows = rows.append_column("lds", pa.array(long_distance(rows, select), from_pandas=True))
         keep, inside = select.keep_of(category), allowed(rows, select, category)
         budget = budget_of(keep, len(rows))
         rows = rows.filter(pa.array(inside))
@@ -49,8 +56,9 @@ def selected(
 
 
 def long_distance(rows: pa.Table, select: Select) -> Floats:
-    """LDS (Eq. 8) of the windows of one category, of all heads or the chosen ones."""
-    ds, variance = (rows[name].to_numpy() for name in ("ds", "variance"))
+    """LDS (Eq. 8) of the windows of one category, of all or the chosen heads; NaN where there is none."""
+    of = "deep_" if select.heads_of_score else ""
+    ds, variance = (rows[f"{of}{name}"].to_numpy() for name in ("ds", "variance"))
     if isinstance(select.heads, tuple):
         ds, variance = (
             np.array(
@@ -61,14 +69,30 @@ def long_distance(rows: pa.Table, select: Select) -> Floats:
             )
             for name in ("ds", "variance")
         )
-    return long_distance_scores(ds, variance, select.alpha, select.standardize)
+    lds = np.full(len(rows), np.nan)
+    there = ~np.isnan(ds)
+    lds[there] = long_distance_scores(ds[there], variance[there], select.alpha, select.standardize)
+    return lds
+
+
+def with_means(
+    labelled: pa.Table, heads: Sequence[tuple[Sequence[float], Sequence[float]] | None]
+) -> pa.Table:
+    """The rows with means of deeper heads, `deep_ds` and `deep_variance`, NaN where a window has none."""
+    for i, name in enumerate(("deep_ds", "deep_variance")):
+        means = [np.nan if of is None else sum(of[i]) / len(of[i]) for of in heads]
+        labelled = labelled.append_column(name, pa.array(means, pa.float64()))
+    return labelled
 
 
 def allowed(rows: pa.Table, select: Select, category: str) -> list[bool]:
     """Whether all bounds of the category hold, of each window by data_id."""
-    inside = [True] * len(rows)
+    inside = [value is not None for value in rows["lds"].to_pylist()]
     if select.rank_by != "lds":
-        inside = [value is not None for value in rows[select.rank_by].to_pylist()]
+        inside = [
+            ok and value is not None
+            for ok, value in zip(inside, rows[select.rank_by].to_pylist(), strict=True)
+        ]
     for bound in select.where_of(category):
         values = rows[bound.column].to_pylist()
         there = sorted((value, i) for i, value in enumerate(values) if value is not None)

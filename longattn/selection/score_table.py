@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -47,7 +48,7 @@ CREATE OR REPLACE TABLE copies AS SELECT position, category FROM (
 """
 _KEPT = """
 CREATE OR REPLACE TABLE kept (
-    category INTEGER, position BIGINT, lds DOUBLE, value DOUBLE, {naming}, file INTEGER, row INTEGER
+    category USMALLINT, position UINTEGER, lds DOUBLE, value DOUBLE, {naming}, file INTEGER, row INTEGER
 )
 """
 
@@ -82,8 +83,8 @@ class ScoreTable:
         self.names.close()
         self._hashes.close()
 
-    def insert(self, rows: pa.Table) -> None:
-        """Add rows: `NAMES`, `rank`, columns of bounds."""
+    def _insert(self, rows: pa.Table, beside: Executor) -> None:
+        """Add rows: `NAMES`, `rank`, columns of bounds; `beside` writes their names meanwhile."""
         document = rows["document_id"]
         if document.null_count:
             document = pc.coalesce(document, rows["data_id"])
@@ -100,12 +101,13 @@ class ScoreTable:
             "variance": rows["variance"],
         }
         table = pa.table(columns)
-        self.names.append(table)
+        named = beside.submit(self.names.append, table)
         of = ", ".join(of for _, of in self.columns.in_database.values())
         with self._registered(table) as connection:
             connection.execute(f"INSERT INTO windows SELECT {of} FROM rows")
             hashes = connection.sql(f"SELECT {ID_HASH} AS hash FROM rows").to_arrow_table()
         self._hashes.append(hashes["hash"].to_numpy())
+        named.result()
 
     def _codes(self, names: pa.ChunkedArray) -> np.ndarray:
         """The numbers of categories, which are dictionaries."""
@@ -136,7 +138,7 @@ class ScoreTable:
                     connection.execute("INSERT INTO repeated FROM rows")
         if not found:
             return
-        connection.execute("CREATE OR REPLACE TABLE suspects (position BIGINT, data_id VARCHAR)")
+        connection.execute("CREATE OR REPLACE TABLE suspects (position UINTEGER, data_id VARCHAR)")
         for first, names in self.names.blocks():
             positions = pa.array(np.arange(first, first + len(names)))
             with self._registered(names.append_column("position", positions)):
@@ -156,7 +158,7 @@ class ScoreTable:
     def name(self, target: str, query: str) -> None:
         """Make a table of the positions that a query gives, with the `data_id` of each."""
         connection = self.connection
-        connection.execute(f"CREATE OR REPLACE TABLE {target} (position BIGINT, data_id VARCHAR)")
+        connection.execute(f"CREATE OR REPLACE TABLE {target} (position UINTEGER, data_id VARCHAR)")
         for rows in batches(connection, f"SELECT position FROM ({query}) ORDER BY position"):
             names = self.names.at(rows["position"].to_numpy())
             with self._registered(rows.append_column("data_id", names["data_id"])):
@@ -200,21 +202,22 @@ class ScoreTable:
         tables: dict[str, set[str]] = {}  # fingerprints of each score table
         waiting: list[pa.Table] = []
         read = in_threads(partial(_read, wanted=self.columns), sizes, threads)
-        for url, (table, metadata) in zip(sizes, read, strict=True):
-            lengths.append(len(table))
-            digests.append(metadata.get("digest", ""))
-            if not metadata:
-                log.warning("%s was not written by longattn: left alone", without_secrets(url))
-                continue
-            fingerprints.add(metadata.get("fingerprint", ""))
-            for name, fingerprint in metadata.get("scores", {}).items():
-                tables.setdefault(name, set()).add(fingerprint)
-            waiting.append(table)
-            if sum(map(len, waiting)) >= INSERTED:
-                self.insert(pa.concat_tables(waiting))
-                waiting.clear()
-        if waiting:
-            self.insert(pa.concat_tables(waiting))
+        with ThreadPoolExecutor(1) as beside:
+            for url, (table, metadata) in zip(sizes, read, strict=True):
+                lengths.append(len(table))
+                digests.append(metadata.get("digest", ""))
+                if not metadata:
+                    log.warning("%s was not written by longattn: left alone", without_secrets(url))
+                    continue
+                fingerprints.add(metadata.get("fingerprint", ""))
+                for name, fingerprint in metadata.get("scores", {}).items():
+                    tables.setdefault(name, set()).add(fingerprint)
+                waiting.append(table)
+                if sum(map(len, waiting)) >= INSERTED:
+                    self._insert(pa.concat_tables(waiting), beside)
+                    waiting.clear()
+            if waiting:
+                self._insert(pa.concat_tables(waiting), beside)
         self._starts = np.concatenate([[0], np.cumsum(lengths)])
         if len(fingerprints) > 1:
             raise ValueError(

@@ -11,7 +11,7 @@ import logging
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from longattn.config import Config, ConfigLike, Keep, Select, is_config_file, output_of
 from longattn.selection.columns import columns_of
-from longattn.selection.database import database, literal
+from longattn.selection.database import database, literal, small_table
 from longattn.selection.dataset_card import write_card
 from longattn.selection.exact_sums import Moments, moments
 from longattn.selection.kept_heads import kept_heads
@@ -28,6 +28,8 @@ from longattn.selection.lds import Scale
 from longattn.selection.overlap import distinct_scores
 from longattn.selection.score_table import ScoreTable, batches
 from longattn.selection.selected_files import remove_others, write_selected
+from longattn.selection.selection_record import CategorySelection, SelectionRecord
+from longattn.selection.table_heads import TableHeads
 from longattn.selection.where import BUCKETS, FEW, apply_bounds, cap_documents
 from longattn.settings.numbers import ByteSize, read_number
 from longattn.storage.output_folder import OutputFolder
@@ -39,7 +41,7 @@ _RANKED = """
 CREATE OR REPLACE VIEW ranked AS
 SELECT *, {value} AS value FROM (
     SELECT windows.*,
-        CASE WHEN ds_unit = 0 THEN 0 ELSE (ds - ds_origin) / ds_unit END
+        CASE WHEN ds IS NULL THEN NULL WHEN ds_unit = 0 THEN 0 ELSE (ds - ds_origin) / ds_unit END
         + {alpha} * CASE WHEN du_unit = 0 THEN 0 ELSE (-variance - du_origin) / du_unit END AS lds
     FROM windows JOIN scales USING (category)
 )
@@ -47,7 +49,7 @@ SELECT *, {value} AS value FROM (
 _BEST = """
 CREATE OR REPLACE TABLE best AS
 SELECT category, position, lds, value, {weight} AS weight
-FROM ranked JOIN (VALUES {bounds}) AS bounds(category, bound) USING (category) WHERE value >= bound
+FROM ranked JOIN spans USING (category) WHERE value >= low
 """
 _UNIQUE_TOKENS = """
 SELECT category, sum(greatest(0, stop - greatest(start, reached))) FROM (
@@ -57,28 +59,6 @@ SELECT category, sum(greatest(0, stop - greatest(start, reached))) FROM (
     FROM kept
 ) GROUP BY category
 """
-
-
-@dataclass(frozen=True)
-class CategorySelection:
-    """What was kept of one category."""
-
-    windows: int
-    duplicate_rows: int  # rows whose data_id another row has too; counted, used once
-    kept: int
-    kept_tokens: int
-    unique_tokens: int  # of the kept, each token of a document once
-    ds_mean: float
-    ds_std: float
-    du_mean: float
-    du_std: float
-    lds_threshold: float | None  # lowest LDS of the windows kept; None when none is
-    threshold: float | None  # the same of what the windows are ranked by
-    out: dict[str, int] = field(default_factory=dict)  # what each bound alone takes out
-
-    def to_dict(self) -> dict[str, Any]:
-        """Without `out` where nothing bounds the windows."""
-        return {key: value for key, value in asdict(self).items() if key != "out" or value}
 
 
 def select(
@@ -97,10 +77,8 @@ def select(
     sizes = folder.labelled_files()
     if not sizes:
         raise ValueError(f"{folder.labelled}: no labelled windows to select from")
-    kept = kept_heads(folder) if settings.heads == "auto" else None
-    stored: dict[str, Any] = {"select": settings.record()}
-    if kept is not None:
-        stored["heads"] = {of: None if heads is None else [*heads] for of, heads in kept.items()}
+    kept = kept_heads(folder, settings) if settings.chooses_heads else None
+    record = SelectionRecord(settings, kept)
     columns = columns_of(folder, settings, sizes, kept)
     with database(settings.memory) as connection, ScoreTable(connection, columns) as table:
         files = table.insert_labelled(folder.url, sizes)
@@ -113,11 +91,10 @@ def select(
             size,
             folder.selection(settings.name),
             there,
-            {"fingerprint": files.fingerprint, **stored},
+            {"fingerprint": files.fingerprint, **record.rule()},
         )
-    categories = {name: of.to_dict() for name, of in result.items()}
-    record = {**stored, "files": urls, "categories": categories}
-    write_record(folder.selection_record(settings.name), record)
+    record = replace(record, files=urls, categories=result)
+    write_record(folder.selection_record(settings.name), record.to_dict())
     remove_others(there, urls)
     if settings.name is None:  # the folder's own page
         write_card(folder.url, record)
@@ -158,11 +135,13 @@ def _check_names(table: ScoreTable, settings: Select, folder: OutputFolder) -> N
 def choose_windows(table: ScoreTable, settings: Select, path: str) -> dict[str, CategorySelection]:
     """Make a table `kept` of the rows of `windows` to keep, with `lds`.
 
-    Raises ValueError naming `path` where scores are too far apart for their deviation to be a number.
+    Raises ValueError naming `path` where scores are too far apart for their deviation to be a number, or
+    where LDS is of a score table that has nothing for a category.
     """
     table.drop_copies()
     try:
-        of_ds, of_du = moments(table.connection, "windows", ["ds", "-variance"])
+        rows = dict(_fetch(table, "SELECT category, count(*) FROM windows GROUP BY category"))
+        of_ds, of_du = _moments(table, rows)
         _rank(table, settings, of_ds, of_du)
         out = apply_bounds(table, settings, list(of_ds))
         if settings.overlap == "prefer_distinct":
@@ -170,7 +149,7 @@ def choose_windows(table: ScoreTable, settings: Select, path: str) -> dict[str, 
         if settings.per_document:
             for category, windows in cap_documents(table, settings.per_document).items():
                 out.setdefault(category, {})["per_document"] = windows
-        _cut(table, settings, {category: of.rows for category, of in of_ds.items()})
+        _cut(table, settings, rows)
     except OverflowError as error:
         raise ValueError(f"{path}: scores cannot be standardised: {error}") from None
     told = {
@@ -187,7 +166,7 @@ def choose_windows(table: ScoreTable, settings: Select, path: str) -> dict[str, 
         category = table.categories.index(name)
         kept, tokens, lds, value = told.get(category, (0, 0, None, None))
         result[name] = CategorySelection(
-            windows=of_ds[category].rows,
+            windows=rows[category],
             duplicate_rows=table.copies.get(category, 0),
             kept=kept,
             kept_tokens=int(tokens),
@@ -210,22 +189,33 @@ def _fetch(table: ScoreTable, query: str) -> list[tuple[Any, ...]]:
 # --- what the windows are ranked by --------------------------------------------------------------
 
 
+def _moments(table: ScoreTable, rows: dict[int, int]) -> list[dict[int, Moments]]:
+    """Of DS and of -variance, over the windows that have them."""
+    heads = table.columns.heads
+    if not isinstance(heads, TableHeads):
+        return moments(table.connection, "windows", ["ds", "-variance"])
+    scored = "(FROM windows WHERE ds IS NOT NULL) AS scored"
+    found = moments(table.connection, scored, ["ds", "-variance"])
+    for category in rows.keys() - found[0].keys():
+        raise ValueError(
+            f"select.heads: no window of category {table.categories[category]!r} has a value of the "
+            f"score {heads.asked.score}"
+        )
+    return found
+
+
 def _rank(
     table: ScoreTable, settings: Select, of_ds: dict[int, Moments], of_du: dict[int, Moments]
 ) -> None:
     """Make a view `ranked`: `windows` with `lds` and `value`, which is the higher the better."""
     connection = table.connection
-    connection.execute(
-        "CREATE OR REPLACE TABLE scales (category INTEGER, ds_origin DOUBLE, ds_unit DOUBLE, "
-        "du_origin DOUBLE, du_unit DOUBLE)"
-    )
-    for category in of_ds:
-        scales = [
-            Scale.of(of.mean, of.deviation, (of.low, of.high), settings.standardize)
-            for of in (of_ds[category], of_du[category])
-        ]
-        numbers = [number for scale in scales for number in (scale.origin, scale.unit)]
-        connection.execute("INSERT INTO scales VALUES (?, ?, ?, ?, ?)", [category, *numbers])
+    scales: dict[int, list[float]] = {category: [] for category in of_ds}
+    for category, numbers in scales.items():
+        for of in (of_ds[category], of_du[category]):
+            extremes = of.low, of.high
+            scale = Scale.of(of.mean, of.deviation, extremes, settings.standardize)
+            numbers += [scale.origin, scale.unit]
+    small_table(connection, "scales", "ds_origin, ds_unit, du_origin, du_unit", scales)
     alpha = literal(float(settings.alpha))
     value = "lds" if settings.rank_by == "lds" else "rank"
     connection.execute(_RANKED.format(alpha=alpha, value=value))
@@ -333,8 +323,8 @@ def _cut(table: ScoreTable, settings: Select, rows: dict[int, int]) -> None:
     while wide := {category: span for category, span in spans.items() if span.wide}:
         for category, span in _narrowed(table, weight, wide).items():
             spans[category] = span
-    bounds = ", ".join(f"({of}, {literal(span.low)})" for of, span in spans.items()) or "(-1, 0.0)"
-    table.connection.execute(_BEST.format(bounds=bounds, weight=weight))
+    small_table(table.connection, "spans", "low", {of: [span.low] for of, span in spans.items()})
+    table.connection.execute(_BEST.format(weight=weight))
     for category, span in spans.items():
         _drop_beyond(table, category, span)
     table.name_kept()
@@ -348,16 +338,14 @@ def _budget(keep: Keep, rows: int) -> int:
 
 def _narrowed(table: ScoreTable, weight: str, spans: dict[int, _Span]) -> dict[int, _Span]:
     """Each span cut down to the bucket that its budget ends in, by counting what each bucket holds."""
-    values = ", ".join(
-        f"({category}, {literal(span.low)}, {literal(span.high)})"
-        for category, span in spans.items()
-    )
+    extremes = {category: [span.low, span.high] for category, span in spans.items()}
+    small_table(table.connection, "spans", "low, high", extremes)
+    weights = "count(*)" if weight == "1" else f"sum({weight})"
     counted = defaultdict(list)
     for category, *bucket in _fetch(
         table,
-        f"SELECT category, count(*), sum({weight}), min(value), max(value) FROM ranked "
-        f"JOIN (VALUES {values}) AS spans(category, low, high) USING (category) "
-        "WHERE value BETWEEN low AND high GROUP BY category, "
+        f"SELECT category, count(*), {weights}, min(value), max(value) FROM ranked "
+        "JOIN spans USING (category) WHERE value BETWEEN low AND high GROUP BY category, "
         f"CAST(least({BUCKETS - 1}, floor((high - value) / (high - low) * {BUCKETS})) AS INTEGER) "
         "ORDER BY max(value) DESC",
     ):
@@ -366,11 +354,11 @@ def _narrowed(table: ScoreTable, weight: str, spans: dict[int, _Span]) -> dict[i
     for category, span in spans.items():
         left = span.left
         narrowed[category] = _Span(-math.inf, -math.inf, 0, 0)  # all fit
-        for rows, weights, low, high in counted[category]:
-            if weights > left:
+        for rows, spent, low, high in counted[category]:
+            if spent > left:
                 narrowed[category] = _Span(low, high, rows, left)
                 break
-            left -= int(weights)
+            left -= int(spent)
     return narrowed
 
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from longattn.selection.score_table import LabelledFiles, ScoreTable, batches
-from longattn.selection.threads import in_threads
+from longattn.selection.threads import CORES, in_threads, read_ahead
 from longattn.storage.digests import RowDigest
 from longattn.storage.files import join, remove, staged
 from longattn.storage.tables import (
@@ -89,7 +89,8 @@ def write_selected(
         table.connection, "SELECT file, row, data_id, lds FROM kept ORDER BY category, file, row"
     )
     pieces = _pieces(ordered, [rows for _, rows in parts])
-    write = partial(_write, files=files, folder=folder, there=there, metadata=metadata)
+    ahead = len(parts) < CORES  # with more files to write, all cores are busy
+    write = partial(_write, files=files, folder=folder, there=there, metadata=metadata, ahead=ahead)
     categories = (category for category, _ in parts)
     return sorted(set(in_threads(write, zip(categories, pieces, strict=True), WRITERS)))
 
@@ -130,34 +131,46 @@ def _write(
     folder: str,
     there: Any,
     metadata: Mapping[str, Any],
+    ahead: bool,
 ) -> str:
-    """Copy whole rows of labelled files into one selected file, unless it is there; returns its URL."""
+    """Copy whole rows of labelled files into one selected file, unless it is there; returns its URL.
+
+    Args:
+        ahead: read the next row group while one is written; takes memory for one more.
+    """
     category, kept = part
     target = join(folder, category, content_name(kept["data_id"], kept["lds"]))
-    file_of, row_of, lds_of = (kept[name].to_numpy() for name in ("file", "row", "lds"))
-    of = np.unique(file_of).tolist()
+    of = np.unique(kept["file"].to_numpy()).tolist()
     schema = _schema([files.urls[file] for file in of])
     metadata = {**metadata, "labelled": [files.digests[file] for file in of]}
     if target in there:
         if not (why := _misfit(target, kept, schema, metadata)):
             return target
         log.warning("%s: %s; it is written anew", without_secrets(target), why)
+    rows = _kept_rows(files, kept)
     with staged(target) as local, parquet_writer(local, schema, metadata) as writer:
-        for file in of:
-            rows, lds = row_of[file_of == file], lds_of[file_of == file]
-            with open_parquet(files.urls[file], dictionaries=["category", "source"]) as parquet:
-                start = 0
-                for group in range(parquet.num_row_groups):
-                    stop = start + parquet.metadata.row_group(group).num_rows
-                    inside = (rows >= start) & (rows < stop)
-                    if inside.any():
-                        with readable(files.urls[file]):
-                            read = parquet.read_row_group(group)
-                        read = read.take(pa.array(rows[inside] - start))
-                        read = read.append_column("lds", pa.array(lds[inside]))
-                        writer.write_table(with_schema(read, writer.schema))
-                    start = stop
+        for read in read_ahead(rows) if ahead else rows:
+            writer.write_table(with_schema(read, schema))
     return target
+
+
+def _kept_rows(files: LabelledFiles, kept: pa.Table) -> Iterator[pa.Table]:
+    """Whole rows of labelled files with their `lds`, a row group at a time."""
+    file_of, row_of, lds_of = (kept[name].to_numpy() for name in ("file", "row", "lds"))
+    for file in np.unique(file_of).tolist():
+        url = files.urls[file]
+        rows, lds = row_of[file_of == file], lds_of[file_of == file]
+        with open_parquet(url, dictionaries=["category", "source"]) as parquet:
+            start = 0
+            for group in range(parquet.num_row_groups):
+                stop = start + parquet.metadata.row_group(group).num_rows
+                inside = (rows >= start) & (rows < stop)
+                if inside.any():
+                    with readable(url):
+                        read = parquet.read_row_group(group)
+                    read = read.take(pa.array(rows[inside] - start))
+                    yield read.append_column("lds", pa.array(lds[inside]))
+                start = stop
 
 
 def _schema(urls: Sequence[str]) -> pa.Schema:

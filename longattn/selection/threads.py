@@ -6,6 +6,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import repeat
 from typing import TypeVar
 
 A = TypeVar("A")
@@ -28,3 +29,12 @@ def in_threads(function: Callable[[A], B], items: Iterable[A], threads: int) -> 
         finally:
             for future in waiting:
                 future.cancel()
+
+
+def read_ahead(items: Iterator[A]) -> Iterator[A]:
+    """The items; a thread makes the next one while one is used."""
+    following = in_threads(lambda rest: next(((item,) for item in rest), ()), repeat(items), 1)
+    for item in following:
+        if not item:
+            return
+        yield item[0]

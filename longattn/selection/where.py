@@ -86,6 +86,8 @@ def _tests(
     """What a window of a category is to pass: in words, and in SQL that is never null."""
     if select.rank_by in table.columns.tables:
         yield f"{select.rank_by}{NO_VALUE}", "(rank IS NOT NULL)"
+    if table.columns.lds_of_table:
+        yield f"lds{NO_VALUE}", "(ds IS NOT NULL)"
     for bound in select.where_of(name):
         column = table.columns.in_sql(bound.column)
         parts = []

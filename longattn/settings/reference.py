@@ -113,10 +113,11 @@ def settings_page(model: type[BaseModel], mix: type[BaseModel]) -> str:
         text = " ".join((field.info.description or "").split()).replace("|", "\\|")
         default = _default(field) if _has_default(field) else "required"
         if field.section is not None:
+            default = default if isinstance(field.info.default, str) else ""
             text += f" (see `{below.setdefault(field.section, _plain(field.path))}` below)"
         takes = _takes(field.schema).replace("|", "\\|")
         tables.setdefault(section or title, []).append(
-            f"| `{name}` | {takes} | {default if field.section is None else ''} | {text} |"
+            f"| `{name}` | {takes} | {default} | {text} |"
         )
     lines = [
         "# Settings",
@@ -252,8 +253,10 @@ def _takes(schema: Mapping[str, Any]) -> str:
         return str(schema["takes"])
     if "enum" in schema:
         return ", ".join(map(str, schema["enum"]))
-    if "anyOf" in schema:
-        return " or ".join(dict.fromkeys(map(_takes, schema["anyOf"])))
+    if "const" in schema:
+        return str(schema["const"])
+    if shapes := schema.get("anyOf") or schema.get("oneOf"):
+        return " or ".join(dict.fromkeys(map(_takes, shapes)))
     if schema.get("type") == "array" and "$ref" not in schema["items"]:
         return f"list of {_takes(schema['items'])}"
     if schema.get("type") == "object" and "additionalProperties" in schema:

@@ -38,7 +38,10 @@ def checked(model: type[M], values: Any, where: str) -> M:
 
 def refusals(error: ValidationError, model: type[BaseModel]) -> list[str]:
     """All that is wrong, a line each; unknown fields first, without the fields that they stand for."""
-    found = [(_place(one), one) for one in error.errors()]
+    errors = error.errors()
+    for one in errors:
+        one["loc"] = _path(one["loc"])
+    found = [(_place(one), one) for one in errors]
     above = {place[:n] for place, _ in found for n in range(len(place))}
     inside = [one for place, one in found if place not in above]  # the others follow from these
     unknown = [one for one in inside if one["type"] == "extra_forbidden"]
@@ -64,6 +67,11 @@ def _line(error: ErrorDetails, field: str, model: type[BaseModel]) -> str:
     given = error["input"] if error["type"] != "missing" else "nothing"
     shown = "" if isinstance(given, (dict, BaseModel)) else f" (given: {given!r:.120})"
     return f"{field}: {_shape(error, model)}{shown}".removeprefix(": ")
+
+
+def _path(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
+    """A location without what says which shape of a setting was given, as `(section)`."""
+    return tuple(part for part in location if not str(part).startswith("("))
 
 
 def _shape(error: ErrorDetails, model: type[BaseModel]) -> str:

@@ -37,6 +37,16 @@ def _one_or_more(value: Any) -> Any:
     return (value,) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
+def head_columns(name: str) -> tuple[str, str]:
+    """Columns of DS and variance of every head of every layer, lists, of a score of kind attention."""
+    return f"{name}_heads", f"{name}_variance_heads"
+
+
+def single_values(kind: str, columns: Sequence[str]) -> list[str]:
+    """Those of the columns of a score that hold a number a window, and not a list."""
+    return list(columns[:2] if kind == "attention" else columns)
+
+
 Layers = (
     Literal["all"]
     | Annotated[tuple[NonNegativeInt, ...], BeforeValidator(_one_or_more), Field(min_length=1)]
@@ -93,12 +103,13 @@ class Score(Settings):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Of its tables, beside data_id; those that end in `_layers` are lists."""
+        """Of its tables, beside data_id; `single_values` says which of them are no lists."""
         name = self.name
         if self.kind == "loss_gap":
             return name, f"{name}_weighted"
         if self.kind == "attention":
-            return name, f"{name}_variance", f"{name}_layers", f"{name}_variance_layers"
+            means = name, f"{name}_variance", f"{name}_layers", f"{name}_variance_layers"
+            return *means, *head_columns(name)
         return MEASURES
 
     def short_of(self, window: int) -> int:

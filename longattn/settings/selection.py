@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    Discriminator,
+    Field,
+    Tag,
+    WithJsonSchema,
+    model_validator,
+)
 
 from longattn.settings.base import Settings, check_category, check_selection_name
 from longattn.settings.numbers import ByteSize, Count, Fraction, FractionOrZero, count, seconds
@@ -28,14 +37,98 @@ Quantiles = Annotated[
         }
     ),
 ]
-Heads = (
-    Literal["all", "auto"]
-    | Annotated[
-        tuple[Annotated[int, Field(ge=0)], ...],
-        BeforeValidator(lambda value: (value,) if isinstance(value, int) else value),
-        Field(min_length=1),
-    ]
-)
+
+
+def _one_or_more(value: Any) -> Any:
+    return (value,) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+Numbers = Annotated[
+    tuple[Annotated[int, Field(ge=0)], ...],
+    BeforeValidator(_one_or_more),
+    Field(min_length=1),
+]
+
+
+def _shape(value: Any) -> str:
+    if isinstance(value, (Mapping, BaseModel)):
+        return "(section)"
+    return "(word)" if isinstance(value, str) else "(numbers)"
+
+
+class HeadsOfScore(Settings):
+    """Heads of deeper layers, whose scores the tables of a further score hold."""
+
+    score: str = Field(pattern="^[a-z][a-z0-9_]*$", description="name of a score of kind attention")
+    layer: Annotated[
+        Annotated[Literal["all"], Tag("(word)")] | Annotated[Numbers, Tag("(numbers)")],
+        Discriminator(_shape),
+    ] = Field(
+        "all",
+        description="a layer by its number in the model, from 0, or several; all: those of the score",
+    )
+    head: Annotated[
+        Annotated[Literal["all", "auto"], Tag("(word)")] | Annotated[Numbers, Tag("(numbers)")],
+        Discriminator(_shape),
+    ] = Field(
+        "all",
+        description="a head of these layers, or several; all; auto: the one of all of these that tells "
+        "documents from splices in each category, chosen as the first layer's",
+    )
+
+    def among(self, layers: Sequence[int], heads: int) -> list[tuple[int, int]]:
+        """(layer, head) of each that is named; for `auto` those that are chosen among.
+
+        Args:
+            layers: of the score.
+            heads: of a layer.
+
+        Raises:
+            ValueError: a layer or a head that the score has not.
+        """
+        chosen = list(layers) if self.layer == "all" else [*self.layer]
+        if not {*chosen} <= {*layers}:
+            raise ValueError(
+                f"select.heads.layer {chosen}: layers of the score {self.score}: "
+                f"{', '.join(map(str, layers))}"
+            )
+        numbers = [*self.head] if isinstance(self.head, tuple) else list(range(heads))
+        if max(numbers) >= heads:
+            raise ValueError(
+                f"select.heads.head {numbers}: heads of a layer of the score {self.score}: 0 to {heads - 1}"
+            )
+        return [(layer, head) for layer in chosen for head in numbers]
+
+    @property
+    def layers(self) -> str:
+        """`layers 3, 7 of deep`, or `deep` of all of them."""
+        if self.layer == "all":
+            return self.score
+        return (
+            f"{'layer' if len(self.layer) == 1 else 'layers'} {_listed(self.layer)} of {self.score}"
+        )
+
+    def __str__(self) -> str:
+        """`head 3 of layer 7 of deep` and the like."""
+        if not isinstance(self.head, tuple):
+            return (
+                f"{self.head} heads of {self.layers}"
+                if self.head == "all"
+                else f"auto of {self.layers}"
+            )
+        return f"{'head' if len(self.head) == 1 else 'heads'} {_listed(self.head)} of {self.layers}"
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers))
+
+
+Heads = Annotated[
+    Annotated[Literal["all", "auto"], Tag("(word)")]
+    | Annotated[Numbers, Tag("(numbers)")]
+    | Annotated[HeadsOfScore, Tag("(section)")],
+    Discriminator(_shape),
+]
 
 
 class Keep(Settings):
@@ -152,7 +245,8 @@ class Select(Settings):
         "all",
         description="heads that DS and variance of LDS are means of: all, as in the paper; [9], of "
         "stored scores; auto: the one that tells documents from splices in each category, chosen once "
-        "when the run is scored, else all (longattn/selection/heads.py)",
+        "when the run is scored, else all (longattn/selection/heads.py); {score: deep, layer: 7, head: 3} "
+        "or {score: deep, head: auto}: of deeper layers, by the tables of a score of kind attention",
     )
     rank_by: Annotated[str, Field(min_length=1)] = Field(
         "lds",
@@ -194,6 +288,16 @@ class Select(Settings):
         description="bytes of memory for its tables; what outgrows them lies in the temporary "
         "folder",
     )
+
+    @property
+    def chooses_heads(self) -> bool:
+        """Whether heads are chosen by foils of the corpus."""
+        return "auto" in (self.heads, self.heads_of_score and self.heads_of_score.head)
+
+    @property
+    def heads_of_score(self) -> HeadsOfScore | None:
+        """The heads of deeper layers that LDS is of; None where it is of the first layer."""
+        return self.heads if isinstance(self.heads, HeadsOfScore) else None
 
     def keep_of(self, category: str) -> Keep:
         own = self.categories.get(category)

@@ -89,7 +89,7 @@ def row_hashes(table: pa.Table) -> NDArray[np.uint64]:
 
 
 def _plain(column: pa.ChunkedArray) -> pa.Array:
-    """A column in one piece, as numbers, text, binary or lists of numbers."""
+    """A column as numbers, text, binary or lists of numbers, in one piece of its own: no offset."""
     kind = column.type
     if pa.types.is_dictionary(kind):
         return _plain(column.cast(kind.value_type))
@@ -127,7 +127,7 @@ def _words(array: pa.Array) -> NDArray[np.uint64]:
     width = kind.bit_width // 8
     sign = "u" if pa.types.is_floating(kind) or pa.types.is_unsigned_integer(kind) else "i"
     values = np.frombuffer(array.buffers()[1] or b"", f"<{sign}{width}")
-    return values[array.offset : array.offset + len(array)].astype(np.int64).view(np.uint64)
+    return values[: len(array)].astype(np.int64).view(np.uint64)
 
 
 def _bytes(array: pa.Array, valid: NDArray[np.bool_]) -> tuple[memoryview, NDArray[np.int64]]:
@@ -136,17 +136,17 @@ def _bytes(array: pa.Array, valid: NDArray[np.bool_]) -> tuple[memoryview, NDArr
     if pa.types.is_decimal(kind):
         width = kind.bit_width // 8
         offsets = np.arange(n + 1, dtype=np.int64) * width
-        data = memoryview(array.buffers()[1] or b"")[array.offset * width :]
+        data = memoryview(array.buffers()[1] or b"")
     else:
         size = "<i8" if kind in (pa.large_string(), pa.large_binary()) else "<i4"
         size = "<i8" if pa.types.is_large_list(kind) else size
-        starts = np.frombuffer(array.buffers()[1] or bytes(8), size)[array.offset :][: n + 1]
+        starts = np.frombuffer(array.buffers()[1], size)[: n + 1]
         if _is_list(kind):
             values = array.values
             if values.null_count:
                 values = values.fill_null(0)
             width = values.type.bit_width // 8
-            data = memoryview(values.buffers()[1] or b"")[values.offset * width :]
+            data = memoryview(values.buffers()[1] or b"")
             offsets = starts.astype(np.int64) * width
         else:
             data, offsets = memoryview(array.buffers()[2] or b""), starts.astype(np.int64)

@@ -1,9 +1,9 @@
-"""A model on a store: its small files, and those tensors that are asked for or all of it, kept here.
+"""A model in an object store or on a web server: fetched into the cache folder, whole or in part.
 
-Where some tensors are asked for, only byte ranges of safetensors files are read: the header, then the
-bytes of those tensors, which are written into one safetensors file below the cache folder. What is
-kept there is named after what the store tells of the version of its files, so that changed files are
-fetched again. Who comes while another process fetches waits for it.
+Of a large model a scorer needs a few tensors. Then only byte ranges of the safetensors files are read:
+the header, and the bytes of those tensors, which become one safetensors file in the cache folder. What is
+there is named after what the store says of the version of its files (checksum, ETag or time of change),
+so that changed files are fetched again. One process fetches, others wait for it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from typing import TypedDict
+from typing import NamedTuple, TypedDict
 
 from fsspec import AbstractFileSystem
 
@@ -112,10 +112,12 @@ def fetch_tensors(url: str, tensors: Mapping[str, str]) -> Path:
 
 @dataclass(frozen=True)
 class _File:
+    """A file of the model in its store."""
+
     name: str
     size: int
     version: str
-    """What is another string for another version of the file."""
+    """Another string for another version of the file."""
 
 
 class _Tensor(TypedDict):
@@ -131,6 +133,15 @@ class _Header:
     tensors: dict[str, _Tensor]
     start: int
     """Where the data begin, to which the offsets count."""
+
+
+class _Range(NamedTuple):
+    """Bytes [start, stop) of a file, and where they go among the data of the new one."""
+
+    file: _File
+    start: int
+    stop: int
+    target: int
 
 
 class _Remote:
@@ -267,9 +278,7 @@ class _Remote:
         """Write some tensors into a safetensors file of their own."""
         headers = {name: self.header(file) for name, file in files.items()}
         told: dict[str, _Tensor] = {}
-        pieces: list[
-            tuple[_File, int, int, int]
-        ] = []  # of which file, from where to where, to where
+        ranges: list[_Range] = []
         at = 0
         for tensor, name in sorted(tensors.items()):
             of = headers[name].tensors.get(tensor)
@@ -280,7 +289,8 @@ class _Remote:
             first, last = (headers[name].start + offset for offset in of["data_offsets"])
             told[tensor] = {**of, "data_offsets": [at, at + last - first]}
             for start in range(first, last, PIECE):
-                pieces.append((files[name], start, min(start + PIECE, last), at + start - first))
+                stop = min(start + PIECE, last)
+                ranges.append(_Range(files[name], start, stop, at + start - first))
             at += last - first
         text = json.dumps(told).encode()
         text += b" " * (-len(text) % 8)
@@ -296,13 +306,13 @@ class _Remote:
         with _written(target) as write:
             write(head, 0)
 
-            def fetch(piece: tuple[_File, int, int, int]) -> None:
-                file, start, stop, to = piece
-                write(self.read(file, start, stop), len(head) + to)
+            def fetch(of: _Range) -> None:
+                write(self.read(of.file, of.start, of.stop), len(head) + of.target)
 
-            parallel(fetch, pieces)
+            parallel(fetch, ranges)
 
     def require_unchanged(self, files: Iterable[_File]) -> None:
+        """Raises OSError where a file is no longer the version that was listed before it was read."""
         before = list(files)
         if self.files([file.name for file in before]) != before:
             raise OSError(f"model {self.shown}: it changed while it was read; run again")

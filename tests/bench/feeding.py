@@ -1,27 +1,33 @@
 """How busy a whole run keeps GPUs: python tests/bench/feeding.py [CORES ...] [--gpus N ...]
 
 JSONL made of the sample documents, each rotated so that no two are equal, to labelled Parquet, scored
-but not selected, on so many cores and GPUs, with a checkpoint of the 8B shape whose weights are drawn.
-Busy is the share of time in which a kernel computes as nvidia-smi samples it, from the first labelled
-file to the last; the rate is that of the same time. All runs must give the same rows, bit for bit.
+but not selected, on so many GPUs with so many cores each, with a checkpoint of the 8B shape whose
+weights are drawn. A run on N GPUs reads N times as many files as one on one GPU, so that all take
+about as long. Busy is the share of time in which a kernel computes as nvidia-smi samples it, from the
+first labelled file to the last; the rate is that of the same time. Rows of the same windows must be
+equal, bit for bit, in all runs.
 """
 
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 import yaml
 from safetensors.torch import save_file
 
-from tests.bench.windows import write_corpus
+from tests.bench.windows import write_file
 
 HEADS, KV_HEADS, DIM, HIDDEN, VOCABULARY = 32, 8, 128, 4096, 128256
 DOCUMENT_BYTES = 1 << 20
@@ -73,69 +79,93 @@ def write_checkpoint(folder: Path, tokenizer: str | None) -> None:
 
 
 def rows(output: Path) -> pa.Table:
-    names = ["data_id", "ds", "variance"]
+    names = ["data_id", "ds", "variance", "ds_heads", "variance_heads"]
     return pq.read_table(output / "labelled", columns=names).sort_by("data_id")
 
 
-def measure(folder: Path, cores: int, gpus: int) -> pa.Table:
-    output = folder / f"out-{cores}-{gpus}"
+def measure(folder: Path, cores: int, gpus: int, files: int) -> pa.Table:
+    """Run on so many GPUs with so many cores and files each; prints the figures, gives the rows."""
+    output, source = folder / "out", folder / f"in-{gpus}"
+    source.mkdir(exist_ok=True)
+    for part in range(files * gpus):
+        name = f"{part}.jsonl"
+        if not (source / name).exists():
+            os.link(folder / "in" / name, source / name)
     config = {
-        "sources": [{"category": "all", "path": f"{folder}/in"}],
+        "sources": [{"category": "all", "path": str(source)}],
         "output": str(output),
         "scorer": {"model": f"{folder}/model"},
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    command = ["taskset", "-c", f"0-{cores - 1}", sys.executable, "-c", RUN, str(cores)]
-    sampled = folder / "samples"
+    given = cores * gpus
+    command = ["taskset", "-c", f"0-{given - 1}", sys.executable, "-c", RUN, str(given)]
     visible = ",".join(map(str, range(gpus)))
-    query = ["nvidia-smi", "-i", visible, "--query-gpu=utilization.gpu"]
-    query += ["--format=csv,noheader,nounits"]
+    query = ["nvidia-smi", "-i", visible, "--query-gpu=index,utilization.gpu"]
+    query += ["--format=csv,noheader,nounits", "-lms", "200"]
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": visible}
     began = time.time()
-    with sampled.open("w") as file:
-        sampler = subprocess.Popen([*query, "-lms", "200"], stdout=file)
-        log = subprocess.run(
-            [*command, folder / "config.yaml"], capture_output=True, text=True, env=environment
+    with (folder / "samples").open("w") as sampled, (folder / "log").open("w") as log:
+        sampler = subprocess.Popen(query, stdout=sampled)
+        ran = subprocess.run(
+            [*command, folder / "config.yaml"], stdout=log, stderr=log, env=environment
         )
         sampler.terminate()
     ended = time.time()
-    if log.returncode:
-        sys.exit(log.stdout + log.stderr)
-    print(log.stderr)
+    print((folder / "log").read_text())
+    if ran.returncode:
+        sys.exit(f"the run ended with status {ran.returncode}")
     written = sorted(path.stat().st_mtime for path in output.rglob("labelled/*/*.parquet"))
     summary = json.loads((output / "_longattn/summary.json").read_text())
-    samples = [int(line) for line in sampled.read_text().split()]
+    lines = (folder / "samples").read_text().splitlines()
+    samples = [tuple(map(int, line.split(","))) for line in lines if line.count(",") == 1]
     at = [(t - began) / (ended - began) * len(samples) for t in (written[0], written[-1])]
     middle = samples[int(at[0]) : int(at[1])]
-    windows = summary["categories"]["all"]["windows"] * (1 - 1 / len(written))
+    busy = [[share for card, share in middle if card == of] for of in range(gpus)]
+    all_windows = summary["categories"]["all"]["windows"]
+    windows = all_windows * (1 - 1 / len(written))
     seconds = written[-1] - written[0]
     print(
-        f"{cores} cores, {gpus} GPUs: {windows:,.0f} windows in {seconds:.1f} s, {1000 * seconds / windows:.2f} ms a "
-        f"window; GPU busy {sum(middle) / len(middle):.1f} % of {len(middle)} samples "
-        f"(whole command {ended - began:.0f} s); {json.dumps(summary['stages'])}",
+        f"{given} cores, {gpus} GPUs: {windows:,.0f} of {all_windows:,} windows in {seconds:.1f} s, "
+        f"{1000 * seconds / windows:.3f} ms a window; GPU busy "
+        f"{', '.join(f'{sum(of) / max(1, len(of)):.1f}' for of in busy)} % of {len(middle)} samples; "
+        f"first labelled file {written[0] - began:.0f} s after the command, which took "
+        f"{ended - began:.0f} s; {json.dumps(summary['stages'])}",
         flush=True,
     )
-    return rows(output)
+    found = rows(output)
+    shutil.rmtree(output)
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("cores", nargs="*", type=int, default=[2, 4, 8])
+    parser.add_argument("cores", nargs="*", type=int, default=[2, 4, 8], help="for each GPU")
     parser.add_argument("--gpus", nargs="+", type=int, default=[1])
-    parser.add_argument("--tokenizer")
-    parser.add_argument("--files", type=int, default=24)
+    parser.add_argument("--tokenizer", help="a tokenizer.json; the built-in scorer's by default")
+    parser.add_argument("--files", type=int, default=24, help="of 42 MB, for each GPU")
+    parser.add_argument("--folder", help="where all is written, and the input stays")
     arguments = parser.parse_args()
     os.environ["RAY_AUTH_MODE"] = "disabled"
     with tempfile.TemporaryDirectory(prefix="la-") as temporary:
-        folder = Path(temporary)
-        write_checkpoint(folder / "model", arguments.tokenizer)
-        (folder / "in").mkdir()
-        write_corpus(folder / "in", DOCUMENT_BYTES, arguments.files)
+        folder = Path(arguments.folder or temporary)
+        if not (folder / "model").exists():
+            (folder / "in").mkdir(parents=True)
+            write_checkpoint(folder / "model", arguments.tokenizer)
+        with ProcessPoolExecutor() as pool:
+            write = partial(write_file, folder / "in", DOCUMENT_BYTES)
+            list(pool.map(write, range(arguments.files * max(arguments.gpus))))
         found = [
-            measure(folder, cores, gpus) for cores in arguments.cores for gpus in arguments.gpus
+            measure(folder, cores, gpus, arguments.files)
+            for gpus in arguments.gpus
+            for cores in arguments.cores
         ]
-    if not all(table.equals(found[0]) for table in found):
-        sys.exit("the runs do not give the same rows")
+    most = max(found, key=len)
+    for table in found:
+        if not most.filter(pc.is_in(most["data_id"], table["data_id"])).equals(table):
+            sys.exit("the runs do not give the same rows")
+    print(
+        f"rows of the same windows are equal, bit for bit: {', '.join(map(str, map(len, found)))}"
+    )
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import shutil
 import sys
 import tempfile
 import time
+from functools import cache
 from pathlib import Path
 
 import ray
@@ -37,17 +38,31 @@ FILES, FILE_BYTES = 8, 40 << 20
 
 def write_corpus(folder: Path, document_bytes: int, files: int = FILES) -> None:
     """So many files of documents of about so many bytes, of all sample documents in turn."""
+    for part in range(files):
+        write_file(folder, document_bytes, part)
+
+
+def write_file(folder: Path, document_bytes: int, part: int) -> None:
+    """One of them, of `FILE_BYTES`; it stays where it is there."""
+    path = folder / f"{part}.jsonl"
+    if path.exists():
+        return
+    text = sample_text()
+    with path.open("w") as file:
+        for number in range(FILE_BYTES // document_bytes):
+            at = (part * 7919 + number * 104_729) % len(text)
+            turned = (text + text)[at : at + document_bytes]
+            file.write(json.dumps({"content": f"{part} {number}\n{turned}"}) + "\n")
+
+
+@cache
+def sample_text() -> str:
+    """All sample documents, one after another."""
     texts = []
     for name in ("book", "python", "c"):
         with gzip.open(SAMPLES / f"{name}.jsonl.gz", "rt") as file:
             texts += [json.loads(line)["content"] for line in file]
-    text = "\n".join(texts)
-    for part in range(files):
-        with (folder / f"{part}.jsonl").open("w") as file:
-            for number in range(FILE_BYTES // document_bytes):
-                at = (part * 7919 + number * 104_729) % len(text)
-                turned = (text + text)[at : at + document_bytes]
-                file.write(json.dumps({"content": f"{part} {number}\n{turned}"}) + "\n")
+    return "\n".join(texts)
 
 
 class Timed(SplitWindows):

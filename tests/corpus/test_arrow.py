@@ -19,6 +19,7 @@ from longattn.corpus.reading import read_split
 from longattn.corpus.records import BadRecord, Reason, Record
 from longattn.corpus.sources import list_splits
 from tests.corpus.files import TEXTS, Source, put, read, reasons, splits_of, texts
+from tests.examples import examples
 
 TABLE = pa.table({"n": range(40), "text": TEXTS, "data": [{"content": t, "x": 1} for t in TEXTS]})
 
@@ -129,7 +130,7 @@ from longattn.corpus.sources import list_splits
 
 good, file = Path(sys.argv[1]).read_bytes(), Path(sys.argv[2])
 draw = random.Random(7)
-for _ in range(250):
+for _ in range(int(sys.argv[3])):
     data = bytearray(good)
     for _ in range(draw.choice([1, 1, 3])):
         data[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
@@ -146,5 +147,5 @@ def test_no_wrong_bit_ends_the_process(tmp_path: Path, stream: bool) -> None:
     words = pa.array(["a", "b", "a", None] * 10).dictionary_encode()
     table = pa.table({"text": TEXTS, "word": words})
     good = put(tmp_path / "good.arrow", arrow(table, stream=stream))
-    command = [sys.executable, "-c", FLIPS, good, tmp_path / "a.arrow"]
+    command = [sys.executable, "-c", FLIPS, good, tmp_path / "a.arrow", examples(100)]
     subprocess.run([str(part) for part in command], check=True, timeout=200)

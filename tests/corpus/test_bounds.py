@@ -10,11 +10,13 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
 
 from longattn.corpus import archives
+from longattn.corpus.arrow_columns import Unreadable, require_plausible
 from tests.corpus.files import jsonl, parquet, put, read, reasons, texts
 
 CAP = 16 << 20
@@ -203,3 +205,13 @@ def test_a_stream_that_ends_before_its_file_loses_no_row_unsaid(tmp_path: Path) 
     *good, bad = read(put(tmp_path / "a.arrow", cut))
     assert texts(good) == ["a"]
     assert bad.lost_bytes == len(cut) - ends[0] - 8 == int(bad.detail.split()[6])
+
+
+def test_rows_are_plausible_up_to_a_million_or_64_for_each_byte() -> None:
+    for size, most in ((10, 1 << 20), (1 << 20, 64 << 20)):
+        split = SimpleNamespace(file_size=size)
+        for rows in (0, 1, most):
+            require_plausible(rows, split)
+        for rows in (-1, most + 1):
+            with pytest.raises(Unreadable, match=f"{rows} rows in a file of {size} bytes"):
+                require_plausible(rows, split)

@@ -257,3 +257,13 @@ def test_a_column_that_is_in_no_file_is_refused(tmp_path: Path) -> None:
         typed(Source(str(tmp_path), columns=("urll",)))
     put(tmp_path / "b.jsonl", jsonl([{"text": "b", "urll": None}]))
     assert typed(Source(str(tmp_path), columns=("urll",)))[0] == {"urll": "string"}
+
+
+def test_each_file_of_a_folder_is_looked_at_once(tmp_path):
+    """However many parts it is cut into, and a part of one is what speaks for it."""
+    for name in "abc":
+        put(tmp_path / f"{name}.jsonl", jsonl([{"text": "x" * 90}] * 9))
+    splits = splits_of(tmp_path, split_bytes=200)
+    assert len(splits) > 9
+    (looked_at,) = first_look._folders(splits)
+    assert [split.path for split in looked_at] == sorted({split.path for split in splits})

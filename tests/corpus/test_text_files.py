@@ -95,6 +95,13 @@ def test_a_long_field_is_no_more_than_a_record(tmp_path: Path) -> None:
     assert peak < 40 << 20
 
 
+def test_a_row_of_just_the_cap_is_taken(tmp_path: Path) -> None:
+    rows = [b"x" * 1000, b"y" * 1001, b'"' + b"z" * 998 + b'"', b'"' + b"w" * 999 + b'"', b"end"]
+    items = read(put(tmp_path / "a.csv", b"\n".join([b"text", *rows])), max_record_bytes=1000)
+    assert texts(items) == ["x" * 1000, "z" * 998, "end"]
+    assert reasons(items) == ["over_size_cap"] * 2
+
+
 FIELD = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\0"), max_size=8)
 
 

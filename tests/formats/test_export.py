@@ -3,6 +3,7 @@
 import json
 import sys
 
+import numpy as np
 import pytest
 
 from longattn.errors import HeldError
@@ -135,8 +136,9 @@ def test_a_folder_that_a_run_writes_to_is_refused(folder):
         exported(folder, "mds")
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", ["megatron", "jsonl"])
 def test_an_object_store_gets_the_same_files(folder, s3, format):
+    """The others do in tests/integration/test_export_kills.py."""
     url = f"s3://bucket/formats-{format}"
     for category, seed in (("book", 1), ("code", 2)):
         write_selected(url, category, drawn(40, 8, 100, seed))
@@ -163,3 +165,13 @@ def test_export_json_tells_what_is_there(folder):
         "tokens": 320,
         "share": 0.5,
     }
+
+
+def test_a_second_export_replaces_the_first_on_an_object_store(s3):
+    folder = "s3://bucket/export"
+    write_selected(folder, "a", [[i, i] for i in range(6)])
+    assert len(exported(folder, "megatron", part_bytes=8)) == 3
+    (prefix,) = exported(folder, "megatron")
+    assert names_of(f"{folder}/megatron") == ["a-00000.bin", "a-00000.idx", "export.json"]
+    fs, path = filesystem(prefix + ".bin")
+    assert np.frombuffer(fs.cat_file(path), "<u2").tolist() == [i for i in range(6) for _ in "ab"]

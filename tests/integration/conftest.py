@@ -103,9 +103,13 @@ def unbroken(cluster, documents, checkpoint, tmp_path_factory):
     return output
 
 
-LONGEST = ("test_faults.py", "test_cluster.py", "test_corruption.py", "test_table_faults.py")
+LONGEST = (
+    "faults", "cluster", "table_faults", "submit", "follow", "broken_files", "corruption", "nodes",
+    "chain", "kernels", "processes", "remote_model",
+)  # fmt: skip
 
 
 def pytest_collection_modifyitems(items):
     """What takes longest comes first: at the end no process waits for it."""
-    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else 9)
+    place = {f"test_{name}.py": number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(place)))

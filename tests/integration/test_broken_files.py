@@ -1,4 +1,4 @@
-"""Every record broken in every way, each command on it, and 200 other values at random."""
+"""Every record broken in every way, the commands on it in turn, and 100 other values at random."""
 
 import os
 import random
@@ -22,13 +22,12 @@ def test_broken_records_are_told_in_a_line(finished, tmp_path):
         for j, content in enumerate(CONTENTS):
             output = copied(finished[0], tmp_path)
             (output / "_longattn" / f"{name}.json").write_bytes(content)
-            commands = COMMANDS[(i + j) % 2 :: 2]
-            complaints(finished[0], output, commands, (name, content[:40]))
+            complaints(finished[0], output, (COMMANDS[(i + j) % 4],), (name, content[:40]))
 
 
 def test_other_values_are_told_in_a_line(finished, tmp_path):
     draw = random.Random(16)
-    for i in range(200):
+    for i in range(100):
         output = copied(finished[0], tmp_path)
         what = any_change(output, draw)
         complaints(finished[0], output, (COMMANDS[i % 4],), what)

@@ -217,7 +217,9 @@ def test_an_evaluation_draws_every_scorer_on_every_foil(tmp_path, opened):
         spearman={"LDS": {"LDS": 1.0}},
         stability={"alpha 0": Agreement(None, 0.5)},
         heads=HeadsEvaluation(
-            {"splice 2": [0.5, 0.9]}, HeadChoice(1, f"head 1 tells {HOSTILE}", (judged, judged))
+            {"splice 2": [0.5, 0.9]},
+            HeadChoice(1, f"head 1 tells {HOSTILE}", (judged, judged)),
+            ["head 0", "head 1"],
         ),
         pairs=[Pair(("LDS", "loss gap"), 0.9, 0.8, 0.1, True)],
     )

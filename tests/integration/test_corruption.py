@@ -1,4 +1,4 @@
-"""Every kind of corruption in every file of a run is a finding of `verify`: 2 minutes of a core."""
+"""Every kind of corruption in every file of a run is a finding of `verify`."""
 
 import shutil
 
@@ -11,5 +11,5 @@ def test_each_planted_corruption_and_flipped_bit_is_a_finding_of_a_line(tmp_path
     shutil.copytree(whole, tmp_path / "broken")
     kinds = list(corruptions(whole))
     assert len(kinds) >= 500
-    assert missed_of(kinds, whole, tmp_path / "broken") == []
+    assert missed_of(kinds, whole, tmp_path / "broken", findings=1) == []
     assert unnoticed_flips(whole, tmp_path / "broken", 300) == []

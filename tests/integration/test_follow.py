@@ -19,8 +19,16 @@ import yaml
 import longattn as la
 from longattn.reports.verify import verify
 from tests.conftest import WINDOW
+from tests.s3 import moto_server
 
 SECONDS = 120  # that the test waits for something at most
+
+
+@pytest.fixture(scope="module")
+def s3():
+    """A server of this module's own: the other tests' store may be of another process."""
+    with moto_server() as endpoint:
+        yield endpoint
 
 
 @pytest.fixture

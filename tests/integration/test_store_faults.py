@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 import s3fs
 
+import longattn as la
 from longattn.reports.verify import verify
 from tests import faults
 from tests.faults import finish, settings, until
@@ -28,11 +29,16 @@ def store(gateway, documents):
 
 
 def test_a_store_that_breaks_a_third_of_requests(
-    cluster, store, gateway, checkpoint, unbroken, tmp_path
+    cluster, store, gateway, checkpoint, documents, tmp_path
 ):
+    """Over three files of the corpus: a request that is never answered takes a second."""
     fs, variables = store
     proxy = FaultyProxy(gateway.endpoint)
-    config = settings("s3://bucket/faults/corpus", "s3://bucket/faults/broken", checkpoint)
+    part = {"category": "book", "path": "s3://bucket/faults/corpus/book/0000*"}
+    config = settings("", "s3://bucket/faults/broken", checkpoint, sources=[part])
+    here = {**part, "path": f"{documents}/book/0000*"}
+    whole = settings("", tmp_path / "whole", checkpoint, sources=[here])
+    la.run(whole, executor="local")
     run = faults.start(
         config,
         cluster.address,
@@ -44,7 +50,7 @@ def test_a_store_that_breaks_a_third_of_requests(
     assert finish(run) == 0, (tmp_path / "log").read_text()
     proxy.close()
     assert all(proxy.faults[kind] > 3 for kind in proxy.KINDS), proxy.faults
-    faults.assert_same("bucket/faults/broken", unbroken, fs, but=["source"])
+    faults.assert_same("bucket/faults/broken", whole.output, fs, but=["source"])
     assert list(verify(config.output)) == []
 
 

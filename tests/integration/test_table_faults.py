@@ -24,7 +24,7 @@ BROKEN = "tests.hooks.impatient_clients"
 
 @pytest.fixture(scope="module")
 def unbroken(checkpoint, tmp_path_factory):
-    """The settings of a whole run with two scores, in this process: a dozen labelled files."""
+    """The settings of a whole run with three scores, in this process: a dozen labelled files."""
     text, folder = _first_document("book"), tmp_path_factory.mktemp("tables")
     faults.write_corpus(
         folder / "documents/book", [text[p : p + 7000] for p in range(0, 150_000, 4500)]
@@ -38,6 +38,7 @@ def unbroken(checkpoint, tmp_path_factory):
             "short": 64,
             "where": [{"column": "compression_ratio", "quantiles": [0.1, 0.9]}],
         },
+        {"name": "deep", "kind": "attention", "model": checkpoint},
     ]
     config = settings(folder / "documents", folder / "out", checkpoint, scores=scores)
     with pytest.MonkeyPatch.context() as patch:

@@ -31,8 +31,9 @@ class ScoreWindows(ScoreWindows):
     """Carried to the actors by value, as it is of `__main__`."""
 
     def __call__(self, batch):
-        if not ALL_TAKEN.exists():
-            time.sleep(0.025 * len(batch))
+        for _ in range(len(batch)):
+            if not ALL_TAKEN.exists():
+                time.sleep(0.2)
         return super().__call__(batch)
 
 

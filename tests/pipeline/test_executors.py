@@ -1,14 +1,10 @@
 """One run by both executors: the files of a cluster are those of one process, byte for byte."""
 
-import subprocess
-import sys
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
 
 import longattn as la
-from longattn.reports.verify import verify
 from tests.conftest import config
 
 
@@ -34,67 +30,3 @@ def test_both_executors_write_the_same_files(finished, on_ray):
     assert by_process.fingerprint == by_ray.fingerprint
     assert by_process.score.windows == by_ray.score.windows == by_ray.window.windows
     assert by_process.window.bytes == by_ray.window.bytes > 0
-
-
-def test_each_executor_goes_on_where_the_other_stopped(on_ray, tmp_path, corpus, checkpoint):
-    settings = config(corpus, tmp_path / "out", checkpoint)
-    la.run(settings, executor="local", select_after=False)
-    lost, *_ = sorted((tmp_path / "out" / "labelled").rglob("*.parquet"))
-    rows = pq.read_metadata(lost).num_rows
-    lost.unlink()
-    summary = la.run(settings)
-    assert summary.score.windows == rows
-    assert data_files(settings.output) == data_files(on_ray[0].output)
-    assert la.run(settings, executor="local").score.windows == 0
-    assert list(verify(settings.output)) == []
-
-
-WITHOUT_RAY = """
-import sys
-
-class Refused:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] == "ray":
-            raise ImportError("no module named ray: this interpreter has none")
-
-sys.meta_path.insert(0, Refused())
-config, output, window = sys.argv[1:]
-import longattn as la
-from longattn.cli import app
-
-def command(*arguments):
-    try:
-        app([*arguments])
-    except SystemExit as end:
-        assert not end.code, (arguments, end.code)
-
-assert la.AttentionScorer.from_pretrained("builtin").score([list(range(64))]).ds.shape[0] == 1
-command("plan", config, "--windows-per-second", "10", "--no-check")
-command("run", config, "--executor", "local")
-command("score", config, "--executor", "local")
-command("select", config)
-command("evaluate", config, "--windows", "2")
-command("report", output)
-from longattn.storage.output_folder import OutputFolder
-from longattn.storage.tables import open_parquet
-with open_parquet(next(iter(OutputFolder(output).labelled_files()))) as parquet:
-    data_id = parquet.read(columns=["data_id"])["data_id"][0].as_py()
-command("inspect", output, data_id, "--html", output + "/page.html")
-command("verify", output)
-command("export", config)
-from longattn.reports import bench
-bench.CPU_SECONDS, bench.DENSE_TOKENS["cpu"] = 0.1, 512
-command("bench", "--model", "builtin", "--length", "512", "--json")
-assert not [name for name in sys.modules if name.partition(".")[0] == "ray"]
-"""
-
-
-def test_without_ray_everything_but_a_run_on_it_works(corpus, checkpoint, tmp_path):
-    path = tmp_path / "config.yaml"
-    path.write_text(config(corpus, tmp_path / "out", checkpoint).to_yaml())
-    arguments = [str(path), str(tmp_path / "out"), "512"]
-    done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_RAY, *arguments], capture_output=True, text=True, timeout=280
-    )
-    assert done.returncode == 0, done.stderr
-    assert pq.read_table(tmp_path / "out" / "selected").num_rows > 30

@@ -32,12 +32,12 @@ def test_scoring_starts_on_every_idle_gpu_that_has_a_task(idle, tasks, pool, fir
 
 
 def test_a_gpu_node_without_cuda_scores_only_where_its_dtype_was_chosen(ray_cluster, monkeypatch):
-    monkeypatch.setattr(pools, "_await_gpu", lambda gpus, seconds: "cpu")
+    monkeypatch.setattr(pools, "_await_gpu", lambda *given: "cpu")
     with pytest.raises(RunError, match="torch sees no CUDA device"):
         plan_pools(Workers(gpus_per_scorer=1), None)
     planned = plan_pools(Workers(gpus_per_scorer=0.5), "float32")
     assert (planned.device, planned.score_gpus) == ("cpu", 0.5)
-    monkeypatch.setattr(pools, "_await_gpu", lambda gpus, seconds: "cuda")
+    monkeypatch.setattr(pools, "_await_gpu", lambda *given: "cuda")
     planned = plan_pools(Workers(gpus_per_scorer=1), None)
     assert (planned.score_cpus, planned.window_cpus) == (0, 1)
     assert planned.device == "cuda" and planned.block_bytes == 32 << 20

@@ -10,13 +10,16 @@ import pyarrow.parquet as pq
 import pytest
 
 import longattn as la
+from longattn.config import Select
 from longattn.errors import FolderError, Interrupted, RunError
 from longattn.pipeline import table_stage
 from longattn.pipeline.job import Job
 from longattn.pipeline.stopping import Stop
+from longattn.reports.verify import verify
 from longattn.scoring.layers import LayerScorer
 from longattn.scoring.loss_gap import LossGapScorer
-from longattn.storage.tables import file_metadata
+from longattn.storage.digests import sealed
+from longattn.storage.tables import file_metadata, write_table
 from longattn.windows.measures import compression_ratio, repetition
 from longattn.windows.tokenizer import load_tokenizer
 from tests.conftest import BUILTIN, SHORT, WINDOW
@@ -61,6 +64,10 @@ def test_every_table_holds_the_numbers_of_its_own_truth_row_for_row(scored, chec
             assert table[name].to_pylist() == values.tolist()
         for name, lists in zip(("deep", "deep_variance"), of.layer_means(), strict=True):
             assert table[f"{name}_layers"].to_pylist() == lists.tolist()
+        for name, lists in zip(("deep", "deep_variance"), of.by_head(), strict=True):
+            assert table[f"{name}_heads"].to_pylist() == lists.tolist()
+            about = table.schema.field(f"{name}_heads").metadata
+            assert (about[b"shape"], about[b"layers"]) == (b"[1, 2]", b"[0]")
         assert table["deep"].to_numpy() == pytest.approx(labelled["ds"].to_numpy(), rel=1e-5)
     seen = 0
     for labelled, table in pairs(settings.output, "gap"):
@@ -122,6 +129,58 @@ def test_what_is_missing_is_computed_again_bit_for_bit_and_nothing_else_is_touch
     assert {path: path.stat().st_mtime_ns for path in kept} == stamps
     place = broken.relative_to(copied.output)
     assert Path(copied.output, "damaged", place).exists()
+
+
+def break_file(path, what, other):
+    """Cut a file to half, put another's bytes there, or flip a bit: of Parquet in a column of scores."""
+    data, at = bytearray(path.read_bytes()), 40
+    if what == "a bit" and path.suffix == ".parquet":
+        with pq.ParquetFile(path) as parquet:
+            names = parquet.schema_arrow.names
+            column = names.index("ds" if "ds" in names else "compression_ratio")
+            chunk = parquet.metadata.row_group(0).column(column)
+        at = chunk.data_page_offset + chunk.total_compressed_size - 3
+    data[at] ^= what == "a bit"
+    half = data[: len(data) // 2]
+    path.write_bytes({"a bit": data, "half": half, "another": other.read_bytes()}[what])
+
+
+def rows_of(output):
+    """All rows of each kind of table, in order of their ids: two lost files may come back as one."""
+    places = ("labelled", "selected", *(f"scores/{name}" for name in ("text", "gap", "deep")))
+    return [
+        pq.read_table(output / place, partitioning=None).sort_by("data_id").to_pylist()
+        for place in places
+    ]
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        [  # from the first the columns of a `where` are learned
+            ("labelled", 0, "half"),
+            ("labelled", 1, "another"),
+            ("_longattn", "summary.json", "half"),
+        ],
+        [("labelled", 0, "a bit"), ("scores/text", 1, "a bit")],  # which no footer tells
+        [("_longattn", "rates.json", "a bit")],
+    ],
+)
+def test_a_run_that_meets_damaged_files_makes_them_anew(copied, broken, caplog):
+    """Nothing but `run` is asked for: a table is missing, for which all that it is made of is read."""
+    output = Path(copied.output)
+    before = rows_of(output)
+    shutil.rmtree(output / "scores/gap")
+    (output / "_longattn/scores/gap.json").unlink()
+    files = {f: sorted((output / f).rglob("*.parquet")) for f in ("labelled", "scores/text")}
+    paths = [files[of][name] if of in files else output / of / name for of, name, _ in broken]
+    for path, (*_, what) in zip(paths, broken, strict=True):
+        break_file(path, what, files["scores/text"][0])
+    la.run(copied, executor="local")
+    assert rows_of(output) == before
+    assert list(la.verify(copied.output)) == []
+    for path in paths:
+        assert list((output / "damaged").rglob(path.name)) and path.name in caplog.text
 
 
 def test_check_reads_whole_tables(copied):
@@ -288,3 +347,29 @@ def test_a_record_that_is_lost_is_written_again_and_no_table(copied):
     record.unlink()
     assert written(copied) == {"text": 0, "gap": 0, "deep": 0}
     assert record.read_bytes() == told and data_files(copied.output) == before
+
+
+def test_tables_of_a_version_without_heads_go_on_as_they_were_and_have_none(copied):
+    """Nothing is refused or scored again but what is missing, and no file differs from those beside it."""
+    earlier = ["deep", "deep_variance", "deep_layers", "deep_variance_layers"]
+    path = Path(copied.output, "_longattn/scores/deep.json")
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps(sealed({**record, "columns": earlier})))
+    files = sorted(Path(copied.output, "scores/deep").rglob("*.parquet"))
+    for file in files:
+        with pq.ParquetFile(file) as parquet:
+            told, rows = file_metadata(parquet), parquet.read(["data_id", *earlier])
+        write_table(str(file), pa.table({name: rows[name] for name in rows.column_names}), told)
+    before = pq.ParquetFile(files[0]).read()
+    files[0].unlink()
+    assert written(copied)["deep"] == 1
+    assert pq.ParquetFile(files[0]).read().equals(before)
+    assert la.report(copied.output) and list(verify(copied.output)) == []
+    with pytest.raises(
+        ValueError, match="was computed before scores of heads were kept"
+    ) as refused:
+        la.select(copied.output, heads={"score": "deep", "layer": 0, "head": 1})
+    assert "\n" not in str(refused.value)
+    asked = copied.model_copy(update={"select": Select(heads={"score": "deep"})})
+    with pytest.raises(ValueError, match="was computed before scores of heads were kept"):
+        la.run(asked, executor="local")

@@ -1,12 +1,6 @@
 """Runs of shares of one corpus into one output folder: what they write together, and who waits for whom."""
 
-import json
 import os
-import shutil
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -130,53 +124,3 @@ def test_scoring_a_share_selects_nothing(corpus, checkpoint, tmp_path):
     settings = config(corpus, tmp_path / "out", checkpoint)
     la.run(settings, executor="local", shard="1/1", select_after=False)
     assert (tmp_path / "out/labelled").exists() and not (tmp_path / "out/selected").exists()
-
-
-def test_shares_at_once_one_killed_and_a_document_in_both(finished, corpus, checkpoint, tmp_path):
-    """What both have scored is counted as a double, and used once."""
-    documents = tmp_path / "corpus"
-    shutil.copytree(corpus, documents)
-    book = sorted((documents / "book").iterdir())
-    book[2].write_bytes(book[2].read_bytes() + book[0].read_bytes() + book[1].read_bytes())
-    whole = config(documents, tmp_path / "whole", checkpoint)
-    la.run(whole, executor="local")
-    path = tmp_path / "config.yaml"
-    settings = config(documents, tmp_path / "out", checkpoint)
-    path.write_text(settings.to_yaml())
-    runs = [
-        subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "longattn.cli",
-                "run",
-                str(path),
-                "--executor",
-                "local",
-                "--shard",
-                f"{i}/2",
-            ],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for i in (1, 2)
-    ]
-    while not list((tmp_path / "out").glob("_longattn/shards/1-of-2.json")):
-        time.sleep(0.05)
-    runs[0].kill()
-    said = [run.communicate(timeout=200)[0] for run in runs]
-    assert runs[1].returncode == 0, said[1]
-    if not (tmp_path / "out/selected").exists():  # it ended before it could see the other dead
-        assert "shares that are not labelled yet: 1/2" in said[1]
-    la.run(settings, executor="local")
-    # Whichever run came first to a document that two files hold says which of them is its source.
-    got, want = (
-        rows(tmp_path / name, "selected").drop_columns(["source"]) for name in ("out", "whole")
-    )
-    assert got.equals(want)
-    assert list(verify(settings.output)) == []
-    told = json.loads(Path(settings.output, "_longattn/summary.json").read_text())["categories"]
-    labelled = rows(tmp_path / "out", "labelled")["data_id"].to_pylist()
-    doubles = sum(category.get("duplicate_rows", 0) for category in told.values())
-    assert len(labelled) - len(set(labelled)) == doubles

@@ -11,7 +11,6 @@ import pytest
 
 from longattn.errors import Interrupted
 from longattn.pipeline.stopping import Sign, every, stop_on_sigterm
-from tests.conftest import config
 
 STUCK = """
 import ctypes
@@ -106,54 +105,6 @@ def test_ctrl_c_before_a_run_is_one_line_and_its_status(code):
     )
     assert (result.returncode, result.stdout) == (130, "")
     assert result.stderr == "longattn: stopped by Ctrl-C\n"
-
-
-INTERRUPTED = """
-import sys
-import threading
-from longattn.cli import app
-from longattn.pipeline import score_actor
-
-score = score_actor.ScoreWindows._scored
-
-def slow(self, batch):
-    print("scoring", flush=True)
-    import time
-    time.sleep(float(sys.argv[2]))
-    return score(self, batch)
-
-score_actor.ScoreWindows._scored = slow
-app(["run", sys.argv[1], "--executor", "local"])
-"""
-
-
-@pytest.mark.parametrize(("signals", "batch_seconds"), [(1, 1.0), (2, 60.0)])
-def test_ctrl_c_finishes_what_is_in_flight_and_a_second_one_ends_at_once(
-    signals, batch_seconds, corpus, checkpoint, tmp_path
-):
-    settings = config(
-        corpus, tmp_path / "out", checkpoint, scorer={"model": checkpoint, "batch": 64}
-    )
-    path = tmp_path / "config.yaml"
-    path.write_text(settings.to_yaml())
-    with subprocess.Popen(
-        [sys.executable, "-c", INTERRUPTED, str(path), str(batch_seconds)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdout.readline() == "scoring\n"
-        began = time.monotonic()
-        for _ in range(signals):
-            process.send_signal(signal.SIGINT)
-            time.sleep(0.3)
-        _, said = process.communicate(timeout=100)
-    assert process.returncode == 130, said
-    assert "longattn: stopped by Ctrl-C; run again to go on" in said and "Traceback" not in said
-    labelled = list((tmp_path / "out" / "labelled").rglob("*.parquet"))
-    assert bool(labelled) == (signals == 1)  # what was in flight is kept, unless told twice
-    if signals == 2:
-        assert time.monotonic() - began < 20
 
 
 def test_what_watches_ends_quietly_when_what_it_watches_is_gone(monkeypatch, caplog):

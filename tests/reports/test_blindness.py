@@ -10,6 +10,7 @@ import longattn as la
 from longattn.cli import app
 from longattn.reports import blindness
 from longattn.reports.blindness import Check, check_ranking, recorded_check
+from longattn.reports.evaluated_scores import HeadScorer
 from longattn.reports.plan import plan
 from longattn.reports.report import report_page
 from longattn.reports.verify import verify
@@ -63,7 +64,7 @@ def test_columns_of_score_tables_are_measured_as_they_are_computed(corpus, check
     assert found["gap"].tokens == 512
 
 
-def test_ds_of_a_head_is_that_of_its_own(corpus, checkpoint, tmp_path, monkeypatch):
+def test_lds_of_a_head_is_that_of_its_own(corpus, checkpoint, tmp_path, monkeypatch):
     """Head 0 scores native windows above foils, head 1 below; their mean cannot tell."""
     calls = []
 
@@ -73,9 +74,10 @@ def test_ds_of_a_head_is_that_of_its_own(corpus, checkpoint, tmp_path, monkeypat
         noise = np.random.default_rng(len(calls)).random(len(ids_nl)) / 1000
         return np.stack([sign + noise, -sign + noise], 1), np.zeros((len(ids_nl), 2))
 
-    monkeypatch.setattr(blindness, "head_scorer", lambda config: score)
+    scorer = HeadScorer(score, range(2))
+    monkeypatch.setattr(blindness, "head_scorer", lambda config: scorer)
     for heads, value in (([0], 1.0), ([1], 0.0)):
-        settings = config(corpus, tmp_path, checkpoint, select={"rank_by": "ds", "heads": heads})
+        settings = config(corpus, tmp_path, checkpoint, select={"heads": heads})
         assert {check.splice[0] for check in check_ranking(settings).values()} == {value}
     assert set(calls) == {(blindness.WINDOWS, 512)}
 

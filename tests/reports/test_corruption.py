@@ -1,6 +1,6 @@
 """`verify` notices what is planted in every file of a run, and every bit that changes a value.
 
-Here every sixteenth kind of `tests/corruptions.py` is planted; tests/integration/test_corruption.py plants all.
+Here every fortieth kind of `tests/corruptions.py` is planted; tests/integration/test_corruption.py plants all.
 """
 
 import json
@@ -18,7 +18,7 @@ from longattn.storage.tables import METADATA_KEY
 from tests.conftest import _first_document
 from tests.corruptions import corruptions, missed_of
 
-EVERY = 16  # of more than 500 kinds one is planted
+EVERY = 40  # of more than 500 kinds one is planted
 
 
 def small_output(folder: Path, checkpoint: str) -> Path:
@@ -60,7 +60,7 @@ def output(whole, tmp_path) -> Path:
 
 def test_each_planted_corruption_is_a_finding_of_a_line(whole, output):
     some = list(corruptions(whole))[::EVERY]
-    assert len(some) >= 30
+    assert len(some) >= 12
     assert missed_of(some, whole, output) == []
 
 
@@ -100,7 +100,7 @@ def unnoticed_flips(whole: Path, output: Path, count: int) -> list[tuple[str, in
 
 
 def test_no_flipped_bit_changes_a_value_unnoticed(whole, output):
-    assert unnoticed_flips(whole, output, 100) == []
+    assert unnoticed_flips(whole, output, 40) == []
 
 
 def test_a_record_without_its_checksum_hides_no_other_finding(whole, output):

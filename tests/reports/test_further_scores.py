@@ -95,12 +95,22 @@ def test_evaluate_takes_every_score_of_the_config(corpus, checkpoint, tmp_path):
     for category in result["categories"].values():
         assert set(columns) <= set(category["auc"])
         assert category["auc"]["repetition"]["repeat"]["auc"] == 0  # repeated passages score higher
+        names = ["layer 0 head 0", "layer 0 head 1"]
+        heads = category["deeper_heads"]["deep"]
+        assert heads["names"] == names and heads["choice"]["why"]
+        for kind, of in category["heads"]["auc"].items():  # in float32 and by another kernel
+            assert heads["auc"][kind] == pytest.approx(of, abs=0.12)
+            for extra in ("", ", sum of standardised heads"):
+                ours = category["auc"][f"LDS of deep{extra}"][kind]["auc"]
+                assert ours == pytest.approx(category["auc"][f"LDS{extra}"][kind]["auc"], abs=0.12)
         # The only layer of this model is the scorer's own.
         assert category["spearman"]["deep"]["DS"] == pytest.approx(1)
         assert len(category["pairs"]) == 5
     assert set(result["costs"]) == {"text", "gap", "deep"} and min(result["costs"].values()) > 0
     assert "score gap: " in done.output and "splices: " in done.output
+    assert "book, deep: AUC of the best of 2 heads" in done.output
     page = Path(tmp_path, "out/evaluation.html").read_text()
+    assert "Which head of deep tells" in page and "layer 0 head 1" in page
     assert "Which two to combine" in page and "What the further scores cost here" in page
 
 

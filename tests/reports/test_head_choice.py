@@ -10,6 +10,7 @@ import pytest
 import longattn as la
 from longattn.config import Config
 from longattn.reports import head_choice
+from longattn.reports.evaluated_scores import HeadScorer
 from longattn.reports.inspection import labelled_window
 from longattn.reports.plan import plan
 from longattn.reports.report import report_page
@@ -39,7 +40,7 @@ def scored(good):
             variance[:, good] = 0
         return ds, variance
 
-    return score
+    return HeadScorer(score, range(4))
 
 
 def test_the_head_that_tells_documents_from_splices_is_chosen():
@@ -57,10 +58,11 @@ def test_halves_share_no_document():
 
     def score(ids_nl):
         seen.append({*(np.unique(ids_nl) // 100).tolist()})
-        return scored(0)(ids_nl)
+        return scored(0).score(ids_nl)
 
     settings = Config.parse(SETTINGS)
-    head_choice.head_choice(documents(8), score, settings, windows=12, seed=0, name="a")
+    scorer = HeadScorer(score, range(4))
+    head_choice.head_choice(documents(8), scorer, settings, windows=12, seed=0, name="a")
     first, second = seen[:4], seen[4:]
     assert len(seen) == 8 and not set.union(*first) & set.union(*second)
 
@@ -79,7 +81,7 @@ def test_noise_and_few_documents_choose_none():
 def run(corpus, checkpoint, tmp_path, monkeypatch):
     """A run by heads that are chosen: head 1 for books, all for code."""
 
-    def choose(documents, score, settings, *, windows, seed, name):
+    def choose(documents, scorer, settings, *, windows, seed, name):
         head = 1 if name == "book" else None
         return head_choice.HeadChoice(head, f"of {len(documents)} documents", ())
 
@@ -122,7 +124,7 @@ def test_plan_report_and_inspect_say_which_heads(run):
     assert "code: DS and variance are means over all heads: of 6 documents." in text
     assert plan(run, windows_per_second=1, check=False).heads["book"] == "of 12 documents"
     row = pq.read_table(f"{run.output}/labelled/book").to_pylist()[0]
-    assert labelled_window(run.output, row["data_id"]).verdict.sentence().endswith("(of heads 1).")
+    assert labelled_window(run.output, row["data_id"]).verdict.sentence().endswith("(of head 1).")
 
 
 def test_a_scorer_chooses_on_a_real_corpus(corpus, checkpoint, tmp_path, monkeypatch):
@@ -139,7 +141,9 @@ def test_a_scorer_chooses_on_a_real_corpus(corpus, checkpoint, tmp_path, monkeyp
 def test_scores_of_heads_are_those_of_a_run(finished):
     settings, _ = finished
     rows = pq.read_table(f"{settings.output}/labelled/code").slice(0, 3).to_pylist()
-    ds, variance = head_choice.head_scorer(settings)(np.array([r["input_ids"] for r in rows]))
+    scorer = head_choice.head_scorer(settings)
+    ds, variance = scorer.score(np.array([r["input_ids"] for r in rows]))
+    assert scorer.names == ["head 0", "head 1"]
     assert ds.shape == (3, 2) and ds.astype(np.float32).tolist() == [r["ds_heads"] for r in rows]
     assert variance.astype(np.float32).tolist() == [r["variance_heads"] for r in rows]
     assert len(rows[0]["input_ids"]) == WINDOW

@@ -13,6 +13,7 @@ from longattn.config import Config, Source
 from longattn.corpus.parts import sample_part
 from longattn.corpus.sources import list_splits
 from longattn.errors import ConfigError
+from longattn.reports import bench
 from longattn.reports.plan import plan
 from longattn.storage.files import list_files
 from tests.conftest import BUILTIN, config
@@ -150,7 +151,10 @@ def test_what_will_hurt_is_told(corpus, checkpoint, tmp_path, monkeypatch):
         planned(inside)
 
 
-def test_the_command_measures_this_device_and_writes_nothing(corpus, checkpoint, tmp_path):
+def test_the_command_measures_this_device_and_writes_nothing(
+    corpus, checkpoint, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(bench, "CPU_SECONDS", 0.2)
     settings = config(corpus, tmp_path / "out", checkpoint)
     path = tmp_path / "c.yaml"
     path.write_text(settings.to_yaml())

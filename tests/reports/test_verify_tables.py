@@ -63,6 +63,12 @@ def other(name, value):
     return change
 
 
+def half_of_the_heads(rows):
+    place, field = rows.column_names.index("deep_heads"), rows.schema.field("deep_heads")
+    lists = [of[:1] for of in rows["deep_heads"].to_pylist()]
+    return rows.set_column(place, field, pa.array(lists, field.type))
+
+
 @pytest.mark.parametrize(
     ("name", "change", "metadata", "finding"),
     [
@@ -73,6 +79,8 @@ def other(name, value):
         ("gap", lambda rows: rows, {"scored": 0}, "windows scored, its footer tells of 0"),
         ("gap", lambda rows: rows.drop_columns(["gap"]), {}, "not those of the score"),
         ("text", other("repetition", 0.25), {}, "repetition is not that of its windows' ids"),
+        ("deep", other("deep", 0.25), {}, "deep_heads: deep and deep_layers are not its means"),
+        ("deep", half_of_the_heads, {}, "deep_heads: its lists are not of the shape and layers"),
     ],
 )
 def test_a_changed_table_is_found(output, name, change, metadata, finding):
@@ -108,9 +116,27 @@ def test_damage_to_bytes_digest_and_record_is_found(output):
     values["parts"]["dtype"] = "float16"
     record.write_text(json.dumps(sealed(values)))
     assert any("its fingerprint is not that of its parts" in line for line in found(output))
+    other = sorted(output.glob("scores/deep/code/*.parquet"))[0]
+    pq.write_table(pq.read_table(other).slice(1), other)
+    for text in (record.read_text()[:-40], "[]"):
+        record.write_text(text)
+        told = found(output)  # a damaged record hides no damage of its tables
+        assert {line.partition(": ")[0] for line in told} == {str(record), str(path), str(other)}
 
 
 def test_numbers_that_are_others_now_are_found(output):
     for path in output.glob("scores/deep/*/*.parquet"):
         rewrite(path, other("deep", 0.1))
     assert any("deep was 0.1 and is now" in line for line in found(output, scores=3))
+
+
+def test_a_head_that_is_another_now_is_found(output):
+    def changed(rows):
+        place, field = rows.column_names.index("deep_heads"), rows.schema.field("deep_heads")
+        lists = [of[::-1] for of in rows["deep_heads"].to_pylist()]
+        return rows.set_column(place, field, pa.array(lists, field.type))
+
+    for path in output.glob("scores/deep/*/*.parquet"):
+        rewrite(path, changed)
+    told = found(output, scores=2)
+    assert told and all("deep_heads is now" in line for line in told)

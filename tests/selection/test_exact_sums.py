@@ -3,12 +3,13 @@ import math
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from longattn.selection import lds
 from longattn.selection.database import database
 from longattn.selection.exact_sums import moments
+from tests.examples import examples
 
 finite = st.one_of(
     st.floats(-1e150, 1e150),
@@ -23,6 +24,7 @@ def connection():
         yield found
 
 
+@settings(max_examples=examples(25))
 @given(st.lists(st.tuples(st.integers(0, 1), finite), min_size=1, max_size=30), st.randoms())
 @example([(0, 1e150), (0, 5e-324), (0, -1e150), (0, 5e-324)], None)
 @example([(0, 0.1)] * 7, None)

@@ -18,10 +18,18 @@ from longattn.selection.columns import require_columns
 from longattn.storage.output_folder import OutputFolder
 from longattn.storage.tables import LABELLED, write_table
 from tests.examples import examples
-from tests.labelled import labelled_table, write_labelled, write_score_table
+from tests.labelled import labelled_table, write_heads_table, write_labelled, write_score_table
 from tests.selection.test_select_windows import row, score, selected, window
 
 HEADS = 3
+LAYERS = (2, 7)
+DEEPER = {
+    # asked for -> the places of layers 2 and 7, of two heads each
+    "one": ({"score": "deep", "layer": 7, "head": 0}, [2]),
+    "some": ({"score": "deep", "layer": [7, 2], "head": 1}, [3, 1]),
+    "layer": ({"score": "deep", "layer": 2}, [0, 1]),
+    "all": ({"score": "deep"}, [0, 1, 2, 3]),
+}
 value = st.one_of(st.sampled_from([0.0, -0.0, 0.25, 0.5]), st.floats(-1, 1))
 quantiles = st.tuples(st.floats(0, 1), st.floats(0, 1)).map(sorted).filter(lambda q: q[0] < q[1])
 column = st.sampled_from(["lds", "ds", "recurrence_pairs", "gap", "gap_weighted"])
@@ -49,7 +57,7 @@ rules = st.fixed_dictionaries(
         "rank_by": column,
         "where": bounds,
         "keep": keep,
-        "heads": st.sampled_from(["all", [1], [2, 0]]),
+        "heads": st.sampled_from(["all", [1], [2, 0], *(asked for asked, _ in DEEPER.values())]),
         "overlap": st.sampled_from(["allow", "prefer_distinct"]),
         "per_document": st.sampled_from([None, 1, 2]),
         "own": st.one_of(
@@ -67,10 +75,21 @@ def with_heads(values, number):
     return {**row(*values, number), "ds_heads": of[0], "variance_heads": of[1]}
 
 
-@settings(max_examples=examples(25))
+def unscored(rows, heads):
+    """Whether a category has no window with a value, each counted where its data_id comes first."""
+    first = {}
+    for each, of in zip(rows, heads, strict=True):
+        first.setdefault((each["category"], each["data_id"]), of)
+    categories = {category for category, _ in first}
+    return categories - {category for (category, _), of in first.items() if of}
+
+
+@settings(max_examples=examples(10))
 @given(
     rows=st.lists(
-        st.tuples(window, score, score, score, st.one_of(st.none(), value), value),
+        st.tuples(
+            window, score, score, score, st.one_of(st.none(), value), value, st.integers(0, 3)
+        ),
         min_size=1,
         max_size=30,
     ),
@@ -81,6 +100,10 @@ def with_heads(values, number):
 def test_any_rule_selects_what_the_reference_selects(tmp_path_factory, rows, cut, rules, few):
     tmp_path = tmp_path_factory.mktemp("where")
     further = {"gap": [each[4] for each in rows], "gap_weighted": [each[5] for each in rows]}
+    deeper = [
+        np.random.default_rng(number).normal(size=(2, 4)).tolist() if each[6] else None
+        for number, each in enumerate(rows)
+    ]
     rows = [with_heads(each[:4], number) for number, each in enumerate(rows)]
     for number, (start, stop) in enumerate(pairwise(sorted({0, min(cut, len(rows)), len(rows)}))):
         table = pa.Table.from_pylist(rows[start:stop], schema=LABELLED)
@@ -88,6 +111,7 @@ def test_any_rule_selects_what_the_reference_selects(tmp_path_factory, rows, cut
         write_table(url, table, {"fingerprint": "f"})
         part = {name: pa.array(of[start:stop], pa.float64()) for name, of in further.items()}
         write_score_table(url, "gap", part)
+        write_heads_table(url, "deep", LAYERS, deeper[start:stop], heads=2)
     own, there = rules.pop("own"), {each["category"] for each in rows}
     rules["categories"] = {"a": own} if own and "a" in there else {}
     with pytest.MonkeyPatch.context() as patch:
@@ -95,9 +119,17 @@ def test_any_rule_selects_what_the_reference_selects(tmp_path_factory, rows, cut
             patch.setattr(module, "FEW", few)
             patch.setattr(module, "BUCKETS", 3)
         patch.setattr(score_table, "INSERTED", 7)
+        places = next((of for asked, of in DEEPER.values() if asked == rules["heads"]), None)
+        of_heads = places and [
+            each and [[scores[place] for place in places] for scores in each] for each in deeper
+        ]
+        if of_heads and unscored(rows, of_heads):
+            with pytest.raises(ValueError, match="has a value of the score deep"):
+                la.select(str(tmp_path), **rules)
+            return
         told = la.select(str(tmp_path), **rules)
     table = pa.Table.from_pylist(rows, schema=LABELLED)
-    want = reference.selected(table, Select(**rules), further)
+    want = reference.selected(table, Select(**rules), further, of_heads)
     found = [
         each
         for file in tmp_path.glob("selected/*/*.parquet")
@@ -252,7 +284,7 @@ def test_a_score_table_that_lacks_files_or_mixes_settings_is_refused(tmp_path):
         ({"rank_by": "ds_heads"}, "ds_heads is list"),
         ({"heads": []}, "heads"),
         ({"heads": [5]}, r"select.heads: heads \[5\]: allowed: 0 to 0"),
-        ({"heads": "auto"}, "neither a config nor the output folder of a run"),
+        ({"heads": "auto"}, "so it holds no settings; give a config whose output it is"),
         (
             {"categories": {"book": {"kep": 1}}},
             "categories.book.kep: no such setting; did you mean",

@@ -5,7 +5,7 @@ import yaml
 
 from longattn.config import Config
 from longattn.errors import ConfigError
-from longattn.settings.scores import TAKEN, Score
+from longattn.settings.scores import TAKEN, Score, single_values
 from longattn.settings.selection import Bound
 from longattn.storage.tables import SELECTED, is_own
 
@@ -28,7 +28,10 @@ def test_columns_are_named_after_the_score_and_its_kind():
     gap, text, layers = config(GAP, TEXT, deep).scores
     assert gap.columns == ("gap", "gap_weighted") and gap.short_of(32768) == 4096
     assert text.columns == ("compression_ratio", "repetition")
-    assert layers.columns == ("deep", "deep_variance", "deep_layers", "deep_variance_layers")
+    means = ("deep", "deep_variance", "deep_layers", "deep_variance_layers")
+    assert layers.columns == (*means, "deep_heads", "deep_variance_heads")
+    assert single_values("attention", layers.columns) == ["deep", "deep_variance"]
+    assert single_values("loss_gap", ("their_layers",)) == ["their_layers"]
     assert layers.layers == (3,)
 
 

@@ -127,3 +127,15 @@ def test_rows_of_a_slice_have_the_digest_of_the_same_rows_alone():
     part = table.slice(3, 5)
     alone = pa.table(part.to_pydict(), schema=table.schema)
     assert row_hashes(part).tolist() == row_hashes(alone).tolist()
+
+
+def test_lists_of_part_of_an_array_and_arrays_without_offsets():
+    """Arrow lets a list's values begin behind the first of their buffer, and an empty array have no offset."""
+    numbers = pa.array([*range(10)], pa.int32())
+    lists = pa.ListArray.from_arrays(pa.array([0, 2, 5], pa.int32()), numbers.slice(4))
+    whole = pa.array([[4, 5], [6, 7, 8]], pa.list_(pa.int32()))
+    hashes = [row_hashes(pa.table({"ids": of})).tolist() for of in (lists, whole)]
+    assert hashes[0] == hashes[1]
+    nothing = pa.py_buffer(b"")
+    empty = pa.Array.from_buffers(pa.string(), 0, [None, nothing, nothing])
+    assert row_digest(pa.table({"text": empty})).hex == f"{0:032x}"

@@ -21,6 +21,7 @@ from longattn.storage.digests import row_digest
 from longattn.storage.files import (
     ASIDE,
     STAGING,
+    UrlOf,
     filesystem,
     list_files,
     read_bytes,
@@ -32,7 +33,8 @@ from longattn.storage.files import (
     write_bytes,
     write_json,
 )
-from longattn.storage.tables import content_name, file_metadata, open_parquet
+from longattn.storage.output_folder import category_of, selection_of
+from longattn.storage.tables import carried_fields, content_name, file_metadata, open_parquet
 from tests.labelled import labelled_table, write_labelled
 from tests.s3 import FaultyProxy, environment
 
@@ -122,6 +124,16 @@ def test_errors_of_storage_are_of_the_system_and_tell_no_secret():
     ):
         raise LookupError("no y")
 
+    class NotThereError(FileNotFoundError):
+        """As clients of stores have kinds of their own, which another process may lack."""
+
+    with (
+        pytest.raises(FileNotFoundError, match=r"^memory://x: gone$") as error,
+        storage_errors("memory://x"),
+    ):
+        raise NotThereError("gone")
+    assert type(error.value) is FileNotFoundError
+
 
 def test_what_takes_long_is_told(caplog):
     with warn_if_slow("listing", 60):
@@ -201,3 +213,50 @@ def test_names_follow_contents():
     one, two = pa.array(["a", "b"]), pa.array(["a", "c"])
     assert content_name(one) == content_name(pa.chunked_array([["a"], ["b"]]))
     assert content_name(one) != content_name(two)
+
+
+def test_users_columns_of_single_values_are_carried():
+    of_user = {
+        "n": pa.int64(),
+        "when": pa.timestamp("us"),
+        "label": pa.dictionary(pa.int8(), pa.string()),
+    }
+    left = {"ids": pa.list_(pa.int64()), "at": pa.struct([("x", pa.int8())]), "id": pa.uuid()}
+    own = {"ds": pa.float64(), "ds_k2": pa.float64(), "split": pa.string()}
+    fields = [
+        pa.field(name, kind, metadata={"k": "v"})
+        for name, kind in {**of_user, **left, **own}.items()
+    ]
+    carried = carried_fields([pa.schema(fields[:4]), pa.schema(fields[2:])])
+    assert [(field.name, field.type, field.metadata) for field in carried] == [
+        (name, of_user[name], None) for name in sorted(of_user)
+    ]
+
+
+def test_the_folder_of_a_selected_file_tells_its_category_and_selection():
+    for url, category, name in (
+        ("out/selected/book/x.parquet", "book", None),
+        ("s3://b/selected/out/selected/best/code/x.parquet", "code", "best"),
+    ):
+        assert (category_of(url), selection_of(url)) == (category, name)
+
+
+def test_a_file_system_whose_urls_lack_the_host_gets_it_from_what_was_given(monkeypatch):
+    class Odd:
+        def unstrip_protocol(self, path):
+            return f"odd://{path}"
+
+    fs, known = Odd(), {"odd://host/x"}
+
+    def opened(url):
+        if url not in known:
+            raise OSError(f"no host in {url}")
+        return fs, "/x"
+
+    monkeypatch.setattr(storage, "filesystem", opened)
+    assert UrlOf("odd://host/x", fs, "/x")("/x/y") == "odd://host/x/y"
+    known.add("odd:///x")
+    assert UrlOf("odd://host/x", fs, "/x")("/x/y") == "odd:///x/y"
+    known.clear()
+    with pytest.raises(ValueError, match="odd://host/x: its file system does not tell URLs"):
+        UrlOf("odd://host/x", fs, "/x")

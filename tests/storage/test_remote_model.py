@@ -19,14 +19,14 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import longattn as la
 from longattn.models import model_folder, whole_model
-from longattn.reports.causal_model import CausalModel
 from longattn.scoring.checkpoint import open_checkpoint
 from longattn.scoring.further_scores import FurtherScorer, table_parts, weights_fingerprint
 from longattn.settings.scores import Score
+from longattn.storage import remote_model
 from longattn.storage.remote_model import SMALL_FILES, fetch_tensors
 from longattn.text import size
 from longattn.windows.tokenizer import load_tokenizer
-from tests.conftest import BUILTIN, config
+from tests.conftest import BUILTIN
 from tests.s3 import CountingProxy, environment
 
 LAYERS = 6
@@ -163,7 +163,6 @@ print(fetch_tensors({url!r}, {tensors!r}))
 @pytest.mark.parametrize("uploaded", ["shards"], indirect=True)
 def test_a_fetch_that_was_killed_leaves_nothing_that_is_taken(uploaded, cache, monkeypatch):
     url, folder, _ = uploaded
-    from longattn.storage import remote_model
 
     def killed(*_):
         raise KeyboardInterrupt
@@ -212,30 +211,6 @@ def test_processes_that_come_at_once_fetch_a_whole_model_once(uploaded, cache):
     total = sum(path.stat().st_size for path in Path(mine).iterdir())
     assert total < proxy.received < 1.2 * total + 3 * 60_000
     assert [path for path in cache.iterdir() if path.is_dir()] == [Path(mine)]
-
-
-@pytest.mark.parametrize("uploaded", ["shards"], indirect=True)
-def test_further_scores_and_an_evaluations_model_are_those_of_the_local_folder(
-    uploaded, corpus, checkpoint, tmp_path
-):
-    url, folder, _ = uploaded
-    source = {"category": "code", "path": f"{corpus}/code", "sample": {"fraction": 0.4}}
-    tables = {}
-    for out, model in (("there", url), ("here", str(folder))):
-        scores = [
-            {"name": "gap", "kind": "loss_gap", "model": model, "short": 64},
-            {"name": "deep", "kind": "attention", "model": model, "layers": [1]},
-        ]
-        made = config(corpus, tmp_path / out, checkpoint, sources=[source], scores=scores)
-        la.run(made, executor="local")
-        assert la.verify(made.output) == []
-        below = tmp_path / out / "scores"
-        tables[out] = {p.relative_to(below): p.read_bytes() for p in below.rglob("*.parquet")}
-    assert tables["there"] == tables["here"] and len(tables["here"]) == 2
-    ids_l = np.random.default_rng(0).integers(0, 8192, 256)
-    fingerprint = load_tokenizer(str(folder)).fingerprint
-    there, here = (CausalModel(str(m), fingerprint, 256).scores(ids_l, 64) for m in (url, folder))
-    assert there == here
 
 
 @pytest.mark.parametrize("uploaded", ["one"], indirect=True)
@@ -323,20 +298,26 @@ def test_what_is_missing_or_wrong_is_named(copied, whole, s3):
     assert refusal(copied).startswith(f"{copied}/config.json: transformers cannot read it")
 
 
+def test_the_cache_is_in_the_users_cache_folder_unless_one_is_named(monkeypatch, tmp_path):
+    assert remote_model.cache_folder() == tmp_path / "cache"
+    monkeypatch.delenv("LONGATTN_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert remote_model.cache_folder() == tmp_path / "xdg/longattn"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert remote_model.cache_folder() == tmp_path / ".cache/longattn"
+    monkeypatch.setenv("LONGATTN_CACHE", "~/models")
+    assert remote_model.cache_folder() == tmp_path / "models"
+
+
 def test_a_header_that_points_past_the_end_or_lacks_a_tensor(copied, whole):
     index = json.loads((whole["shards"] / "model.safetensors.index.json").read_text())
     shard = index["weight_map"]["model.embed_tokens.weight"]
-    head = json.dumps(
-        {
-            "model.embed_tokens.weight": {
-                "dtype": "F32",
-                "shape": [2, 2],
-                "data_offsets": [0, 1 << 40],
-            }
-        }
-    ).encode()
-    put(copied, shard, len(head).to_bytes(8, "little") + head + b"\0" * 16)
-    assert "its header points past its end" in refusal(copied)
+    for offsets in ([0, 1 << 40], [0, 17], [-1, 15], [8, 4]):
+        of = {"dtype": "F32", "shape": [2, 2], "data_offsets": offsets}
+        head = json.dumps({"model.embed_tokens.weight": of}).encode()
+        put(copied, shard, len(head).to_bytes(8, "little") + head + b"\0" * 16)
+        assert "its header points past its end" in refusal(copied)
     save_file({"other": torch.zeros(2)}, "/tmp/other.safetensors")
     put(copied, shard, Path("/tmp/other.safetensors").read_bytes())
     Path("/tmp/other.safetensors").unlink()
@@ -357,7 +338,7 @@ def test_a_scheme_without_its_package_and_credentials_in_the_url_are_refused():
     assert "password was not stored" in refusal("http://***@host/model")
 
 
-# --------------------------------------------------------------------------- other stores, whole runs
+# --------------------------------------------------------------------------- other stores
 
 
 def test_a_web_server_with_ranges_and_without_marks(whole, monkeypatch):
@@ -424,32 +405,28 @@ def test_a_model_in_memory_and_a_file_url_are_taken(whole):
     memory.rm("/model", recursive=True)
 
 
-@pytest.mark.parametrize("uploaded", ["one"], indirect=True)
-def test_plan_run_inspect_verify_and_evaluate_take_it(uploaded, corpus, tmp_path, monkeypatch):
-    url, folder, _ = uploaded
-    remote = config(corpus, tmp_path / "remote", url)
-    local = config(corpus, tmp_path / "local", str(folder))
-    planned = la.plan(remote, windows_per_second=10)
-    assert planned.windows == la.plan(local, windows_per_second=10).windows
-    for settings in (remote, local):
-        la.run(settings, executor="local")
-    files = {
-        out: {
-            p.relative_to(tmp_path / out): p.read_bytes()
-            for p in (tmp_path / out).rglob("*.parquet")
-        }
-        for out in ("remote", "local")
-    }
-    assert files["remote"] == files["local"]
-    assert la.verify(remote.output, scores=2) == []
-    row = la.select(remote.output)["book"]
-    assert row.kept
-    name = next((tmp_path / "remote/labelled/book").glob("*.parquet"))
-    import pyarrow.parquet as pq
+def test_files_of_many_requests_are_whole(whole, monkeypatch):
+    import fsspec
 
-    data_id = pq.read_table(name)["data_id"][0].as_py()
-    found = la.inspect(remote.output, data_id)
-    assert np.allclose(found.ds_h.mean(), pq.read_table(name)["ds"][0].as_py(), rtol=1e-5)
-    monkeypatch.setattr("longattn.reports.evaluation.variants", lambda *_: {})  # nine times as long
-    result = la.evaluate(remote, ["select.alpha=1"], windows=2)
-    assert result.settings.model == url
+    monkeypatch.setattr(remote_model, "PIECE", 30_000)
+    memory = fsspec.filesystem("memory")
+    memory.put(f"{whole['one']}/", "/pieces/", recursive=True)
+    kept = Path(whole_model("memory://pieces"))
+    for name in ("config.json", "model.safetensors", "tokenizer.json"):
+        assert (kept / name).read_bytes() == (whole["one"] / name).read_bytes()
+    path = fetch_tensors("memory://pieces", dict.fromkeys(NEEDED, "model.safetensors"))
+    tensors = load_file(whole["one"] / "model.safetensors")
+    assert all(torch.equal(of, tensors[name]) for name, of in load_file(path).items())
+    # As safetensors itself writes: the data begin where any of its kinds of number may.
+    assert int.from_bytes(path.read_bytes()[:8], "little") % 8 == 0
+    assert not path.stat().st_mode & 0o133  # its owner alone may write it, and nobody run it
+    model, cut = remote_model._Remote("memory://pieces"), "model.safetensors"
+    file = remote_model._File(cut, 100, "of before it was cut")
+    memory.pipe_file(f"/pieces/{cut}", b"x" * 80)
+    with pytest.raises(OSError, match=r"model\.safetensors: 70 of 90 bytes came"):
+        model.read(file, 10, 100)
+    for length in (0, 7, 8, 9):
+        memory.pipe_file("/pieces/model.safetensors", b"\0" * length)
+        with pytest.raises(ValueError, match="not a readable safetensors file: its header has no"):
+            fetch_tensors("memory://pieces", dict.fromkeys(NEEDED, "model.safetensors"))
+    memory.rm("/pieces", recursive=True)

@@ -11,7 +11,7 @@ from longattn.storage.tables import WINDOWS
 from longattn.windows.cutting import WindowCutter, window_table
 from longattn.windows.ids import document_id, is_sampled
 from longattn.windows.recurrence import Recurrence, far_recurrence
-from longattn.windows.tokenizer import DocumentTokenizer
+from longattn.windows.tokenizer import DocumentTokenizer, load_tokenizer
 
 
 def algorithm_1(n: int, w: int) -> list[tuple[int, int]]:
@@ -129,6 +129,16 @@ def test_a_document_of_exactly_one_window_gives_it(byte_tokenizer):
     assert (row["content"], row["token_start"], row["token_stop"]) == ("ten bytes!", 0, 10)
     assert (counts.too_short, counts.windows) == (0, 1)
     assert list(cutter.cut(b"nine byte", "a", "f", counts, set())) == []
+
+
+def test_a_document_of_many_bytes_and_few_tokens_is_too_short_and_never_a_duplicate():
+    cutter = WindowCutter(load_tokenizer("builtin"), 40, 5, {})
+    counts, seen, text = Counts(), set(), b"the window of the house " * 4
+    for _ in range(2):
+        assert list(cutter.cut(text, "a", "f", counts, seen)) == []
+    assert cutter.shortest <= len(text) and 0 < counts.tokens < 2 * 40
+    assert (counts.documents, counts.too_short, counts.duplicates, counts.windows) == (2, 2, 0, 0)
+    assert not seen
 
 
 def test_windows_outside_the_sample_are_counted_and_left_out(byte_tokenizer):

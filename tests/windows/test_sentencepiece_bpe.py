@@ -173,6 +173,11 @@ def test_a_document_with_a_token_that_eats_blanks_goes_the_slow_way() -> None:
     assert document.ids.tolist().count(reference("phi3").token_to_id("</s>")) == 2
 
 
+def metaspace(replacement: str) -> dict[str, object]:
+    how = {"replacement": replacement, "prepend_scheme": "first", "split": True}
+    return {"type": "Metaspace", **how}
+
+
 @pytest.mark.parametrize(
     "edit",
     [
@@ -180,6 +185,8 @@ def test_a_document_with_a_token_that_eats_blanks_goes_the_slow_way() -> None:
         lambda spec: spec["model"]["vocab"].pop("<0x07>"),
         lambda spec: spec["model"].update(byte_fallback=False),
         lambda spec: spec.update(normalizer={"type": "NFKC"}),
+        lambda spec: spec.update(normalizer=None, pre_tokenizer=metaspace("_")),
+        lambda spec: spec.update(normalizer=None, pre_tokenizer=metaspace("▂")),
         lambda spec: spec["added_tokens"].append(
             {**AddedToken("two words").__getstate__(), "id": 900}
         ),

@@ -281,6 +281,23 @@ def test_tokens_that_eat_their_surroundings_forbid_cuts() -> None:
     assert nfc.encode("a b\u037ec").ids.tolist() == [added["id"]]
 
 
+def test_bytes_that_look_like_digits_are_not_merged_where_a_splitter_takes_them_for_such() -> None:
+    """Falcon's splitter of digits sees `ü` as `Ã¼`, of which `¼` is a number: they stay two tokens."""
+
+    def merged(spec: dict) -> None:
+        spec["model"]["vocab"]["Ã¼"] = len(spec["model"]["vocab"])
+        spec["model"]["merges"].append(["Ã", "¼"])
+
+    for kind, tokens in (("falcon", 2), ("gpt2", 1)):
+        tokenizer = edited(kind, merged)
+        whole = Tokenizer.from_str(tokenizer._contents.decode())
+        assert tokenizer.backend == "fastokens"
+        for text in ("ü", "a ü b", "naïve über 12ü34 " * 9):
+            ids = tokenizer.encode(text).ids.tolist()
+            assert ids == whole.encode(text, add_special_tokens=False).ids
+        assert len(tokenizer.encode("ü").ids) == tokens
+
+
 # As in the byte alphabet: 0x04, 0xF1, 0xF2, 0x00. SmolLM2's vocabulary lacks such bytes.
 MISSING = "\u0104ñò\u0100"
 

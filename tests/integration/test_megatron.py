@@ -5,16 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from longattn.config import Mix
-from longattn.storage.files import filesystem
 from tests.formats.made import (
     drawn,
     exported,
-    names_of,
     pieces_of,
     short_rows,
     write_selected,
@@ -91,13 +88,3 @@ def test_a_large_vocabulary_any_lengths_and_packed_documents(tmp_path, read):
     assert got[book]["rows"] == drawn(5, 8, 100)
     assert sorted(got[web]["rows"]) == pieces_of(short_rows())  # each document of its own
     assert got[web]["documents"] == list(range(len(got[web]["rows"]) + 1))
-
-
-def test_a_second_export_replaces_the_first_on_an_object_store(s3):
-    folder = "s3://bucket/export"
-    write_selected(folder, "a", [[i, i] for i in range(6)])
-    assert len(exported(folder, "megatron", part_bytes=8)) == 3
-    (prefix,) = exported(folder, "megatron")
-    assert names_of(f"{folder}/megatron") == ["a-00000.bin", "a-00000.idx", "export.json"]
-    fs, path = filesystem(prefix + ".bin")
-    assert np.frombuffer(fs.cat_file(path), "<u2").tolist() == [i for i in range(6) for _ in "ab"]
