@@ -224,7 +224,7 @@ def inspect(
         str | None,
         typer.Option(
             metavar="FILE",
-            help="the page; by default OUTPUT/inspections/DATA_ID.html, or FILE.html",
+            help="the page; by default OUTPUT/inspections/DATA_ID.html, with --text none",
         ),
     ] = None,
     log_file: LogFile = None,
@@ -232,12 +232,15 @@ def inspect(
     """Show how the far attention of one window is made: where it goes, between which passages.
 
     Scores the window again; prints a map and the passages that read each other, and writes a page.
+    Without DATA_ID: lists a few windows of each category.
+
+    Example: longattn inspect out/quickstart
 
     Example: longattn inspect out/quickstart book-0123abcd-0
 
     Example: longattn inspect --text README.md --model builtin
     """
-    if (text is None) == (output is None or data_id is None):
+    if (text is None) == (output is None):
         raise typer.BadParameter("OUTPUT and DATA_ID, or --text FILE, is wanted")
 
     def work() -> None:
@@ -249,19 +252,27 @@ def inspect(
             print_inspection,
             text_window,
         )
+        from longattn.reports.window_list import listed_windows, print_windows
         from longattn.storage.files import write_bytes
         from longattn.storage.output_folder import OutputFolder
         from longattn.text import without_secrets
 
+        url = html
         if text is not None:
             chosen = text_window(text, model, read_number(WindowLength, "--window", window))
-            url = html or f"{chosen.title.rstrip('/').rpartition('/')[2]}.html"
         else:
             folder = output_of(output or "")
-            chosen = labelled_window(folder, data_id or "", model)
+            if data_id is None:
+                print_windows(*listed_windows(folder), console(100))
+                print(f"look into one: longattn inspect {without_secrets(output or '')} DATA_ID")
+                return
+            chosen = labelled_window(folder, data_id, model)
             url = html or OutputFolder(folder).inspection(chosen.title)
         found = inspect_window(chosen, head=head)
         print_inspection(found, console(160))
+        if url is None:
+            print("no page was written; --html FILE writes one")
+            return
         write_bytes(url, inspection_page(found).encode())
         print(f"written: {without_secrets(url)}")
 

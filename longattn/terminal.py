@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 from longattn.text import count, counted, duration, short, size
@@ -14,6 +15,7 @@ from longattn.text import count, counted, duration, short, size
 if TYPE_CHECKING:
     from longattn.reports.evaluation_record import Auc, Evaluation, HeadsEvaluation
 
+LONG = 12  # letters of a column's name that fit in one line beside all others
 WIDTH = 80  # of what is not shown in a terminal
 
 
@@ -46,9 +48,14 @@ def show_categories(categories: Mapping[str, Mapping[str, Any]], rank_by: str) -
         "tokens": "kept_tokens",
         "DS": "ds_mean",
         "variance": "variance",
-        f"{ranked} from": "threshold",
+        f"{ranked.replace('_', chr(10) + '_') if len(ranked) > LONG else ranked} from": "threshold",
     }
     rows = table("category", *columns)
+    for column in rows.columns[1:-1]:
+        column.no_wrap = True
+    for column in (rows.columns[0], rows.columns[-1]):
+        column.min_width = len("category")
+    rows.columns[0].overflow = rows.columns[-1].overflow = "fold"  # a long name stays whole
     for name, category in sorted(categories.items()):
         du = category.get("du_mean")
         values = {
@@ -57,7 +64,11 @@ def show_categories(categories: Mapping[str, Mapping[str, Any]], rank_by: str) -
             "variance": None if du is None else -du,
         }
         rows.add_row(name, *(_cell(values.get(key)) for key in columns.values()))
-    console().print(rows)
+    shown = console()
+    least = Measurement.get(
+        shown, shown.options.update(width=1000), rows
+    ).minimum  # numbers are never cut
+    Console(width=max(shown.width, least)).print(rows)
     for name, category in sorted(categories.items()):
         for what, windows in category.get("out", {}).items():
             print(

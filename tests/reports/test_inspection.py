@@ -159,10 +159,41 @@ def test_the_command_shows_and_writes_a_page(row, tmp_path):
     assert json.dumps(stored["source"]).strip('"') in page.read_text()
 
 
+def test_without_an_id_the_best_median_and_worst_of_each_category_are_listed(finished):
+    output = finished[0].output
+    call = CliRunner().invoke(app, ["inspect", output])
+    assert call.exit_code == 0, call.output
+    assert call.output.splitlines()[-1] == f"look into one: longattn inspect {output} DATA_ID"
+    lines = [line.split() for line in call.output.splitlines()[1:-1]]
+    for place, category in enumerate(("book", "code")):
+        table = pq.read_table(f"{output}/labelled/{category}").sort_by("data_id")
+        lds = la.long_distance_scores(table["ds"].to_numpy(), table["variance"].to_numpy())
+        order = np.argsort(-lds, kind="stable")
+        chosen = [order[0], order[len(order) // 2], order[-1]]
+        kept = pq.read_table(f"{output}/selected/{category}")["data_id"].to_pylist()
+        ids = [table["data_id"][int(i)].as_py() for i in chosen]
+        assert lines[3 * place : 3 * place + 3] == [
+            [data_id, rank, digits(lds[i]), "yes" if data_id in kept else "no"]
+            for data_id, rank, i in zip(ids, ("best", "median", "worst"), chosen, strict=True)
+        ]
+
+
+def test_a_text_leaves_no_page_unless_one_is_asked_for(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "a.txt"
+    path.write_text("the same words again and again; " * 100)
+    call = CliRunner().invoke(app, ["inspect", "--text", str(path)])
+    assert call.exit_code == 0 and list(tmp_path.iterdir()) == [path]
+    assert call.output.splitlines()[-1] == "no page was written; --html FILE writes one"
+    call = CliRunner().invoke(app, ["inspect", "--text", str(path), "--html", "page.html"])
+    assert call.exit_code == 0 and (tmp_path / "page.html").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
         ([], "OUTPUT and DATA_ID, or --text FILE"),
+        (["/nowhere"], "/nowhere: no run has written here"),
         (["out", "a-b-0", "--text", "x"], "OUTPUT and DATA_ID, or --text FILE"),
         (["/nowhere", "a-b-0"], "/nowhere: no run has written here"),
         (["--text", "/nowhere.txt"], "/nowhere.txt: no such file"),
