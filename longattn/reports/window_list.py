@@ -12,11 +12,9 @@ from longattn.config import Select
 from longattn.reports.report_windows import labelled_by_category, read_windows, selected_ids
 from longattn.reports.verdict import last_selection
 from longattn.resume.origin import require_origin
-from longattn.selection.columns import columns_of
-from longattn.selection.kept_heads import heads_of
+from longattn.selection.selection_record import SelectionRecord
 from longattn.storage.files import parallel
 from longattn.storage.output_folder import OutputFolder
-from longattn.storage.records import read_record
 from longattn.storage.tables import own_files
 from longattn.terminal import table
 from longattn.text import digits
@@ -44,16 +42,16 @@ def listed_windows(output: str) -> tuple[str, list[ListedWindow]]:
     require_origin(output)
     folder = OutputFolder(output)
     name = last_selection(folder)
-    selection = read_record(folder.selection_record(name)) or {}
-    select = Select.check(selection.get("select", {}), "select")
+    record = SelectionRecord.read(folder, name)
+    selection = record or SelectionRecord(Select(), None)
+    select = selection.select
     files = labelled_by_category(output)
-    heads = heads_of(selection["heads"]) if "heads" in selection else None
-    columns = columns_of(folder, select, [url for urls in files.values() for url in urls], heads)
-    ids = parallel(selected_ids, own_files(folder.selected_files(name)) if selection else [])
+    columns = selection.columns(folder, [url for urls in files.values() for url in urls])
+    ids = parallel(selected_ids, own_files(folder.selected_files(name)) if record else [])
     kept = pa.chunked_array([chunk for column in ids for chunk in column.chunks], pa.string())
     found = []
     for category, urls in sorted(files.items()):
-        windows = read_windows(urls, MOST_ROWS, kept, select.model_dump(), columns)
+        windows = read_windows(urls, MOST_ROWS, kept, select, columns)
         order = np.argsort(-windows.ranked, kind="stable")
         order = order[np.isfinite(windows.ranked[order])]
         if not len(order):

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -196,3 +197,55 @@ def test_a_run_that_finds_no_gpu_in_time_says_so_and_stops(
     assert done.returncode == 1
     assert "longattn: no GPU within workers.wait_seconds 3: the cluster has" in done.stderr
     assert "and a scorer wants 2" in done.stderr
+
+
+def gpu_nodes(cluster):
+    """Nodes with a GPU that are there now, as another driver sees them."""
+    code = (
+        "import ray; ray.init(logging_level='ERROR', log_to_driver=False); "
+        "print(sum(n['Alive'] and n['Resources'].get('GPU', 0) > 0 for n in ray.nodes()))"
+    )
+    seen = subprocess.run(
+        [sys.executable, "-c", code], env=cluster, capture_output=True, text=True, timeout=120
+    )
+    assert seen.returncode == 0, seen.stderr
+    return int(seen.stdout.splitlines()[-1])
+
+
+def test_a_run_that_follows_gives_its_nodes_back_while_nothing_comes_and_gets_one_again(
+    cluster, documents, checkpoint, tmp_path
+):
+    (tmp_path / "in").mkdir()
+    config = settings(tmp_path, documents, checkpoint, 1)
+    source = config.sources[0].model_copy(update={"path": str(tmp_path / "in")})
+    config = config.model_copy(update={"sources": (source,)})
+    (tmp_path / "config.yaml").write_text(config.to_yaml())
+    command = [sys.executable, "-m", "longattn.cli", "run", str(tmp_path / "config.yaml")]
+    log = tmp_path / "log"
+
+    def wait_until(true, what):
+        deadline = time.monotonic() + 240
+        while not true():
+            assert process.poll() is None, log.read_text()[-3000:]
+            assert time.monotonic() < deadline, f"{what}: {log.read_text()[-3000:]}"
+            time.sleep(1)
+
+    def labelled():
+        return len({*Path(config.output, "labelled").rglob("*.parquet")})
+
+    with log.open("w") as file:
+        process = subprocess.Popen(
+            [*command, "--follow", "1s", "--idle", "3s"],
+            env=cluster, cwd=ROOT, stdout=file, stderr=file,
+        )  # fmt: skip
+    try:
+        for number in range(2):
+            shutil.copy(documents / f"{number}.jsonl", tmp_path / "in")
+            wait_until(lambda files=number: labelled() > files, f"file {number} was not scored")
+            wait_until(lambda: gpu_nodes(cluster) == 0, "a node stays")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(120) == 75, log.read_text()[-3000:]
+    finally:
+        process.kill()
+        process.wait()
+    assert len(scores(config.output)) > 80  # of two documents
