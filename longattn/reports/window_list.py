@@ -53,7 +53,7 @@ def listed_windows(output: str) -> tuple[str, list[ListedWindow]]:
     kept = pa.chunked_array([chunk for column in ids for chunk in column.chunks], pa.string())
     found = []
     for category, urls in sorted(files.items()):
-        windows = read_windows(urls, MOST_ROWS, kept, select.model_dump(), columns)
+        windows = read_windows(urls, MOST_ROWS, kept, select, columns)
         order = np.argsort(-windows.ranked, kind="stable")
         order = order[np.isfinite(windows.ranked[order])]
         if not len(order):
