@@ -13,10 +13,9 @@ from longattn.reports.report_windows import labelled_by_category, read_windows, 
 from longattn.reports.verdict import last_selection
 from longattn.resume.origin import require_origin
 from longattn.selection.columns import columns_of
-from longattn.selection.kept_heads import heads_of
+from longattn.selection.selection_record import SelectionRecord
 from longattn.storage.files import parallel
 from longattn.storage.output_folder import OutputFolder
-from longattn.storage.records import read_record
 from longattn.storage.tables import own_files
 from longattn.terminal import table
 from longattn.text import digits
@@ -44,12 +43,17 @@ def listed_windows(output: str) -> tuple[str, list[ListedWindow]]:
     require_origin(output)
     folder = OutputFolder(output)
     name = last_selection(folder)
-    selection = read_record(folder.selection_record(name)) or {}
-    select = Select.check(selection.get("select", {}), "select")
+    selection = SelectionRecord.read(folder, name)
     files = labelled_by_category(output)
-    heads = heads_of(selection["heads"]) if "heads" in selection else None
-    columns = columns_of(folder, select, [url for urls in files.values() for url in urls], heads)
-    ids = parallel(selected_ids, own_files(folder.selected_files(name)) if selection else [])
+    every = [url for urls in files.values() for url in urls]
+    if selection is None:
+        select = Select()
+        columns = columns_of(folder, select, every)
+    else:
+        select, columns = selection.select, selection.columns(folder, every)
+    ids = parallel(
+        selected_ids, own_files(folder.selected_files(name)) if selection is not None else []
+    )
     kept = pa.chunked_array([chunk for column in ids for chunk in column.chunks], pa.string())
     found = []
     for category, urls in sorted(files.items()):
