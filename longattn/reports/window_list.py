@@ -48,7 +48,7 @@ def listed_windows(output: str) -> tuple[str, list[ListedWindow]]:
     every = [url for urls in files.values() for url in urls]
     if selection is None:
         select = Select()
-        columns = columns_of(folder, select, every)
+        columns = columns_of(folder, select, every, None)
     else:
         select, columns = selection.select, selection.columns(folder, every)
     ids = parallel(
