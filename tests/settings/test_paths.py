@@ -96,7 +96,7 @@ def test_overrides_of_a_mapping_leave_the_mapping_alone(project):
 def test_what_is_neither_config_nor_output_is_refused_in_one_line(project, tmp_path):
     refused = [
         ("data", f"{project}/data: neither a config nor the output folder of a run"),
-        ("nowhere.yaml", "nowhere.yaml: cannot be read as a config"),
+        ("nowhere.yaml", "nowhere.yaml: there is no such file to be read as a config"),
         (7, "config: a path, a mapping or a Config is required, not int"),
     ]
     write_json("mine/_longattn/run.json", {"config": None})
