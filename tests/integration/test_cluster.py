@@ -212,6 +212,7 @@ def gpu_nodes(cluster):
     return int(seen.stdout.splitlines()[-1])
 
 
+@pytest.mark.timeout(600)
 def test_a_run_that_follows_gives_its_nodes_back_while_nothing_comes_and_gets_one_again(
     cluster, documents, checkpoint, tmp_path
 ):
