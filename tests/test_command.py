@@ -127,7 +127,7 @@ def test_commands_that_log_take_a_log_file(call):
         (("inspect", "--text", "x", "--window", "x"), "--window x: a whole number is required"),
         (("select", "CONFIG", "--set", "select.keep.count=1", "--set", "select.keep.tokens=1B"),
          "the second undoes the first; give one"),
-        (("run", "/nowhere/out"), "neither a config nor the output folder of a run"),
+        (("run", "/nowhere/out"), "there is no such config, and no such output folder of a run"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_meant_is_refused_in_one_line(call, tmp_path, arguments, told):

@@ -132,15 +132,15 @@ def test_what_is_selected_is_exported_by_its_folder(ran):
     ("call", "told"),
     [
         (lambda: la.run(7), "a path, a mapping or a Config is required, not int"),
-        (lambda: la.run("/nowhere.yaml"), "/nowhere.yaml: cannot be read as a config"),
-        (lambda: la.run({"source": []}), "source: no such setting; did you mean sources?"),
+        (lambda: la.run("/nowhere.yaml"), "/nowhere.yaml: there is no such file to be read as a config"),
+        (lambda: la.run({"source": [], "output": "o"}), "source: no such setting; did you mean sources?"),
         (lambda: la.plan({"sources": [{"category": "a", "path": "/nowhere/*"}], "output": "/o"}),
          "'/nowhere/*' matches nothing"),
         (lambda: la.plan({"sources": [{"category": "a", "path": "x"}], "output": "o"}, read="lots"),
          "read lots: a whole number is required"),
         (lambda: la.report("/nowhere"), "/nowhere: no run has written here"),
         (lambda: la.verify("/nowhere"), "/nowhere"),
-        (lambda: la.evaluate("/nowhere"), "/nowhere: neither a config nor the output folder"),
+        (lambda: la.evaluate("/nowhere"), "/nowhere: there is no such config, and no such output folder"),
         (lambda: la.inspect(text="/nowhere.txt"), "/nowhere.txt: no such file"),
     ],
 )  # fmt: skip

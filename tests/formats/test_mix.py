@@ -100,7 +100,7 @@ def test_budgets_are_whole_shares():
             "packed: 'web' has no share",
         ),
         ({"share": {"book": 1}}, "share: no such setting; did you mean shares?"),
-        ("/nowhere.yaml", "/nowhere.yaml: cannot be read"),
+        ("/nowhere.yaml", "/nowhere.yaml: there is no such file to be read as a mix"),
     ],
 )
 def test_a_bad_mix_is_refused_in_one_line(mix, line):

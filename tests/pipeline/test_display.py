@@ -47,7 +47,7 @@ def test_a_long_history_stays_small_and_even():
         (0, 0, 0.0, ["unknown number", "first windows are being cut"]),
         (50, 0, 0.5, ["0 of about 100 windows", "the scorers are starting"]),
         (400, 100, 0.5, ["100 of about 800", "12%", "2 min left", "scoring is what the run waits"]),
-        (101, 100, 0.5, ["1 windows wait", "reading and cutting is what the run waits for"]),
+        (101, 100, 0.5, ["1 window wait", "reading and cutting is what the run waits for"]),
         (110, 100, 1.0, ["100 of 110 windows", "91%", "2 s left", "scoring is"]),
     ],
 )

@@ -254,7 +254,7 @@ def test_what_cannot_be_read_is_tried_again_and_then_ends_the_run(
     bucket.put("b.jsonl", texts[1:2])
     config = settings(bucket, tmp_path / "out", checkpoint)
     with (
-        pytest.raises(RunError, match=r"1 splits are unfinished.*store is away.*tried 3 times"),
+        pytest.raises(RunError, match=r"1 split is unfinished.*store is away.*tried 3 times"),
         Following(config, idle=0.2, interval=0.2) as run,
     ):
         wait_until(lambda: run.error)

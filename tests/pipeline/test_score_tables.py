@@ -270,7 +270,7 @@ def test_a_run_that_is_told_to_stop_writes_what_is_in_flight(scored, copied, mon
     monkeypatch.setattr(table_stage.ScoreTables, "_one", stopped)
     job = Job(copied, "local")
     with pytest.raises(Interrupted):
-        job.score(stop)
+        job._score(stop)
     assert len(list(Path(copied.output, "scores").rglob("*.parquet"))) == 1
     monkeypatch.undo()
     la.run(copied, executor="local")

@@ -274,7 +274,7 @@ def test_bad_records_count_over_runs_and_broken_files_by_their_bytes():
     seen.add(Counts(records=999, bad=Counter(not_json=99)))
     assert seen.too_bad(0.01) == ""  # too few to tell
     seen.add(Counts(records=1))
-    assert seen.too_bad(0.01).startswith("99 of 1000 records are bad (not_json 99), over")
+    assert seen.too_bad(0.01).startswith("99 of 1,000 records are bad (not_json 99), over")
     assert seen.too_bad(0.099) == ""
     seen.add(Counts(records=1, bad=Counter(truncated_archive=1), lost_bytes=101))
     assert "truncated_archive 1), 101 bytes in broken files, over" in seen.too_bad(0.1)
