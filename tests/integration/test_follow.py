@@ -102,7 +102,7 @@ def test_follow_on_ray_scores_each_file_at_once_also_after_its_driver_was_killed
         kill_all(process)
         bucket("2.jsonl", [texts[2], texts[0]])
         process = start()
-        wait_until(lambda: "splits to read (2 done)" in log.read_text(), process, log)
+        wait_until(lambda: "1 split to read (2 done)" in log.read_text(), process, log)
         arrives("3.jsonl", 3, process)
         process.send_signal(signal.SIGTERM)
         assert process.wait(SECONDS) == 75
