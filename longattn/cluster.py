@@ -81,9 +81,11 @@ def connected() -> Iterator[None]:
 
 def _token_asked(address: str | None) -> ConfigError:
     mode = os.environ.get("RAY_AUTH_MODE", "not set")
+    there = (Path.home() / ".ray" / "auth_token").is_file()
+    what = "(a token is there)" if there else "or RAY_AUTH_TOKEN"
     return ConfigError(
         f"RAY_AUTH_MODE {mode}: the Ray at {address} asks for a token, and got none or another: set "
-        "RAY_AUTH_MODE=token, and put the token of the cluster into ~/.ray/auth_token or RAY_AUTH_TOKEN"
+        f"RAY_AUTH_MODE=token, and put the token of the cluster into ~/.ray/auth_token {what}"
     )
 
 

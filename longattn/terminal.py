@@ -149,8 +149,10 @@ def show_stages(summary: Mapping[str, Any]) -> None:
     if not summary["splits"]["read"]:
         print("nothing to score: all of it was labelled before")
         return
+    again = sum(of.get("duplicates", 0) for of in summary["categories"].values())
+    repeats = f", of which {again:,} repeat others and are left out" if again else ""
     print(
-        f"read {counted(window['documents'], 'document')} ({size(window['bytes'])}), "
+        f"read {counted(window['documents'], 'document')}{repeats} ({size(window['bytes'])}), "
         f"scored {counted(score['windows'], 'window')} at {short(score['tokens_per_second'])} tokens/s "
         f"a scorer, in {duration(summary['seconds'])}"
     )

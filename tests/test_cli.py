@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 import longattn as la
 from longattn.cli import app
 from longattn.errors import ConfigError
+from longattn.terminal import show_stages
 from tests.broken import quiet_log
 from tests.conftest import config
 
@@ -55,7 +56,8 @@ def here(*arguments):
         (["select.keep.fraction=50"], ["select.keep.fraction", "did you mean 50%?"]),
         (["sources=s3://b"], ["sources: a list is required", "dash"]),
         (["select.rank_by=ratio"], ["no window will have a column ratio", "allowed: lds, "]),
-        (["output={empty}/../config.yaml"], ["config.yaml: a file is there", "allowed: a folder"]),
+        (["output={empty}/../config.yaml/x"], ["config.yaml is a file", "allowed: a folder"]),
+        (["output={empty}/../config.yaml"], ["config.yaml is a file", "allowed: a folder"]),
     ],
     ids=lambda value: value[0] if "=" in value[0] else "",
 )  # fmt: skip
@@ -170,3 +172,15 @@ def test_the_shell_completes_commands_and_options():
 
     assert completed("longattn s") == ["score", "select"]
     assert "--windows-per-second" in completed("longattn plan --w")
+
+
+def test_what_a_run_read_says_how_many_documents_repeat_others(finished, capsys):
+    told = finished[1].to_dict()
+    show_stages(told)
+    assert "repeat" not in capsys.readouterr().out
+    told["categories"]["book"]["duplicates"] = 3
+    show_stages(told)
+    documents = told["stages"]["window"]["documents"]
+    assert f"read {documents} documents, of which 3 repeat others and are left out (" in (
+        capsys.readouterr().out
+    )

@@ -93,7 +93,15 @@ def test_a_token_that_is_not_there_is_a_setting(no_cluster, monkeypatch):
     assert "\n" not in said and "auth_token" in said
 
 
-def test_a_ray_that_asks_for_a_token_is_one_line_without_its_own(no_cluster, monkeypatch, capfd):
+@pytest.mark.parametrize("token_there", [False, True])
+def test_a_ray_that_asks_for_a_token_is_one_line_without_its_own(
+    no_cluster, monkeypatch, capfd, tmp_path, token_there
+):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    if token_there:
+        (tmp_path / ".ray").mkdir()
+        (tmp_path / ".ray" / "auth_token").write_text("abc")
+
     def refused(**_):
         for second in range(3):
             os.write(
@@ -111,7 +119,8 @@ def test_a_ray_that_asks_for_a_token_is_one_line_without_its_own(no_cluster, mon
         pass
     assert str(caught.value) == (
         "RAY_AUTH_MODE not set: the Ray at 10.0.0.7:6379 asks for a token, and got none or another: set "
-        "RAY_AUTH_MODE=token, and put the token of the cluster into ~/.ray/auth_token or RAY_AUTH_TOKEN"
+        "RAY_AUTH_MODE=token, and put the token of the cluster into ~/.ray/auth_token "
+        + ("(a token is there)" if token_there else "or RAY_AUTH_TOKEN")
     )
     told = capfd.readouterr().err
     assert "gcs_client" not in told and "another line" in told

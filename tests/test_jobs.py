@@ -47,7 +47,9 @@ def test_a_job_reads_its_config_from_an_object_store(finished, s3, tmp_path, job
     assert "3" in json.dumps(chosen)
     status, said = job("select", "s3://bucket/configs/another.yaml")
     assert status == 2
-    assert said.err.startswith("longattn: s3://bucket/configs/another.yaml: there is no such file to be read as a config")
+    assert said.err.startswith(
+        "longattn: s3://bucket/configs/another.yaml: there is no such file to be read as a config"
+    )
 
 
 @pytest.mark.parametrize("name", ["run", "score", "select"])

@@ -84,7 +84,8 @@ def _shape(error: ErrorDetails, model: type[BaseModel]) -> str:
         return "a list is required, each entry of which begins with a dash"
     told = error["msg"].removeprefix("Value error, ")
     share = kind == "less_than_equal" and error.get("ctx", {}).get("le") == 1
-    return f"{told}; did you mean {given:g}%?" if share and 1 < given <= 100 else told
+    percent = share and isinstance(given, (int, float)) and 1 < given <= 100
+    return f"{told}; did you mean {given:g}%?" if percent else told
 
 
 def _meant(location: tuple[int | str, ...], model: type[BaseModel]) -> str:

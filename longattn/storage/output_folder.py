@@ -162,5 +162,10 @@ def selection_of(url: str) -> str | None:
 
 def require_folder(output: str) -> None:
     """Refuse a local output that is a file. Raises ConfigError in one line."""
-    if "://" not in output and Path(output).is_file():
-        raise ConfigError(f"output {output}: a file is there; allowed: a folder, which a run makes")
+    if "://" in output:
+        return
+    for path in (Path(output), *Path(output).parents):
+        if path.is_file():
+            raise ConfigError(
+                f"output {output}: {path} is a file; allowed: a folder, which a run makes"
+            )

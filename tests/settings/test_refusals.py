@@ -122,6 +122,11 @@ def test_settings_of_any_kind_are_checked_in_one_line():
             {"fraction": 2},
             "sample: fraction: Input should be less than or equal to 1; did you mean 2%? (given: 2)",
         ),
+        (
+            Sample,
+            {"fraction": "120%"},
+            "sample: fraction: Input should be less than or equal to 1 (given: '120%')",
+        ),
         (Source, {"category": "a"}, "sample: path: Field required (given: 'nothing')"),
     ):
         with pytest.raises(ConfigError) as caught:
