@@ -49,7 +49,8 @@ def connected() -> Iterator[None]:
             given = os.environ.get("RAY_ADDRESS")
             address = None if given == "local" else given or services.find_bootstrap_address(None)
             if address:
-                log.info("connecting to Ray at %s", address)
+                found = "" if given else ", which runs here (RAY_ADDRESS=local starts another)"
+                log.info("connecting to Ray at %s%s", address, found)
                 _require_answer(address)
             else:
                 why = "as RAY_ADDRESS=local says" if given else "where none runs yet"

@@ -30,7 +30,9 @@ def test_a_ray_that_runs_here_is_named_before_it_is_joined(no_cluster, monkeypat
     monkeypatch.setattr(services, "find_bootstrap_address", lambda _: "10.0.0.7:6379")
     with caplog.at_level(logging.INFO, "longattn"), cluster.connected():
         assert len(no_cluster) == 1
-    assert caplog.messages == ["connecting to Ray at 10.0.0.7:6379"]
+    assert caplog.messages == [
+        "connecting to Ray at 10.0.0.7:6379, which runs here (RAY_ADDRESS=local starts another)"
+    ]
     monkeypatch.setenv("RAY_ADDRESS", "head:6379")
     with caplog.at_level(logging.INFO, "longattn"), cluster.connected():
         pass

@@ -40,6 +40,7 @@ from longattn.resume.fingerprint import (
     note_samples,
     own_folder,
     read_run_record,
+    require_settings_of,
 )
 from longattn.resume.lock import Hold
 from longattn.resume.markers import forget
@@ -152,6 +153,8 @@ class Job:
         self.settings.bos(self.checkpoint)
         load_tokenizer(self.settings.model).warn_if_slow()
         if self.config.scores:
+            wanted = self.config.scorer.dtype
+            require_settings_of(self.config.output, lambda dtype: self._parts(wanted or dtype))
             self.table_job.check()
         if read_run_record(self.config.output) is None:  # of what is refused, no folder is left
             check_sources(self.splits, self.config.sources)

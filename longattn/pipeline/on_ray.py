@@ -94,9 +94,8 @@ def _failure(monitor: Monitor, error: Exception) -> str:
     except RayActorError as lost:
         if "never ran" in str(lost):  # a Ray without tokens cannot call a driver that asks for one
             return (
-                "Ray started no actor on the driver's node; "
-                "RAY_AUTH_MODE must be the same here and where Ray was started; RAY_ADDRESS=local starts "
-                "one for this run"
+                "Ray started no actor on the driver's node: it may have ended meanwhile, or been started "
+                "with another RAY_AUTH_MODE than is set here; RAY_ADDRESS=local starts one for this run"
             )
         return f"an actor on the driver's node was lost; run again to go on ({reason_of(lost)})"
 

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -97,13 +97,30 @@ def own_folder(
     record = read_run_record(output)
     if record is None or (empty and record.parts != parts):
         write_record(OutputFolder(output).record("run"), RunRecord(parts, config).to_dict())
-    elif record.parts != parts:
+    else:
+        _require_same(output, record.parts, parts)
+    return parts.fingerprint
+
+
+def require_settings_of(output: str, parts_of: Callable[[str], ScoreParts]) -> None:
+    """Refuse other settings than those whose scores a folder holds, if it holds any.
+
+    Args:
+        parts_of: what decides a score, by the dtype of the products.
+
+    Raises FolderError as `own_folder`.
+    """
+    record = read_run_record(output)
+    if record is not None and OutputFolder(output).labelled_files():
+        _require_same(output, record.parts, parts_of(record.parts.dtype))
+
+
+def _require_same(output: str, there: ScoreParts, here: ScoreParts) -> None:
+    if there != here:
         raise FolderError(
-            f"{without_secrets(output)} holds scores of other settings "
-            f"({differences(record.parts, parts)}); "
+            f"{without_secrets(output)} holds scores of other settings ({differences(there, here)}); "
             "choose another output, the settings of the folder, or remove the folder"
         )
-    return parts.fingerprint
 
 
 def differences(there: ScoreParts, here: ScoreParts) -> str:

@@ -228,6 +228,13 @@ def test_tables_of_other_settings_are_refused_in_one_line(copied, change, told):
     assert before.items() <= data_files(copied.output).items()
 
 
+def test_windows_of_other_settings_are_told_before_the_tables_of_their_scores(copied):
+    values = copied.model_dump(mode="json", exclude_none=True)
+    values["window"]["tokens"] = WINDOW // 2
+    with pytest.raises(FolderError, match=rf"holds scores of other settings .*there {WINDOW}"):
+        la.run(values, executor="local")
+
+
 def test_a_table_of_another_fingerprint_is_refused(copied):
     path = next(Path(copied.output, "scores/text").rglob("*.parquet"))
     other = Path(copied.output, "scores/deep", *path.parts[-2:])
