@@ -21,7 +21,7 @@ import numpy as np
 
 from longattn.config import SCORER_BATCH, Config, Keep
 from longattn.corpus.apart import require_apart
-from longattn.corpus.counts import Counts
+from longattn.corpus.counts import ENOUGH_RECORDS, Counts
 from longattn.corpus.first_look import check_sources, column_types
 from longattn.corpus.parts import sample_part
 from longattn.corpus.reading import read_split
@@ -416,7 +416,9 @@ def _warnings(config: Config, files: dict[str, list[Split]], result: Plan) -> It
             )
         if told.bad > config.max_bad_fraction * (told.bad + told.documents):
             bad = counted(told.bad, "bad record")
-            yield f"{name}: about {bad}, over max_bad_fraction {config.max_bad_fraction}"
+            few = told.bad + told.documents < ENOUGH_RECORDS
+            goes_on = f", which ends a run of {ENOUGH_RECORDS:,} records or more" if few else ""
+            yield f"{name}: about {bad}, over max_bad_fraction {config.max_bad_fraction}{goes_on}"
         keep = config.select.keep_of(name)
         wanted = keep.tokens or (keep.count or 0) * config.window.tokens
         if wanted > told.windows * config.window.tokens:

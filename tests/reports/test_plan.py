@@ -141,7 +141,7 @@ def test_what_will_hurt_is_told(corpus, checkpoint, tmp_path, monkeypatch):
     for part in (
         "too few for a z-score",
         "98% of the documents are shorter",
-        "20 bad records",
+        "20 bad records, over max_bad_fraction 0.01, which ends a run of 1,000 records or more",
         "b.jsonl.gz cannot be split",
         "wants more than there is",
     ):
