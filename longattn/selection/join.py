@@ -36,7 +36,13 @@ from longattn.settings.scores import TAKEN, check_score_name
 from longattn.storage.digests import RowDigest
 from longattn.storage.files import parallel
 from longattn.storage.output_folder import OutputFolder
-from longattn.storage.tables import open_parquet, own_files, readable, write_table
+from longattn.storage.tables import (
+    DamagedFileError,
+    open_parquet,
+    own_files,
+    readable,
+    write_table,
+)
 from longattn.text import without_secrets
 
 log = logging.getLogger("longattn")
@@ -88,6 +94,13 @@ def join(output: str, file: str, name: str) -> Joined:
     labelled = own_files(folder.labelled_files())
     if not labelled:
         raise ConfigError(f"{without_secrets(folder.labelled)}: no labelled windows to join to")
+    try:
+        with open_parquet(file):
+            pass
+    except DamagedFileError:
+        raise ConfigError(
+            f"{without_secrets(file)}: not a Parquet file; one with data_id and columns of numbers is wanted"
+        ) from None
     with (
         held(output),
         open_parquet(file) as parquet,

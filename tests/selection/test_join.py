@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 import longattn as la
 from longattn.cli import app
+from longattn.errors import ConfigError
 from longattn.reports.verify import verify
 from longattn.selection import score_table
 
@@ -86,6 +87,12 @@ def test_the_same_file_again_writes_what_is_missing_and_another_one_is_refused(o
     with pytest.raises(ValueError, match=r"holds a score 'mine' of other settings .*another name"):
         la.join(str(output), other, name="mine")
     assert la.join(str(output), other, name="mine2").tables == len(before)
+
+
+def test_a_file_of_another_kind_says_what_is_wanted(output, tmp_path):
+    (tmp_path / "mine.csv").write_text("data_id,v\na,1\n")
+    with pytest.raises(ConfigError, match=r"mine\.csv: not a Parquet file; one with data_id and "):
+        la.join(str(output), str(tmp_path / "mine.csv"), name="mine")
 
 
 @pytest.mark.parametrize(
