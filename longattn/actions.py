@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from typing import TYPE_CHECKING
 
 from longattn.command import Executor
 from longattn.errors import RunError
@@ -18,9 +17,6 @@ from longattn.terminal import (
     show_stages,
 )
 from longattn.text import counted
-
-if TYPE_CHECKING:
-    pass
 
 log = logging.getLogger("longattn")
 
@@ -63,9 +59,8 @@ def run(
     from longattn.config import Config
 
     config = Config.of(path, overrides or [])
-    log.debug(
-        "listing %s", counted(len(config.sources), "source")
-    )  # before Ray is imported, which takes 4 s
+    # Before Ray is imported, which takes 4 s.
+    log.debug("listing %s", counted(len(config.sources), "source"))
     from longattn.pipeline.job import run as run_job
     from longattn.storage.output_folder import OutputFolder
 

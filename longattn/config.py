@@ -184,9 +184,7 @@ class Config(Settings):
         """What of the settings does not go together, a line each."""
         distances, stride = self.min_distances, self.scorer.query_stride
         if max(distances) > self.window.tokens:
-            yield (
-                f"scorer.min_distance {max(distances)} is over window.tokens {self.window.tokens}"
-            )
+            yield f"scorer.min_distance {max(distances)} is over window.tokens {self.window.tokens}"
         if len(set(distances)) < len(distances):
             yield f"scorer.min_distance {list(distances)} names one twice"
         if stride > max(1, self.window.tokens - max(distances)):
@@ -207,7 +205,7 @@ class Config(Settings):
                 f"{', '.join(sorted(named))}"
             )
         if self.select.name in named:
-            yield (f"select.name {self.select.name!r} is a category, whose folder it would share")
+            yield f"select.name {self.select.name!r} is a category, whose folder it would share"
 
     @property
     def min_distance(self) -> int:
@@ -315,7 +313,7 @@ def _stored_settings(output: str) -> dict[str, Any]:
         if OutputFolder(output).labelled_files():
             raise ConfigError(
                 f"{shown}: its windows were written without a run, so it holds no settings; give a config "
-                f"whose output it is"
+                "whose output it is"
             )
         fs, path = filesystem(output)
         if not fs.exists(path):
