@@ -23,7 +23,7 @@ def died(**facts):
 
 def test_a_driver_and_a_ray_of_other_authentication_are_told_in_one_line():
     said = _failure(Lost(died(never_started=True)), RuntimeError("of the data plane"))
-    assert "RAY_AUTH_MODE must be the same here and where Ray was started" in said
+    assert "been started with another RAY_AUTH_MODE than is set here" in said
     assert "\n" not in said
 
 
