@@ -270,7 +270,6 @@ class DocumentTokenizer:
         # Tokens of one character share its span: a range that starts inside leaves it out. What
         # lies between two spans (dropped by a normalizer) goes with the token before.
         begins = np.maximum(starts, np.concatenate([[0], spans[:, 1]]))
-        begins[-1] = len(text)
         is_start = (np.frombuffer(data, np.uint8) & 0xC0) != 0x80
         byte_of_character = np.append(np.flatnonzero(is_start), len(data))
         ids = np.array(encoding.ids, np.int32)

@@ -24,7 +24,7 @@ from longattn.windows.tokenizer import DocumentTokenizer
 from tests.examples import examples
 from tests.windows.test_tokenizer import TEXTS, reference
 
-KB = 1024
+KB = 64  # for speed: all sizes are sixteenths of the real ones
 PIECE, REACH = 128 * KB, 256 * KB
 WORDS = "All plain words, in order. " * (3900 * KB // 27)
 
@@ -182,3 +182,26 @@ def test_isolated_parts_cover_the_piece(text: str) -> None:
         data[start:stop].decode()
         position = stop
     assert position == len(data)
+
+
+@settings(max_examples=examples(100), deadline=None)
+@given(text=st.text("aZ 1!\n\x00\x04", max_size=60), first=st.integers(0, 8))
+def test_an_odd_byte_is_in_a_part_between_the_cut_points_around_it(text: str, first: int) -> None:
+    data, odd = text.encode(), b"\x00\x04"
+    start = min(first, len(data))
+    cuts = [at for at in (m.end() for m in SAFE_WITH_NEWLINES.finditer(data)) if start < at]
+    expected, done = [], start
+    while at := next((i for i in range(done, len(data)) if data[i] in odd), -1) + 1:
+        left = max([done, *(cut for cut in cuts if cut < at)])
+        right = min([len(data), *(cut for cut in cuts if at <= cut < len(data))])
+        expected += [(done, left, False)] * (left > done) + [(left, right, True)]
+        done = right
+    expected += [(done, len(data), False)] * (done < len(data))
+    found = list(isolated(data, odd, PreTokenizerCuts(), start, len(data)))
+    assert found == expected
+
+
+def test_a_document_without_a_rule_is_one_piece() -> None:
+    assert list(pieces(b"word " * 99, 10, 10, None)) == [(0, 495, True)]
+    assert list(pieces(b"", 10, 10, None)) == list(pieces(b"", 10, 10, PreTokenizerCuts())) == []
+    assert list(pieces(b"word word", 9, 10, PreTokenizerCuts())) == [(0, 9, True)]

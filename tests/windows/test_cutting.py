@@ -1,4 +1,7 @@
+from dataclasses import replace
+
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,7 +12,7 @@ from longattn.config import Sample
 from longattn.corpus.counts import Counts
 from longattn.storage.tables import WINDOWS
 from longattn.windows.cutting import WindowCutter, window_table
-from longattn.windows.ids import document_id, is_sampled
+from longattn.windows.ids import document_id, hash_key, is_sampled
 from longattn.windows.recurrence import Recurrence, far_recurrence
 from longattn.windows.tokenizer import DocumentTokenizer, load_tokenizer
 
@@ -62,6 +65,15 @@ def test_the_edges_of_algorithm_1():
     assert la.sliding_windows(31, 10) == [(0, 10), (10, 20), (11, 21), (21, 31)]
     with pytest.raises(ValueError, match="window >= 1"):
         la.sliding_windows(5, 0)
+
+
+def test_ids_and_samples_are_the_same_in_every_version():
+    """Computed by coreutils: `printf %s TEXT | b2sum -l 128`. An output folder goes by them."""
+    assert document_id("naïve\n".encode()) == "4806b204111f2bf629ee9a08429cea2b"
+    assert hash_key("book-naïve").hex() == "d482b256b7dd6b4279837297fe026d6a"
+    # The first 8 of `b2sum -l 64` of "3:book-0" and so on, as a number below 2^64.
+    sample = Sample(fraction=0.25, seed=3)
+    assert [i for i in range(12) if is_sampled(f"book-{i}", sample)] == [1, 2, 3, 5, 7, 8, 10]
 
 
 def test_sampling_depends_on_the_id_and_the_seed_alone():
@@ -149,3 +161,47 @@ def test_windows_outside_the_sample_are_counted_and_left_out(byte_tokenizer):
     ]
     assert 0 < len(rows) == counts.windows < 200
     assert counts.windows + counts.sampled_out == 200
+
+
+def test_a_document_that_another_worker_claimed_is_a_duplicate_and_is_not_tokenized(byte_tokenizer):
+    cutter, counts, seen, asked = WindowCutter(byte_tokenizer, 10, 5, {}), Counts(), set(), []
+
+    def claim(category, document):
+        asked.append((category, document))
+        return category == "a"
+
+    for category, windows in (("a", 2), ("b", 0)):
+        for _ in range(2):
+            rows = list(cutter.cut(b"long enough", category, "f", counts, seen, claim))
+            assert len(rows) == windows
+            windows = 0
+    assert list(cutter.cut(b"too short", "a", "f", counts, seen, claim)) == []
+    document = document_id(b"long enough")
+    assert asked == [("a", document), ("b", document)]  # each once, and nothing too short
+    assert (counts.documents, counts.duplicates, counts.too_short) == (5, 3, 1)
+    assert counts.tokens == len("long enough")
+
+
+def test_documents_whose_ids_a_forced_cut_may_have_changed_are_counted(byte_tokenizer, monkeypatch):
+    encode = byte_tokenizer.encode
+    monkeypatch.setattr(
+        byte_tokenizer, "encode", lambda text: replace(encode(text), exact=b"x" not in text)
+    )
+    cutter, counts = WindowCutter(byte_tokenizer, 3, 1, {}), Counts()
+    for text in (b"abc", b"xyz", b"x"):  # the last is too short, and gives no window
+        list(cutter.cut(text, "a", "f", counts, set()))
+    assert counts.inexact == 1
+
+
+def test_tables_of_windows_carry_the_users_columns(byte_tokenizer):
+    cutter = WindowCutter(byte_tokenizer, 4, 1, {})
+    rows = list(cutter.cut(b"some text", "a", "f", Counts(), set()))
+    rows[0] |= {"n": 3, "day": None}
+    table = window_table(rows, carried={"n": "int16", "day": "date32[day]"})
+    assert table["n"].to_pylist() == [3, None, None] and table.schema.field("n").type == pa.int16()
+    assert table["day"].null_count == 3 and table.schema.field("day").type == pa.date32()
+    assert table["split"].to_pylist() == table["fingerprint"].to_pylist() == ["", "", ""]
+    assert window_table(rows, ["s", "t", "s"])["split"].to_pylist() == ["s", "t", "s"]
+    assert table["input_ids"].to_pylist() == [row["input_ids"].tolist() for row in rows]
+    nothing = window_table([], carried={"n": "int16"})
+    assert len(nothing) == 0 and nothing.schema == window_table(rows, carried={"n": "int16"}).schema

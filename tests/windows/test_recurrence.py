@@ -13,7 +13,7 @@ def by_definition(ids, k):
     far = [n for n in rows if any(ids[i] == ids[n] for i in range(n - k + 1))]
     if not rows:
         return 0.0, 0.0, 0.0
-    weight = {n: math.log2(2 + ids[n]) for n in rows}
+    weight = {n: round(math.log2(2 + ids[n]) * 2**16) for n in rows}  # to 16 binary places
     pairs = [
         any(ids[i : i + 2] == ids[n : n + 2] for i in range(n - k + 1))
         for n in range(k, len(ids) - 1)
@@ -33,8 +33,19 @@ windows = st.integers(1, 30).flatmap(
 @given(windows, st.integers(1, 90))
 def test_recurrence_is_that_of_its_definition(ids, k):
     got = far_recurrence(np.array(ids, np.int32), k)
-    assert got == pytest.approx(by_definition(ids, k), rel=1e-5)
+    assert got == pytest.approx(by_definition(ids, k), rel=1e-12)
     assert all(0 <= share <= 1 for share in got)
+
+
+@pytest.mark.parametrize("length", [255, 256, 257, 258])
+def test_the_last_token_of_a_window_is_not_taken_for_the_first(length):
+    """The numbers of a window's places have just one byte up to 256, and two from there on."""
+    ids = [7, 8, 7, *range(100, 100 + length - 5), 8, 9]
+    assert len(ids) == length
+    for k in (100, length - 3, length - 2, length - 1, length):
+        got = far_recurrence(np.array(ids), k)
+        assert got == pytest.approx(by_definition(ids, k), rel=1e-12)
+    assert far_recurrence(np.array(ids), 100).recurrence_pairs == 0
 
 
 def test_rare_tokens_weigh_more():

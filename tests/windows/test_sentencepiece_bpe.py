@@ -173,6 +173,35 @@ def test_a_document_with_a_token_that_eats_blanks_goes_the_slow_way() -> None:
     assert document.ids.tolist().count(reference("phi3").token_to_id("</s>")) == 2
 
 
+def merged(spec: dict, left: str, right: str, *, new: str = "") -> None:
+    """Adds a merge, with a token for what it gives and, in front, for `new`."""
+    vocab = spec["model"]["vocab"]
+    for token in (new, left, right, left + right):
+        if token:
+            vocab.setdefault(token, len(vocab))
+    spec["model"]["merges"].append([left, right])
+
+
+@pytest.mark.parametrize(("number", "backend"), [(64, "fastokens"), (65, "tokenizers")])
+def test_some_added_tokens_that_count_their_neighbours_and_not_many(number, backend) -> None:
+    """A document that holds one goes the slow way; more than 64 are not looked for in each."""
+    whole = Tokenizer.from_str(reference("llama2").to_str())
+    whole.add_tokens([AddedToken(f"<x{i}>", normalized=False) for i in range(number)])
+    tokenizer = DocumentTokenizer(whole.to_str().encode(), "t", 24)
+    assert tokenizer.backend == backend
+    text = f"A cat<x0> and <x{number - 1}>cats <x{number}>"
+    ids = tokenizer.encode(text).ids.tolist()
+    assert ids == whole.encode(text, add_special_tokens=False).ids
+    assert {whole.token_to_id("<x0>"), whole.token_to_id(f"<x{number - 1}>")} < set(ids)
+    assert tokenizer.min_bytes_for(8) == (4 if number == 64 else 0)
+
+
+def test_no_fewer_bytes_give_so_many_tokens_and_no_more_are_asked_for() -> None:
+    """A prefix has no byte; with tokens that begin a text anew, each may have a prefix behind it."""
+    for kind, n_bytes in (("llama2", [0, 0, 7]), ("gemma", [0, 0, 7]), ("phi3", [0, 0, 4])):
+        assert [small(kind).min_bytes_for(n) for n in (0, 1, 8)] == n_bytes
+
+
 def metaspace(replacement: str) -> dict[str, object]:
     how = {"replacement": replacement, "prepend_scheme": "first", "split": True}
     return {"type": "Metaspace", **how}
@@ -184,6 +213,16 @@ def metaspace(replacement: str) -> dict[str, object]:
         lambda spec: spec["model"].update(ignore_merges=True),
         lambda spec: spec["model"]["vocab"].pop("<0x07>"),
         lambda spec: spec["model"].update(byte_fallback=False),
+        lambda spec: spec["normalizer"]["normalizers"].reverse(),
+        lambda spec: spec.update(normalizer=spec["normalizer"]["normalizers"][0]),
+        lambda spec: spec.update(pre_tokenizer={"type": "Whitespace"}),
+        lambda spec: spec.update(
+            normalizer=None,
+            pre_tokenizer={"type": "Sequence", "pretokenizers": [metaspace("▁")] * 2},
+        ),
+        lambda spec: merged(spec, "<0x0A>", "a"),
+        lambda spec: merged(spec, "a", "<0x0A>"),
+        lambda spec: merged(spec, "<0x0", "A>", new="<0x0"),
         lambda spec: spec.update(normalizer={"type": "NFKC"}),
         lambda spec: spec.update(normalizer=None, pre_tokenizer=metaspace("_")),
         lambda spec: spec.update(normalizer=None, pre_tokenizer=metaspace("▂")),

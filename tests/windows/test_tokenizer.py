@@ -27,9 +27,10 @@ from tokenizers import (
     trainers,
 )
 
+from longattn.models import BUILTIN
 from longattn.windows import tokenizer as tokenization
 from longattn.windows.cut_points import PreTokenizerCuts
-from longattn.windows.tokenizer import DocumentTokenizer
+from longattn.windows.tokenizer import DocumentTokenizer, load_tokenizer
 from tests.examples import examples
 
 # The patterns as published with each model, written out: the module must know these very texts.
@@ -281,6 +282,114 @@ def test_tokens_that_eat_their_surroundings_forbid_cuts() -> None:
     assert nfc.encode("a b\u037ec").ids.tolist() == [added["id"]]
 
 
+@pytest.mark.parametrize(
+    ("added", "cut"),
+    [
+        ({"content": "ab"}, True),
+        ({"content": "日", "normalized": False}, True),
+        ({"content": "日", "special": True}, True),  # not looked for in text
+        ({"content": "日"}, False),
+        ({"content": "K."}, False),  # U+212A becomes K, U+1FEF a grave accent
+        ({"content": "x`"}, False),
+        ({"content": "ab", "lstrip": True}, False),
+        ({"content": "ab", "rstrip": True}, False),
+        ({"content": "ab", "single_word": True}, False),
+        ({"content": "ab", "single_word": True, "special": True}, True),
+    ],
+)
+def test_which_added_tokens_forbid_cuts(added: dict, cut: bool) -> None:
+    plain = {**AddedToken("", normalized=True).__getstate__(), "id": small("qwen2-nfc").vocab_size}
+    tokenizer = edited("qwen2-nfc", lambda spec: spec["added_tokens"].append(plain | added))
+    assert (tokenizer._rule is not None) == cut
+
+
+def step(kind: str, **how: object) -> dict[str, object]:
+    return {"type": kind, **how}
+
+
+def last_step(spec: dict) -> dict:
+    return spec["pre_tokenizer"]["pretokenizers"][-1]
+
+
+def before(*steps: dict) -> Callable[[dict], object]:
+    """Puts steps in front of those that are there."""
+    return lambda spec: spec["pre_tokenizer"]["pretokenizers"].__setitem__(slice(0), steps)
+
+
+WORDS = {"Regex": r"\p{L}+"}
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda spec: last_step(spec).update(add_prefix_space=True),
+        lambda spec: spec["model"].update(end_of_word_suffix="</w>"),
+        lambda spec: spec["pre_tokenizer"]["pretokenizers"].reverse(),
+        before(step("ByteLevel", add_prefix_space=False, trim_offsets=True, use_regex=False)),
+        before(step("Whitespace")),
+        before(step("Split", pattern=WORDS, behavior="Removed", invert=True)),
+        before(step("Split", pattern={"String": "ca"}, behavior="Removed", invert=False)),
+        lambda spec: spec["pre_tokenizer"]["pretokenizers"][0].update(behavior="Removed"),
+        lambda spec: spec.update(normalizer=step("Lowercase")),
+        lambda spec: spec.update(
+            normalizer=step("Sequence", normalizers=[step("NFC"), step("Lowercase")])
+        ),
+    ],
+)
+def test_other_forms_go_the_slow_way(edit: Callable[[dict], object]) -> None:
+    tokenizer = edited("llama3", edit)
+    assert tokenizer.backend == "tokenizers" and tokenizer.min_bytes_for(100) == 0
+    whole = Tokenizer.from_str(tokenizer._contents.decode())
+    for text in (PROSE * 3, "a", " Cats"):
+        document = tokenizer.encode(text)
+        assert document.ids.tolist() == whole.encode(text, add_special_tokens=False).ids
+        assert document.text(0, len(document.ids)) in (text, "")
+
+
+@pytest.mark.parametrize("unknown", [{"unk_token": "a"}, {"byte_fallback": True}])
+def test_a_vocabulary_that_lacks_bytes_and_has_something_for_them_goes_the_slow_way(
+    unknown: dict,
+) -> None:
+    spec = json.loads(byte_level_bpe("llama3", MISSING).to_str())
+    spec["model"].update(unknown)
+    tokenizer = DocumentTokenizer(json.dumps(spec).encode(), "t")
+    assert tokenizer.min_bytes_for(100) == 0
+    whole = Tokenizer.from_str(json.dumps(spec))
+    text = "cat\x04s and \x00"
+    assert tokenizer.encode(text).ids.tolist() == whole.encode(text, add_special_tokens=False).ids
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        before(step("Split", pattern=WORDS, behavior="Isolated", invert=True)),
+        before(step("Split", pattern=WORDS, behavior="MergedWithNext", invert=False)),
+        before(step("Split", pattern={"String": "ca"}, behavior="Isolated", invert=False)),
+        before(step("Punctuation", behavior="MergedWithPrevious")),
+        lambda spec: spec["pre_tokenizer"]["pretokenizers"][0].update(invert=True),
+        lambda spec: spec["pre_tokenizer"]["pretokenizers"][0].update(behavior="MergedWithNext"),
+        lambda spec: spec.update(pre_tokenizer=last_step(spec)),
+    ],
+)
+def test_no_cut_is_taken_for_proven_where_the_steps_are_not_known(
+    edit: Callable[[dict], object],
+) -> None:
+    tokenizer = edited("llama3", edit)
+    assert tokenizer._rule is None
+    assert tokenizer.min_bytes_for(100) == 100  # of all these the bytes are those of the tokens
+    whole = Tokenizer.from_str(tokenizer._contents.decode())
+    document = tokenizer.encode(PROSE * 30)
+    assert document.exact
+    assert document.ids.tolist() == whole.encode(PROSE * 30, add_special_tokens=False).ids
+
+
+def test_no_fewer_bytes_give_so_many_tokens_and_no_more_are_asked_for() -> None:
+    """NFC makes U+1D160, four bytes, twelve; else a token holds a byte at least."""
+    for kind, n_bytes in (("llama3", [0, 1, 10, 12]), ("qwen2-nfc", [0, 1, 4, 4])):
+        assert [small(kind).min_bytes_for(n) for n in (0, 1, 10, 12)] == n_bytes
+    assert small("unigram").min_bytes_for(10) == 0
+
+
 def test_bytes_that_look_like_digits_are_not_merged_where_a_splitter_takes_them_for_such() -> None:
     """Falcon's splitter of digits sees `ü` as `Ã¼`, of which `¼` is a number: they stay two tokens."""
 
@@ -395,6 +504,22 @@ def test_fingerprint_follows_what_decides_the_ids() -> None:
     assert same.fingerprint == edited("llama3", lambda spec: None).fingerprint
 
 
+def test_the_fingerprint_is_of_the_cuts_where_there_are_any_and_not_of_the_name() -> None:
+    for kind, differs in (("llama3", True), ("unigram", False), ("unproven", False)):
+        contents = reference(kind).to_str().encode()
+        one, other = (
+            DocumentTokenizer(contents, name, size) for name, size in (("a", 24), ("b", 25))
+        )
+        assert (one.fingerprint != other.fingerprint) == differs
+        assert one.fingerprint == DocumentTokenizer(contents, "c", 24).fingerprint
+    for edit in (
+        lambda spec: spec["added_tokens"].pop(),
+        lambda spec: last_step(spec).update(trim_offsets=False),
+        lambda spec: spec.update(pre_tokenizer=last_step(spec)),
+    ):
+        assert edited("llama3", edit).fingerprint != edited("llama3", lambda _: None).fingerprint
+
+
 def test_bos_is_what_the_post_processor_puts_in_front() -> None:
     assert small("llama3").bos_token_id is None
     with_bos = Tokenizer.from_str(reference("llama3").to_str())
@@ -450,6 +575,58 @@ def test_ranges_and_ids_out_of_bounds_are_refused() -> None:
         edited("llama3", leave_a_gap).decode([size])
     with pytest.raises(ValueError, match=r"bad: not a tokenizer\.json"):
         DocumentTokenizer(b"[]", "bad")
+
+
+def test_ids_are_decoded_in_any_number_and_of_any_kind() -> None:
+    tokenizer = small("llama3")
+    ids = tokenizer.encode(PROSE).ids
+    assert tokenizer.decode(np.tile(ids, 3000)) == PROSE.encode() * 3000  # over 65,536 ids
+    assert tokenizer.decode(ids.tolist()) == tokenizer.decode(ids.reshape(1, -1)) == PROSE.encode()
+    assert tokenizer.decode([]) == b""
+    assert tokenizer.decode([1, 0]) == (CONTROL[1] + CONTROL[0]).encode()
+
+    def odd(spec: dict) -> None:
+        spec["model"]["vocab"]["日"] = len(spec["model"]["vocab"])  # not in the byte alphabet
+
+    assert edited("llama3", odd).decode([tokenizer.vocab_size]) == "日".encode()
+    whole = small("unigram")
+    assert whole.decode(whole.encode("The sailor's 3 cats").ids) == b"The sailor's 3 cats"
+
+
+def test_an_added_token_beyond_the_vocabulary_is_refused() -> None:
+    size = small("llama3").vocab_size
+    added = {**AddedToken("zz").__getstate__(), "id": size + 1}
+    message = (
+        rf"added token 'zz' has id {size + 1}; with {size + 1} tokens, at most {size} is allowed"
+    )
+    with pytest.raises(ValueError, match=message):
+        edited("llama3", lambda spec: spec["added_tokens"].append(added))
+    added["id"] = size
+    assert edited("llama3", lambda spec: spec["added_tokens"].append(added)).decode([size]) == b"zz"
+
+
+def test_a_slow_tokenizer_is_told_in_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    small("llama3").warn_if_slow()
+    assert small("llama3").slow_warning is None and not caplog.messages
+    small("unigram").warn_if_slow()
+    assert caplog.messages == [
+        "tokenizer unigram: slow `tokenizers` is used, below 1 M tokens/s a core: neither a "
+        "byte-level nor a sentencepiece-type BPE that is known"
+    ]
+
+
+def test_the_tokenizer_of_a_model_is_loaded_once_and_again_where_its_file_changed(tmp_path) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_bytes((BUILTIN / "config.json").read_bytes())
+    with pytest.raises(ValueError, match=rf"^model '{model}': {model} has no tokenizer\.json$"):
+        load_tokenizer(str(model))
+    reference("llama3").save(str(model / "tokenizer.json"))
+    loaded = load_tokenizer(str(model))
+    assert loaded.name == "model" and load_tokenizer(str(model)) is loaded
+    assert loaded.fingerprint != small("llama3").fingerprint  # cut into larger pieces
+    reference("qwen2").save(str(model / "tokenizer.json"))
+    assert load_tokenizer(str(model)).encode(PROSE).ids.tolist() == ids_of("qwen2", PROSE)
 
 
 class PanicException(BaseException):
