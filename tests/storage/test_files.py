@@ -1,6 +1,8 @@
 import fcntl
 import json
+import os
 import tempfile
+import threading
 import time
 
 import boto3
@@ -16,16 +18,24 @@ from s3fs import S3FileSystem
 from longattn.command import guarded
 from longattn.config import Source
 from longattn.corpus.sources import list_splits
+from longattn.errors import ConfigError
 from longattn.storage import files as storage
 from longattn.storage.digests import row_digest
 from longattn.storage.files import (
     ASIDE,
     STAGING,
     UrlOf,
+    absolute,
+    exists,
     filesystem,
+    join,
     list_files,
+    move,
+    parallel,
     read_bytes,
     read_json,
+    remove,
+    require_answer,
     staged,
     storage_errors,
     sweep,
@@ -79,6 +89,22 @@ def test_leftovers_of_killed_writers_are_swept_and_those_of_living_ones_are_not(
     sweep(str(tmp_path / "out"))
     assert not living.exists()
     assert all(path.exists() for path in others)
+    dead.write_bytes(b"x")
+    with monkeypatch.context() as patch:  # of another user, who may be at work in another container
+        patch.setattr(os, "getuid", lambda: os.geteuid() + 1)
+        sweep(str(tmp_path / "out"))
+        assert dead.exists()
+    sweep("memory://out")
+    assert not dead.exists()
+
+
+def test_uploads_that_may_not_be_listed_are_told_and_do_no_harm(s3, monkeypatch, caplog):
+    def refused(*_, **__):
+        raise PermissionError("Access Denied")
+
+    monkeypatch.setattr(S3FileSystem, "call_s3", refused)
+    sweep("s3://bucket/swept")
+    assert caplog.messages == ["unfinished uploads may remain: s3://bucket/swept: Access Denied"]
 
 
 def test_uploads_of_killed_writers_are_aborted_below_the_output_alone(s3):
@@ -135,9 +161,189 @@ def test_errors_of_storage_are_of_the_system_and_tell_no_secret():
     assert type(error.value) is FileNotFoundError
 
 
+class ClientError(OSError):
+    """As aiohttp names what a web server answered."""
+
+    def __init__(self, status):
+        super().__init__(f"{status}, message='no'")
+        self.status = status
+
+
+ClientError.__module__ = "aiohttp.client_exceptions"
+
+
+@pytest.mark.parametrize("status", [0, 403, 404, 410, 500])
+def test_only_what_a_web_server_says_is_not_there_is_not_there(status):
+    """fsspec calls everything that fails on the web a file that is not found."""
+    error = FileNotFoundError("http://h/x")
+    error.__cause__ = ClientError(status)
+    with pytest.raises(OSError, match="http://h/x") as caught, storage_errors("http://h/x"):
+        raise error
+    assert isinstance(caught.value, FileNotFoundError) == (status in (404, 410))
+    if status not in (404, 410):
+        assert str(caught.value) == f"http://h/x: ClientError: {status}, message='no'"
+
+
+@pytest.mark.parametrize(
+    "name", ["NoCredentialsError", "PartialCredentialsError", "ProfileNotFound"]
+)
+def test_a_client_without_credentials_says_what_to_set(name):
+    error = type(name, (Exception,), {})
+    with pytest.raises(ConfigError) as caught, storage_errors("s3://b/x"):
+        raise error("none")
+    assert str(caught.value) == (
+        "s3://b/x: none: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+    )
+
+
+def test_an_error_without_words_is_told_by_its_kind():
+    with pytest.raises(OSError, match=r"^memory://x: TimeoutError$"), storage_errors("memory://x"):
+        raise type("TimeoutError", (Exception,), {})
+    with (
+        pytest.raises(OSError, match=r"^memory://x: gone$") as caught,
+        storage_errors("memory://x"),
+    ):
+        raise OSError("memory://x: gone")
+    assert caught.value.__context__ is None  # as it was raised
+
+
+def answered(monkeypatch, url, endpoint, fails, proxies=None):
+    """How often an address was asked, and which, where the first `fails` times nothing answers."""
+    asked = []
+
+    class Socket:
+        close = staticmethod(lambda: asked.append("closed"))
+
+    def connection(address, timeout):
+        asked.append(address)
+        assert 0 < timeout * 3 < 15
+        if len(asked) <= fails:
+            raise ConnectionRefusedError(111, "Connection refused")
+        return Socket
+
+    class Client:
+        meta = type("Meta", (), {"endpoint_url": endpoint})
+
+    monkeypatch.setattr(storage.socket, "create_connection", connection)
+    monkeypatch.setattr(storage.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(storage, "getproxies", lambda: proxies or {})
+    monkeypatch.setattr(S3FileSystem, "connect", lambda fs: setattr(fs, "_s3", Client))
+    S3FileSystem.clear_instance_cache()
+    try:
+        require_answer(url)
+    finally:
+        S3FileSystem.clear_instance_cache()
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "address"),
+    [
+        ("http://h:9000", ("h", 9000)),
+        ("http://h", ("h", 80)),
+        ("https://s3.amazonaws.com", ("s3.amazonaws.com", 443)),
+    ],
+)
+def test_a_store_is_asked_three_times_at_its_address(monkeypatch, endpoint, address):
+    for fails in (0, 1, 2):
+        asked = answered(monkeypatch, "s3://bucket/x", endpoint, fails)
+        assert asked == [address] * (fails + 1) + ["closed"]
+    with pytest.raises(
+        OSError, match=rf"^s3://bucket/x: no answer from {endpoint} \(.*refused\): set AWS"
+    ):
+        answered(monkeypatch, "s3://bucket/x", endpoint, 3)
+
+
+def test_nothing_is_asked_behind_a_proxy_or_of_another_file_system(monkeypatch):
+    assert answered(monkeypatch, "s3://b/x", "http://h", 9, proxies={"http": "http://proxy"}) == []
+    for url in ("/data/x", "memory://x"):
+        assert answered(monkeypatch, url, "http://h", 9) == []
+
+
+def test_a_listing_is_never_of_before(s3):
+    """Others write, too; fsspec would keep the first listing of a folder for good."""
+    assert list_files("s3://bucket/fresh", ".json") == {}
+    for name in ("b", "a", "c"):
+        boto3.client("s3").put_object(Bucket="bucket", Key=f"fresh/{name}.json", Body=b"12")
+        assert f"s3://bucket/fresh/{name}.json" in list_files("s3://bucket/fresh/", ".json")
+    listed = {f"s3://bucket/fresh/{name}.json": 2 for name in "abc"}
+    assert list(list_files("s3://bucket/fresh", ".json").items()) == list(listed.items())
+    boto3.client("s3").put_object(Bucket="bucket", Key="fresh/a.json", Body=b"again")
+    assert read_bytes("s3://bucket/fresh/a.json") == b"again"
+    remove("s3://bucket/fresh/b.json")
+    assert not exists("s3://bucket/fresh/b.json") and exists("s3://bucket/fresh/c.json")
+
+
+def test_a_failed_upload_leaves_nothing_at_its_place_nor_here(s3, monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    for url in ("s3://bucket/half", "memory://half"):
+        with pytest.raises(RuntimeError, match="half way"), staged(url) as path:
+            path.write_bytes(b"half")
+            assert path.name.startswith(STAGING)
+            raise RuntimeError("half way")
+        assert read_bytes(url) is None and list(tmp_path.iterdir()) == []
+        write_bytes(url, b"whole")
+        assert read_bytes(url) == b"whole" and list(tmp_path.iterdir()) == []
+
+
+def test_files_are_moved_and_removed(tmp_path):
+    for base in (str(tmp_path), "memory://moved"):
+        write_bytes(f"{base}/a", b"new")
+        write_bytes(f"{base}/b/c", b"old")
+        move(f"{base}/a", f"{base}/b/c")
+        assert read_bytes(f"{base}/b/c") == b"new" and not exists(f"{base}/a")
+        move(f"{base}/b/c", f"{base}/d/e/f")
+        assert exists(f"{base}/d/e/f")
+        remove(f"{base}/d/e/f")
+        assert not exists(f"{base}/d/e/f")
+        with pytest.raises(FileNotFoundError):
+            remove(f"{base}/d/e/f")
+
+
+def test_paths_are_joined_and_made_absolute(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert join("s3://b/", "x", "y.json") == join("s3://b", "x/y.json") == "s3://b/x/y.json"
+    assert absolute("x/y") == absolute(f"file://{tmp_path}/x/y") == f"{tmp_path}/x/y"
+    assert absolute("s3://b/x") == "s3://b/x"
+
+
+def test_items_are_worked_on_together_and_given_in_order():
+    together = threading.Barrier(4, timeout=20)
+
+    def work(item):
+        together.wait()
+        return -item
+
+    assert parallel(work, iter(range(8))) == [-item for item in range(8)]
+    assert parallel(work, []) == []
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("s3://key:secret@bucket/x", "no credentials are taken from a URL"),
+        ("s3a://key@bucket/x", "no credentials are taken from a URL"),
+        ("nosuch://me:secret@h/x", "Protocol not known: nosuch"),
+        ("gs://bucket/x", "gs:// lacks a package: "),
+    ],
+)
+def test_urls_that_no_file_system_takes(url, said):
+    with pytest.raises(ConfigError, match=r"^[^\n]+$") as refused:
+        filesystem(url)
+    assert said in str(refused.value) and "secret" not in str(refused.value)
+
+
+def test_an_access_point_is_a_bucket_whose_name_has_colons():
+    name = "arn:aws:s3:us-east-1:123456789012:accesspoint/mine"
+    assert filesystem(f"s3://{name}/x")[1] == f"{name}/x"
+
+
 def test_what_takes_long_is_told(caplog):
     with warn_if_slow("listing", 60):
         pass
+    with warn_if_slow("listing", 0.05):
+        pass
+    time.sleep(0.1)
     assert caplog.messages == []
     with warn_if_slow("listing", 0.01):
         deadline = time.monotonic() + 20
