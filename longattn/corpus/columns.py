@@ -102,8 +102,11 @@ def fitted(value: Any, kind: str) -> Any:
         return text if _encodes(text) else None
     if isinstance(value, bool) != (kind == "bool"):
         return None
+    of = arrow_type(kind)
+    if isinstance(value, float) and not (value.is_integer() or pa.types.is_floating(of)):
+        return None  # Arrow would drop what is behind the point
     try:
-        return pa.scalar(value, arrow_type(kind)).as_py()
+        return pa.scalar(value, of).as_py()
     except (pa.ArrowException, ValueError, TypeError, OverflowError):
         return None
 

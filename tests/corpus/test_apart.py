@@ -22,6 +22,12 @@ def check(source, output):
         ("/d?ta/*/*/*/*.parquet", "/data/out"),
         ("s3://bucket/corpus", "s3://bucket/corpus/out"),
         ("s3://bucket/**", "s3://bucket/out"),
+        ("/data/out", "/data/out/"),
+        ("/data/[no]ut/*/a/*.parquet", "/data/out"),
+        ("/data/out/labelled/a/x.parquet", "/data/out"),
+        ("/{data,d}/out/selected/a/*.parquet", "/data/out"),
+        ("/data/out/quarantine/*", "/data/out"),
+        ("https://h/data", "https://h/data/out"),
     ],
 )
 def test_an_output_that_a_source_reads_is_refused_with_both_names(source, output):
@@ -41,6 +47,9 @@ def test_an_output_that_a_source_reads_is_refused_with_both_names(source, output
         ("s3://bucket/a", "s3://other/a"),
         ("samples:book.jsonl.gz", "/data/out"),
         ("/data/{raw,more}/**", "/data/out"),
+        ("/data/outer/*", "/data/out"),
+        ("/data/out*/*.jsonl", "/data/out"),
+        ("webhdfs://a:9870/data", "webhdfs://b:9870/data/out"),
     ],
 )
 def test_others_are_not(source, output):

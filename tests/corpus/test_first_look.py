@@ -70,6 +70,54 @@ def test_a_column_that_is_nowhere_is_refused_with_what_is_there(tmp_path: Path, 
     check_sources(splits_of(tmp_path))
 
 
+def test_the_setting_that_names_the_column_is_told(tmp_path: Path) -> None:
+    file = str(put(tmp_path / "a.jsonl", OTHERS["a.jsonl"]))
+    sources = [Source(file, "other"), Source(file), Source(file, text_column="body"), Source(file)]
+    splits = list_splits(sources[1:2])
+    for given, told in (
+        (sources, r"sources\.1\.text_column or sources\.3\.text_column: "),
+        ((), ""),
+    ):
+        with pytest.raises(ValueError, match=rf"^{told}{file}: no text in column 'text': "):
+            check_sources(splits, given)
+
+
+def test_each_category_and_column_is_looked_at_by_itself(tmp_path: Path) -> None:
+    file = str(put(tmp_path / "a.jsonl", OTHERS["a.jsonl"]))
+    good = Source(file, text_column="body")
+    for bad in (Source(file), Source(file, "other"), Source(file, text_column="id")):
+        for sources in ([good, bad], [bad, good]):
+            with pytest.raises(ValueError, match=f"no text in column '{bad.text_column}'"):
+                check_sources(list_splits(sources))
+
+
+@pytest.mark.parametrize(("leading", "refused"), [(7, False), (8, True)])
+def test_of_a_folder_eight_files_are_looked_at(tmp_path: Path, leading: int, refused: bool) -> None:
+    for i in range(leading):
+        put(tmp_path / f"{i}.jsonl", jsonl([{"body": "x"}]))
+    put(tmp_path / "z.jsonl", jsonl(ROWS))
+    if refused:
+        with pytest.raises(ValueError, match=r"0\.jsonl: no text in column 'text'"):
+            check_sources(splits_of(tmp_path))
+    else:
+        check_sources(splits_of(tmp_path))
+    # Of each format in turn: one of the other kind is among the first.
+    put(tmp_path / "zz.parquet", SOME.to_parquet())
+    check_sources(splits_of(tmp_path))
+
+
+@pytest.mark.parametrize(("lines", "refused"), [(99, False), (100, True)])
+def test_of_a_file_a_hundred_records_are_looked_at(
+    tmp_path: Path, lines: int, refused: bool
+) -> None:
+    file = put(tmp_path / "a.jsonl", jsonl([{"body": "x"}] * lines + [{"text": "good"}]))
+    if refused:
+        with pytest.raises(ValueError, match="its columns are 'body'"):
+            check_sources(splits_of(file))
+    else:
+        check_sources(splits_of(file))
+
+
 def test_a_column_of_numbers_is_refused(tmp_path: Path) -> None:
     for name in ("a.jsonl", "a.parquet", "a.arrow"):
         (split,) = list_splits([Source(str(put(tmp_path / name, OTHERS[name])), text_column="id")])

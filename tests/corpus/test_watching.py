@@ -42,7 +42,14 @@ def test_a_file_is_taken_once_two_looks_found_it_the_same(watch, tmp_path):
     assert watch.look().taken == [] and watch.waiting_since == 2.0
     assert names(watch.look().taken) == ["a.jsonl"]
     assert watch.look() == Arrivals()
-    assert watch.newest == 2.0 and watch.waiting_since is None
+    assert watch.newest == 2.0 and watch.waiting_since is None and watch.looks == 4
+    key = ("book", str(tmp_path / "a.jsonl"), "content")
+    assert (watch.since(key, 9.0), watch.since(("code", *key[1:]), 9.0)) == (2.0, 9.0)
+    write(tmp_path / "b.jsonl", "3")
+    watch.look()
+    assert (watch.newest, watch.waiting_since) == (5.0, 5.0)
+    assert watch.paths == [str(tmp_path / name) for name in ("a.jsonl", "b.jsonl")]
+    watch.look()
     assert watch.splits == list_sources(watch.sources).splits
 
 
