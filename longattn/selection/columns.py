@@ -184,7 +184,7 @@ class Columns:
                 if not len(own):
                     continue
                 try:
-                    scores[own] = mean_of_heads(_matrix(url, of_heads, lists), heads)
+                    scores[own] = mean_of_heads(_matrix(of_heads, lists), heads)
                 except ValueError as error:
                     raise ValueError(f"select.heads: {error}: {url}") from None
             found[name] = pa.array(scores, mask=absent)
@@ -381,11 +381,11 @@ def _finite(url: str, name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
     return column
 
 
-def _matrix(url: str, name: str, lists: pa.ListArray) -> np.ndarray:
-    """Scores by head, (windows, heads)."""
+def _matrix(name: str, lists: pa.ListArray) -> np.ndarray:
+    """Scores by head, (windows, heads). Raises ValueError where some are not there."""
     if lists.null_count or lists.values.null_count:
-        raise ValueError(f"select.heads: some windows have no {name}: {url}")
+        raise ValueError(f"some windows have no {name}")
     values = lists.flatten().to_numpy()
     if len(values) % len(lists) or len(pc.unique(pc.list_value_length(lists))) > 1:
-        raise ValueError(f"select.heads: windows have different numbers of heads: {url}")
+        raise ValueError("windows have different numbers of heads")
     return np.asarray(values.reshape(len(lists), -1), np.float64)

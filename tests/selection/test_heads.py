@@ -1,5 +1,8 @@
 """Choosing a head: found where it is, refused where halves disagree or nothing is gained."""
 
+import re
+from collections import Counter
+
 import numpy as np
 import pytest
 
@@ -84,9 +87,28 @@ def test_a_head_that_gains_nothing_over_the_mean_is_not_taken() -> None:
     assert chosen == {None}
 
 
+def test_why_a_head_that_both_halves_name_is_not_taken_is_told() -> None:
+    """Of one head the mean is the same."""
+    same = _half(1, _good(9))
+    one = HeadScores(same.native.ds[:, 9:10], same.native.variance[:, 9:10], same.native.document)
+    only = Half(
+        one,
+        {
+            k: HeadScores(f.ds[:, 9:10], f.variance[:, 9:10], f.document)
+            for k, f in same.foils.items()
+        },
+    )
+    choice = choose_head(only, only, alpha=0.5)
+    assert choice.head is None and choice.judgements[0].gain == 0
+    assert choice.why == (
+        "both halves chose head 0, which is no better on unseen documents than the mean over heads: "
+        "all heads are taken"
+    )
+
+
 def test_no_head_is_chosen_from_noise() -> None:
     """Of two heads both halves name the same one half of the time."""
-    chosen, agreed = set(), 0
+    chosen, agreed, told = set(), 0, Counter()
     for seed in range(60):
         noise = np.random.default_rng(seed).normal(size=(4, 16, 2))
         halves = [
@@ -96,10 +118,18 @@ def test_no_head_is_chosen_from_noise() -> None:
             )
             for i in (0, 2)
         ]
-        choice = choose_head(*halves, alpha=0.5)
+        choice = choose_head(*halves, alpha=0.5, names=["layer 2, head 0", "layer 7, head 1"])
+        told[re.sub(r"layer \d, head \d|0\.\d\d", "*", choice.why)] += 1
         chosen.add(choice.head)
         agreed += choice.judgements[0].head == choice.judgements[1].head
     assert chosen == {None} and agreed > 15
+    assert sum(told.values()) == 60 and told.keys() == {
+        "one half of the documents chose *, the other *: all heads are taken",
+        "both halves chose *, which is no better on unseen documents than the mean over heads: all "
+        "heads are taken",
+        "both halves chose *, which may tell unseen documents by chance (AUC from *): all heads are "
+        "taken",
+    }
 
 
 def test_ties_count_half_and_a_constant_head_is_chance() -> None:

@@ -1,4 +1,7 @@
+import os
+
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,3 +27,14 @@ def test_hashes_that_come_twice_are_found_whatever_the_runs(tmp_path_factory, ru
         np.array([each for some in runs for each in some], np.uint64), return_counts=True
     )
     assert found == values[times > 1].tolist()
+
+
+def test_a_file_that_was_cut_short_is_told_and_goes(tmp_path):
+    hashes = IdHashes(tmp_path)
+    hashes.append(np.arange(9, dtype=np.uint64))
+    (file,) = tmp_path.iterdir()
+    os.truncate(file, 64)
+    with pytest.raises(OSError, match="the temporary file of id hashes has been cut short"):
+        list(hashes.repeated())
+    hashes.close()
+    assert list(tmp_path.iterdir()) == []

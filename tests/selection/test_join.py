@@ -14,7 +14,7 @@ import longattn as la
 from longattn.cli import app
 from longattn.errors import ConfigError
 from longattn.reports.verify import verify
-from longattn.selection import score_table
+from longattn.selection import join, score_table
 
 
 @pytest.fixture
@@ -87,6 +87,17 @@ def test_the_same_file_again_writes_what_is_missing_and_another_one_is_refused(o
     with pytest.raises(ValueError, match=r"holds a score 'mine' of other settings .*another name"):
         la.join(str(output), other, name="mine")
     assert la.join(str(output), other, name="mine2").tables == len(before)
+
+
+def test_a_file_is_read_a_part_at_a_time_and_is_the_same_however_large_they_are(
+    output, tmp_path, monkeypatch
+):
+    file = given(output, tmp_path, a=number, b=lambda data_id: int(number(data_id)))
+    monkeypatch.setattr(join, "READ_ROWS", 7)
+    first = la.join(str(output), file, name="mine")
+    monkeypatch.setattr(join, "READ_ROWS", 1000)
+    again = la.join(str(output), file, name="mine")
+    assert (again.tables, again.rows, again.columns) == (0, first.rows, ("mine_a", "mine_b"))
 
 
 def test_a_file_of_another_kind_says_what_is_wanted(output, tmp_path):

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from longattn.selection import window_names
 from longattn.selection.id_hashes import IdHashes
 from longattn.selection.window_names import SCHEMA, WindowNames
 
@@ -35,6 +36,22 @@ def test_windows_are_found_by_position_whatever_the_blocks(tmp_path_factory, len
     )
     names.close()
     assert not list(folder.iterdir())
+
+
+def test_many_windows_lie_in_several_blocks_of_which_one_is_held(tmp_path, monkeypatch):
+    monkeypatch.setattr(window_names, "BLOCK", 4)
+    names = WindowNames(tmp_path)
+    names.append(windows(0, 10))
+    names.append(windows(10, 11))
+    assert [(first, len(block)) for first, block in names.blocks()] == [
+        (0, 4),
+        (4, 4),
+        (8, 2),
+        (10, 1),
+    ]
+    asked = [0, 3, 4, 9, 10]
+    assert names.at(np.array(asked)).equals(windows(0, 11).take(asked))
+    names.close()
 
 
 @pytest.mark.parametrize("name", ["names.arrow", "id_hashes"])
