@@ -22,6 +22,7 @@ from longattn.storage.remote_model import (
 TENSORS = {
     "a": torch.arange(6).reshape(2, 3),
     "b": torch.ones(5, dtype=torch.bfloat16),
+    "b2": torch.ones(3),
     "none": torch.zeros(0),
 }
 FILES = {
@@ -77,7 +78,18 @@ def test_what_is_asked_for_is_kept_and_no_more(memory, cache, caplog):
     kept = load_file(path)
     assert kept.keys() == {"b", "none"} and torch.equal(kept["b"], TENSORS["b"])
     assert fetch_tensors(URL, {"b": "model.safetensors"}) != path
-    assert len(folders(cache)) == 4 and fetch_small_files(URL) == small
+    kept = load_file(fetch_tensors(URL, dict.fromkeys(TENSORS, "model.safetensors")))
+    assert all(torch.equal(kept[name], of) for name, of in TENSORS.items())
+    assert len(folders(cache)) == 5 and fetch_small_files(URL) == small
+
+
+def test_data_begin_where_any_kind_of_number_may(memory):
+    """As safetensors itself writes: at a multiple of eight, spaces before it."""
+    for name in ("a", "ab", "abc", "abcd", "abcde", "abcdef", "abcdefg", "abcdefgh"):
+        put(memory, {"model.safetensors": save({name: TENSORS["a"]})})
+        path = fetch_tensors(URL, {name: "model.safetensors"})
+        assert int.from_bytes(path.read_bytes()[:8], "little") % 8 == 0
+        assert torch.equal(load_file(path)[name], TENSORS["a"])
 
 
 def test_another_time_or_place_is_another_version_where_a_store_tells_no_checksum(memory):
