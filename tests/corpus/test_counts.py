@@ -20,6 +20,10 @@ NULLS = bad_record(3, Reason.NOT_A_STRING, "null", records=4)
 CUT = bad_record(0, Reason.TRUNCATED_ARCHIVE, "cut", lost_bytes=90)
 
 
+def test_nothing_is_counted_before_anything_is_read() -> None:
+    assert not any(Counts().to_dict().values()) and not any(vars(ReadTotals()).values())
+
+
 def test_bad_records_are_counted_by_reason_and_the_first_is_told() -> None:
     counts = counted(NULLS, CUT, NULLS, good=2)
     assert (counts.records, counts.lost_bytes, counts.unread) == (11, 90, 0)
