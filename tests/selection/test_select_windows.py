@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import longattn as la
@@ -127,7 +127,17 @@ def population(x):
     return mean, math.sqrt(math.fsum((v - mean) * (v - mean) for v in x) / len(x))
 
 
+# Windows 0 and 1 of document 1 share tokens: of two, the second is bought, or a distinct one.
+SHARING = [
+    (("a", document, index), ds, 0.0, ds)
+    for document, index, ds in ((1, 0, 1.0), (1, 1, 0.9), (0, 0, 0.8), (2, 5, 0.0))
+]
+TWO = {"alpha": 0.5, "standardize": "zscore", "rank_by": "lds", "keep": {"count": 2}}
+
+
 @settings(max_examples=examples(12))
+@example(SHARING, [2], {**TWO, "overlap": "prefer_distinct"}, 0, 7)
+@example(SHARING, [2], {**TWO, "overlap": "allow"}, 1000, 1)
 @given(
     rows=st.lists(st.tuples(window, score, score, score), min_size=1, max_size=40),
     cuts=st.lists(st.integers(0, 40), max_size=3),
