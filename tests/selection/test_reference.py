@@ -55,7 +55,7 @@ def kept(table, columns=None, of_heads=None, **rules):
     """Numbers of the windows that are kept, in order; all that may be, unless `keep` says less."""
     rules = {"keep": {"fraction": 1}, **rules}
     return sorted(
-        int(i[-1]) for i in selected(table, Select.check(rules, "select"), columns, heads)
+        int(i[-1]) for i in selected(table, Select.check(rules, "select"), columns, of_heads)
     )
 
 
