@@ -166,6 +166,27 @@ def test_bounds_by_value_and_by_quantiles_are_counted_by_themselves(tmp_path):
     assert (told.windows, told.kept) == (40, 22)
 
 
+@pytest.mark.parametrize(
+    ("shares", "inside"),
+    [
+        ([0, 1], range(40)),
+        ([0.02, 1], range(1, 40)),  # 0.8 of a window is one
+        ([0.01, 1], range(40)),
+        ([0, 0.98], range(39)),
+        ([0, 0.01], []),
+        ([0.99, 1], []),
+        ([0.5, 0.525], [20]),
+        ([0.4875, 0.5125], [20]),  # halves go up
+    ],
+)
+def test_a_quantile_takes_ranks_up_to_its_ends(tmp_path, shares, inside):
+    folder(tmp_path)
+    where = [{"column": "recurrence", "quantiles": shares}]
+    told = la.select(str(tmp_path), where=where, keep={"fraction": 1.0})["book"]
+    assert told.kept == len(inside) and told.out[next(iter(told.out))] == 40 - len(inside)
+    assert not inside or kept(tmp_path) == list(inside)
+
+
 def test_equal_values_are_parted_by_id_where_a_quantile_ends(tmp_path):
     n = 20
     ids = [f"book-{i:03d}" for i in np.random.default_rng(1).permutation(n)]
