@@ -480,6 +480,9 @@ def test_only_what_holds_a_byte_without_a_token_goes_the_slow_way(
 
     monkeypatch.setattr(tokenization, "_slow_ids", recording)
     assert tokenizer.encode("word " * 1000).exact
+    assert tokenizer.encode(
+        "дом, über ½ 👩 你好。" * 100
+    ).exact  # only Falcon's splitter needs the slow way
     assert slow == []
     text = "word " * 1000 + "od\x04d" + " word" * 1000
     assert tokenizer.encode(text).ids.tolist() == whole.encode(text).ids
