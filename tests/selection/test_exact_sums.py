@@ -34,13 +34,14 @@ def test_moments_are_those_of_exactly_rounded_sums_in_any_order(connection, rows
     connection.register(
         "drawn", pa.table({"category": [c for c, _ in rows], "x": [x for _, x in rows]})
     )
-    found, halves = moments(connection, "drawn", ["x", "x / 2"])
+    found, halves, below = moments(connection, "drawn", ["x", "x / 2", "-x"])
     for category in {c for c, _ in rows}:
         x = np.array([value for of, value in rows if of == category])
         got = found[category]
         assert (got.mean, got.deviation) == lds.moments(x)
         assert (got.rows, got.low, got.high) == (len(x), x.min(), x.max())
         assert (halves[category].mean, halves[category].deviation) == lds.moments(x / 2)
+        assert (below[category].mean, below[category].high) == (-got.mean, -got.low)
 
 
 def test_subnormal_and_huge_numbers_lose_no_bit(connection):

@@ -3,7 +3,9 @@
 import json
 import math
 from itertools import pairwise
+from types import SimpleNamespace
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -181,10 +183,26 @@ def test_bounds_by_value_and_by_quantiles_are_counted_by_themselves(tmp_path):
 )
 def test_a_quantile_takes_ranks_up_to_its_ends(tmp_path, shares, inside):
     folder(tmp_path)
-    where = [{"column": "recurrence", "quantiles": shares}]
-    told = la.select(str(tmp_path), where=where, keep={"fraction": 1.0})["book"]
+    rule = {"where": [{"column": "recurrence", "quantiles": shares}], "keep": {"fraction": 1.0}}
+    told = la.select(str(tmp_path), **rule)["book"]
     assert told.kept == len(inside) and told.out[next(iter(told.out))] == 40 - len(inside)
     assert not inside or kept(tmp_path) == list(inside)
+
+
+@settings(max_examples=examples(10))
+@given(
+    st.lists(st.integers(0, 9) | st.floats(-1e3, 1e3), min_size=1, max_size=25), st.integers(0, 4)
+)
+def test_the_value_of_each_rank_is_found_by_counting(values, few):
+    """As of millions of values, of which few are sorted."""
+    with pytest.MonkeyPatch.context() as patch, duckdb.connect(":memory:") as connection:
+        patch.setattr(where, "FEW", few)
+        patch.setattr(where, "BUCKETS", 3)
+        connection.register("given_values", pa.table({"x": np.array(values, float)}))
+        connection.execute("CREATE TABLE drawn AS FROM given_values")
+        table = SimpleNamespace(connection=connection)
+        found = [where._nth(table, "x", "FROM drawn WHERE true", n + 1) for n in range(len(values))]
+    assert found == sorted(map(float, values))
 
 
 def test_equal_values_are_parted_by_id_where_a_quantile_ends(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import pickle
@@ -508,6 +509,31 @@ def test_fingerprint_follows_what_decides_the_ids() -> None:
     lower = edited("llama3", lambda spec: spec.update(normalizer={"type": "Lowercase"}))
     assert len({same.fingerprint, other.fingerprint, lower.fingerprint}) == 3
     assert same.fingerprint == edited("llama3", lambda spec: None).fingerprint
+
+
+@pytest.mark.parametrize(
+    ("kind", "cuts"), [("llama3", True), ("qwen2-nfc", True), ("unproven", False)]
+)
+def test_the_fingerprint_stays_what_it_is(kind: str, cuts: bool) -> None:
+    """An output folder goes by it: SHA-256 of what decides the ids, as JSON with sorted keys."""
+    spec = json.loads(reference(kind).to_str())
+    deciding = [spec[name] for name in ("normalizer", "pre_tokenizer", "added_tokens", "model")]
+    for size, tokenizer in (
+        (24, small(kind)),
+        (131_072, DocumentTokenizer(reference(kind).to_str().encode(), kind)),
+    ):
+        told = [*deciding, [size, 1_048_576, 2] if cuts else None]
+        text = json.dumps(told, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        assert tokenizer.fingerprint == hashlib.sha256(text.encode()).hexdigest()
+
+
+def test_bytes_that_no_text_holds_may_be_missing() -> None:
+    """UTF-8 has no 0xC0, 0xC1 and 0xF5 to 0xFF: a vocabulary without them lacks nothing."""
+    whole = byte_level_bpe("llama3", "ÀÁ" + "".join(map(chr, range(0xF5, 0x100))))
+    spec = json.loads(whole.to_str())
+    spec["model"]["unk_token"] = "a"
+    tokenizer = DocumentTokenizer(json.dumps(spec).encode(), "t")
+    assert (tokenizer.backend, tokenizer.min_bytes_for(100)) == ("fastokens", 100)
 
 
 def test_the_fingerprint_is_of_the_cuts_where_there_are_any_and_not_of_the_name() -> None:
