@@ -2,6 +2,7 @@
 
 import json
 import math
+import random
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -100,7 +101,10 @@ def unscored(rows, heads):
     few=st.sampled_from([0, 1000]),
 )
 def test_any_rule_selects_what_the_reference_selects(tmp_path_factory, rows, cut, rules, few):
-    tmp_path = tmp_path_factory.mktemp("where")
+    as_the_reference(tmp_path_factory.mktemp("where"), rows, cut, rules, few)
+
+
+def as_the_reference(tmp_path, rows, cut, rules, few):
     further = {"gap": [each[4] for each in rows], "gap_weighted": [each[5] for each in rows]}
     deeper = [
         np.random.default_rng(number).normal(size=(2, 4)).tolist() if each[6] else None
@@ -139,6 +143,39 @@ def test_any_rule_selects_what_the_reference_selects(tmp_path_factory, rows, cut
     ]
     assert {each["data_id"]: each["lds"] for each in found} == want and len(found) == len(want)
     assert sum(of.kept for of in told.values()) == len(want)
+
+
+BETWEEN = {"column": "gap_weighted", "quantiles": [0.2, 0.9]}
+HARD = [
+    {"rank_by": "gap", "where": [BETWEEN], "keep": {"fraction": 0.4}, "per_document": 2},
+    {"rank_by": "lds", "where": [{"column": "lds", "min": -0.5}], "keep": {"tokens": 90},
+     "overlap": "prefer_distinct"},
+    {"rank_by": "ds", "where": [], "keep": {"count": 9}, "heads": DEEPER["some"][0],
+     "overlap": "prefer_distinct", "per_document": 1},
+    {"rank_by": "lds", "where": [BETWEEN, {"column": "gap", "max": 0.5}], "keep": {"count": 6},
+     "heads": DEEPER["layer"][0], "own": {"keep": {"tokens": 60}, "where": []}},
+    {"rank_by": "lds", "where": [{"column": "ds", "quantiles": [0, 0.7]}], "keep": {"fraction": 0.5},
+     "heads": [2, 0], "own": {"where": [BETWEEN]}},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", range(len(HARD)))
+def test_rules_that_meet_each_other_select_what_the_reference_selects(tmp_path, case):
+    """Forty windows with ties and copies, which share tokens: more than is drawn at random."""
+    draw = random.Random(case)
+    ties = [0.0, 0.25, 0.5, 0.75, -0.5]
+    rows = [
+        (
+            (draw.choice("ab"), draw.randrange(4), draw.randrange(8)),
+            *(draw.choice([*ties, draw.random()]) for _ in range(3)),
+            draw.choice([None, *ties, draw.random()]),
+            draw.choice([*ties, draw.random()]),
+            draw.randrange(4),
+        )
+        for _ in range(40)
+    ]
+    rules = {"heads": "all", "overlap": "allow", "per_document": None, "own": None, **HARD[case]}
+    as_the_reference(tmp_path, rows, 17, rules, 0)
 
 
 def folder(path, n=40, category="book"):
