@@ -41,7 +41,7 @@ def here(*arguments):
 @pytest.mark.parametrize(
     ("overrides", "told"),
     [
-        (["window.tokens=3"], ["window.tokens", "greater than or equal to 16", "given: 3"]),
+        (["window.tokens=3"], ["window.tokens", "16 or more is required", "given: 3"]),
         (["windows.tokens=512"], ["windows", "did you mean window?"]),
         (["select.keep.fraction=1.5"], ["select.keep.fraction", "1.5"]),
         (["alpha"], ["--set alpha", "field=value"]),
