@@ -15,6 +15,7 @@ from longattn.terminal import (
     show_evaluation,
     show_scores,
     show_stages,
+    show_written,
 )
 from longattn.text import counted
 
@@ -72,8 +73,8 @@ def run(
     told = summary.to_dict()
     show_categories(told["categories"], config.select.rank_by)
     show_stages(told)
-    show_scores(told.get("scores", {}))
-    _show_written(OutputFolder(config.output).shown())
+    show_scores(told.get("scores", {}), summary.tables_written)
+    show_written(config.output, OutputFolder(config.output).shown())
 
 
 def follow(
@@ -96,12 +97,6 @@ def follow(
         for name, given in (("--follow", interval), ("--idle", idle))
     ]
     follow_sources(config, times[0], idle=times[1], executor=executor.value, check=check)
-
-
-def _show_written(places: list[str]) -> None:
-    from longattn.text import without_secrets
-
-    print("written: " + "  ".join(map(without_secrets, places)))
 
 
 def select(path: str, overrides: list[str] | None) -> None:
@@ -130,7 +125,7 @@ def select(path: str, overrides: list[str] | None) -> None:
     for remark in remarks(config, categories):
         log.warning("%s", remark)
     show_categories(categories, config.select.rank_by)
-    _show_written(written)
+    show_written(config.output, written)
 
 
 def evaluate(

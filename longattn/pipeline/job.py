@@ -204,7 +204,8 @@ class Job:
             **proofs(self.folder, self.splits),
             **(selection_proof(self.folder, self.config.select.name) if selection else {}),
         }
-        summary = replace(summary, extra=facts)
+        now = {name: of.progress.written for name, of in self.tables.items()}
+        summary = replace(summary, extra=facts, tables_written=now)
         write_record(self.folder.record("summary"), summary.to_dict())
         told = remarks(self.config, {n: c.to_dict() for n, c in summary.categories.items()})
         if not any(category.windows for category in summary.categories.values()):

@@ -128,7 +128,7 @@ def test_a_job_runs_whole_and_its_failure_is_the_submissions(head, corpus, check
     (tmp_path / "config.yaml").write_text(settings.to_yaml())
     done = head.submit("run", str(tmp_path / "config.yaml"), "--set", "select.keep.count=4")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert re.search(rf"written: {tmp_path}/out/labelled", done.stdout)
+    assert re.search(rf"written: {tmp_path}/out\n  labelled", done.stdout)
     assert len(pq.read_table(tmp_path / "out/selected")) == 8
     labelled, deadline = pq.read_table(tmp_path / "out/labelled"), time.monotonic() + 20
     while True:  # they are exported from time to time
