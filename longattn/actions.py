@@ -8,7 +8,7 @@ import logging
 from longattn.command import Executor
 from longattn.errors import RunError
 from longattn.ray_messages import quieten_ray
-from longattn.settings.numbers import ByteSize, Seconds, read_number
+from longattn.settings.numbers import ByteSize, Count, Seconds, WindowLength, read_number
 from longattn.terminal import (
     console,
     show_categories,
@@ -140,9 +140,11 @@ def evaluate(
     from longattn.reports.evaluation import evaluate as measure
     from longattn.reports.evaluation import write_evaluation
     from longattn.reports.evaluation_record import FEW_DOCUMENTS, LABELS
+    from longattn.storage.output_folder import require_folder
     from longattn.text import without_secrets
 
     config = Config.of(path, overrides or [])
+    require_folder(config.output)
     result = measure(
         config, windows=windows, causal_model=causal_model, held_out=held_out, seed=seed
     )
@@ -151,15 +153,50 @@ def evaluate(
         print(f"written: {without_secrets(url)}")
 
 
-def join(path: str, file: str, name: str) -> None:
+def join(path: str, file: str, name: str | None) -> None:
     from longattn.notebook import join as join_file
     from longattn.text import count
 
     told = join_file(path, file, name=name)
+    of_file = "" if name else " (named as the file)"
     print(
-        f"score {name}: {', '.join(told.columns)} of {count(told.windows - told.missing)} of "
+        f"score {told.name}{of_file}: {', '.join(told.columns)} of {count(told.windows - told.missing)} of "
         f"{counted(told.windows, 'window')}; {count(told.unknown)} of {count(told.rows)} ids are not "
         f"labelled here; {counted(told.tables, 'table')} written"
     )
     if told.left_out:
         print(f"left out, since they hold no numbers: {', '.join(told.left_out)}")
+
+
+def export(
+    path: str, overrides: list[str] | None, format: str, shuffle: int | None, mix: str | None
+) -> None:
+    from longattn.formats.registry import format_named
+    from longattn.notebook import export as write_export
+    from longattn.text import without_secrets
+
+    for written in write_export(path, overrides or [], format=format, shuffle=shuffle, mix=mix):
+        print(without_secrets(written))
+    log.info("%s: %s", format, format_named(format).reading)
+
+
+def bench(model: str | None, lengths: list[str], tokens: str, *, as_json: bool) -> None:
+    from longattn.reports.bench import run_bench, shown
+
+    windows = [read_number(WindowLength, "--length", text) for text in lengths]
+    result = run_bench(model, windows, read_number(Count, "--tokens", tokens))
+    print(json.dumps(result.to_dict(), indent=1) if as_json else shown(result))
+
+
+def verify(output: str, scores: int) -> None:
+    from longattn.config import output_of
+    from longattn.reports.verify import verify as findings
+    from longattn.text import without_secrets
+
+    folder, found = output_of(output), 0
+    for finding in findings(folder, scores=scores):
+        found += 1
+        print(finding)
+    if found:
+        raise RunError(f"{without_secrets(folder)}: {counted(found, 'finding')}")
+    print(f"{without_secrets(folder)}: all holds")
