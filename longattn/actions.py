@@ -33,17 +33,23 @@ def plan(
 ) -> None:
     from longattn.config import Config
     from longattn.reports.plan import plan as plan_run
-    from longattn.reports.plan_printed import print_plan
+    from longattn.reports.plan_printed import PlanPrinter, print_rest
 
     config = Config.of(path, overrides or [])
     read_bytes = read_number(ByteSize, "--read", read)
+    shown = console(110)
     result = plan_run(
-        config, overrides or [], windows_per_second=rate, read_bytes=read_bytes, check=check
+        config,
+        overrides or [],
+        windows_per_second=rate,
+        read_bytes=read_bytes,
+        check=check,
+        watcher=None if as_json else PlanPrinter(shown),
     )
     if as_json:
         print(json.dumps(result.to_dict(), indent=1))
     else:
-        print_plan(result, console(110))
+        print_rest(result, shown)
     if result.nothing:
         raise RunError(f"a run would end without a window: {result.nothing}")
 
@@ -177,7 +183,7 @@ def export(
 
     for written in write_export(path, overrides or [], format=format, shuffle=shuffle, mix=mix):
         print(without_secrets(written))
-    log.info("%s: %s", format, format_named(format).reading)
+    log.info("%s is read so: %s", format, format_named(format).reading)
 
 
 def bench(model: str | None, lengths: list[str], tokens: str, *, as_json: bool) -> None:

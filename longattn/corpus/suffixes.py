@@ -64,11 +64,18 @@ def hint(name: str) -> str:
 
 def kind_of(path: str) -> tuple[Format, Compression | None] | None:
     """Format and compression that a file's name tells; a query after it is not the name."""
+    return SUFFIXES.get(suffix_of(path))
+
+
+def suffix_of(path: str) -> str:
+    """The known suffix of a file's name, `.jsonl.gz`; empty where it has none."""
     if path.startswith(("http://", "https://")):
         path = path.partition("?")[0].partition("#")[0]
     name = _last(path).lower()
-    first, last = name.rfind(".", 0, name.rfind(".")), name.rfind(".")
-    return SUFFIXES.get(name[first:]) or SUFFIXES.get(name[last:]) if last >= 0 else None
+    last = name.rfind(".")
+    first = name.rfind(".", 0, last) if last > 0 else -1
+    both = (name[first:] if first >= 0 else "", name[last:] if last >= 0 else "")
+    return next((suffix for suffix in both if suffix in SUFFIXES), "")
 
 
 def _last(path: str) -> str:

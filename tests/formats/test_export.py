@@ -198,7 +198,7 @@ def test_the_command_says_what_the_files_hold_and_how_they_are_read(
     with caplog.at_level(logging.INFO, "longattn"):
         done = CliRunner().invoke(app, ["export", str(output), "--format", format])
     assert done.exit_code == 0 and f"{output}/{format}" in done.stdout
-    (told,) = [line for line in caplog.messages if line.startswith(f"{format}: ")]
+    told = next(line for line in caplog.messages if line.startswith(f"{format} is read so: "))
     files = [path for path in (output / format).rglob("*") if path.name != "export.json"]
     for suffix in {"".join(path.suffixes[-2:]) for path in files if "index" not in path.name}:
         assert suffix in told or format == "mds"

@@ -93,7 +93,7 @@ def test_documents_that_were_not_tokenized_are_told_by_their_bytes(
     settings = config(tmp_path, tmp_path / "out", checkpoint, sources=sources)
     whole = planned(settings).categories["a"]
     monkeypatch.setattr(
-        "longattn.reports.plan.TEXT_BYTES", {"fastokens": 10**5, "tokenizers": 10**5}
+        "longattn.reports.plan_sample.TEXT_BYTES", {"fastokens": 10**5, "tokenizers": 10**5}
     )
     part = planned(settings).categories["a"]
     assert part.documents == whole.documents
