@@ -121,17 +121,23 @@ class Sample:
 
     def _measure(self, text: bytes) -> None:
         """A document that is not tokenized; one that is there again counts as such."""
-        document = (self.name, document_id(text))
-        if document in self.seen:
+        if self._is_first(self.name, document_id(text)):
+            self.uncounted.append(len(text))
+        else:
             self.repeated += 1
-            return
-        self.seen.add(document)
-        self.uncounted.append(len(text))
+
+    def _is_first(self, category: str, document: str) -> bool:
+        """Whether a document is seen for the first time, as a run registers it before it is tokenized."""
+        before = len(self.seen)
+        self.seen.add((category, document))
+        return len(self.seen) > before
 
     def _cut(self, text: bytes, file: Split) -> None:
         before = self.counts.windows
         try:
-            for row in self.cutter.cut(text, self.name, file.path, self.counts, self.seen):
+            for row in self.cutter.cut(
+                text, self.name, file.path, self.counts, set(), self._is_first
+            ):
                 if len(self.rows) < SAMPLE_ROWS:
                     self.rows.append(row)
             self.documents.append((len(text), self.counts.windows - before))
