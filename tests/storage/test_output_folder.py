@@ -45,5 +45,7 @@ def test_a_bucket_that_refuses_is_told_and_one_that_there_is_not(s3, monkeypatch
         raise PermissionError("Access Denied")
 
     monkeypatch.setattr(type(fs), "pipe_file", refused)
-    with pytest.raises(ConfigError, match=r"output memory://b/o cannot be written to \(Access Denied"):
+    with pytest.raises(
+        ConfigError, match=r"output memory://b/o cannot be written to \(Access Denied"
+    ):
         require_writable("memory://b/o")
