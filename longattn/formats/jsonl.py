@@ -26,6 +26,11 @@ class JSONL(Format):
     """`jsonl/<category>-<part>.jsonl.zst`."""
 
     name = "jsonl"
+    reading = (
+        "each line of the .jsonl.zst files is an object: data_id, category, length, documents "
+        '(start and stop of each in input_ids), input_ids; `datasets.load_dataset("json", '
+        "data_files=...)`, or zstd and json, read them"
+    )
     part_bytes = 64 << 20
     suffixes = (".jsonl.zst",)
 

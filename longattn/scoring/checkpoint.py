@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -183,7 +183,8 @@ def _check_tokenizer(checkpoint: Checkpoint) -> None:
     if not file.is_file():
         return
     rows = checkpoint.shape(EMBEDDING)[0]
-    last, token = _last_id(file)
+    told = file.stat()
+    last, token = _last_id(file, told.st_mtime_ns, told.st_size)
     if last >= rows:
         raise ValueError(
             f"{file}: token {token!r} has id {last}; allowed: below {rows}, the rows of the "
@@ -191,8 +192,9 @@ def _check_tokenizer(checkpoint: Checkpoint) -> None:
         )
 
 
-def _last_id(tokenizer_file: Path) -> tuple[int, str]:
-    """The largest id of a tokenizer, and its token."""
+@lru_cache(maxsize=8)  # a run opens its checkpoint three times, and some tokenizers are 17 MB
+def _last_id(tokenizer_file: Path, modified: int, size: int) -> tuple[int, str]:
+    """The largest id of a tokenizer as it was stored then, and its token."""
     try:
         told = json.loads(tokenizer_file.read_bytes())
         vocabulary = told["model"]["vocab"]

@@ -6,6 +6,7 @@ Each is read in a process whose address space is limited, so that what it asks f
 import itertools
 import json
 import lzma
+import os
 import re
 import subprocess
 import sys
@@ -41,7 +42,13 @@ for file in sys.argv[3:]:
 def read_within(size: int, *files: Path) -> list[tuple[int, list[str], str, int]]:
     """Of each file the number of texts, reasons, a detail and the peak of memory so far in MiB."""
     command = [sys.executable, "-c", READ, str(size), str(CAP), *map(str, files)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        command,
+        env={**os.environ, "MALLOC_ARENA_MAX": "1"},  # an arena for each thread takes address space
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 0, done.stderr
     found = [json.loads(line) for line in done.stdout.splitlines()]
     return [(texts, why, " ".join(detail), peak) for texts, why, detail, peak in found]

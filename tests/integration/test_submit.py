@@ -196,7 +196,7 @@ def test_a_job_runs_whole_and_its_failure_is_the_submissions(head, corpus, check
     (tmp_path / "config.yaml").write_text(settings.to_yaml())
     done = head.submit("run", str(tmp_path / "config.yaml"), "--set", "select.keep.count=4")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert re.search(rf"written: {tmp_path}/out/labelled", done.stdout)
+    assert re.search(rf"written: {tmp_path}/out\n  labelled", done.stdout)
     assert len(pq.read_table(tmp_path / "out/selected")) == 8
     labelled, deadline = pq.read_table(tmp_path / "out/labelled"), time.monotonic() + 20
     while True:  # they are exported from time to time
@@ -272,7 +272,7 @@ def test_the_rayjob_runs_whole_and_a_driver_that_gets_sigterm_has_failed_so_as_t
         submitter = head.submit_as_kuberay("rayjob", entrypoint)
         log = submitter.communicate(timeout=200)[0]
         assert submitter.returncode == 0 and head.info("rayjob")["status"] == "SUCCEEDED", log
-    assert f"written: {tmp_path}/out/labelled" in log
+    assert f"written: {tmp_path}/out\n  labelled" in log
     again = head.submit_as_kuberay("rayjob", entrypoint)  # by a new pod, where the first was lost
     assert again.communicate(timeout=60)[0].count("written:") == 1
     assert list(verify(settings.output)) == []
