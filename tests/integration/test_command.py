@@ -15,7 +15,7 @@ import pytest
 import longattn as la
 from longattn.reports.verify import verify
 from tests.conftest import config
-from tests.pipeline.test_executors import data_files
+from tests.labelled import data_files
 from tests.test_cli import here, write
 from tests.test_readers import COLUMNS, assert_read
 
