@@ -51,13 +51,20 @@ class IdSettings:
 class _Target:
     """Where the ids of a part go: into memory, or into a file."""
 
-    ids: NDArray[np.integer]
-    """(tokens,); of a file, as it is mapped."""
+    memory: NDArray[np.integer] | None = None
+    """(tokens,)"""
     file: IO[bytes] | None = None
     begin: int = 0
     """Byte of the file at which the part begins."""
     appear: ExitStack = field(default_factory=ExitStack)
     """Closed: the file appears, if it is one of its own."""
+
+    def ids(self, tokens: int, dtype: np.dtype) -> NDArray[np.integer]:
+        """All of the part; a file's are mapped for as long as they are held."""
+        if self.memory is not None:
+            return self.memory
+        assert self.file is not None
+        return np.asarray(np.memmap(self.file, dtype, "r", self.begin, (tokens,)))
 
 
 @dataclass(frozen=True)
@@ -100,7 +107,9 @@ def write_parts(
 
             def finish(part: int) -> None:
                 target = targets[part]
-                whole = layout.part(part, target.ids, padded=padded)
+                whole = layout.part(
+                    part, target.ids(layout.parts[part].tokens, ids.dtype), padded=padded
+                )
                 if padded:
                     _pad(target, whole, ids)
                 target.appear.close()
@@ -160,9 +169,8 @@ def _own_files(
         own = stack.enter_context(ExitStack())
         url = prefix_of(layout, part, format, folder) + format.ids_suffix
         file = own.enter_context(own.enter_context(staged(url)).open("w+b"))
-        tokens = layout.parts[part].tokens
-        file.truncate(tokens * dtype.itemsize)
-        targets[part] = _Target(_mapped(file, dtype, 0, tokens), file, 0, own)
+        file.truncate(layout.parts[part].tokens * dtype.itemsize)
+        targets[part] = _Target(file=file, appear=own)
     return targets
 
 
@@ -174,9 +182,8 @@ def _stretches(
     file.truncate(sum(layout.parts[part].tokens for part in parts) * dtype.itemsize)
     targets, begin = {}, 0
     for part in parts:
-        tokens = layout.parts[part].tokens
-        targets[part] = _Target(_mapped(file, dtype, begin, tokens), file, begin)
-        begin += tokens * dtype.itemsize
+        targets[part] = _Target(file=file, begin=begin)
+        begin += layout.parts[part].tokens * dtype.itemsize
     return targets
 
 
@@ -190,10 +197,6 @@ def _in_memory(
         targets[part] = _Target(memory[begin : begin + tokens])
         begin += tokens
     return targets
-
-
-def _mapped(file: IO[bytes], dtype: np.dtype, begin: int, tokens: int) -> NDArray[np.integer]:
-    return np.asarray(np.memmap(file, dtype, "r", begin, (tokens,)))
 
 
 def prefix_of(layout: Layout, part: int, format: Format, folder: str) -> str:
@@ -284,9 +287,10 @@ def _check_vocabulary(url: str, values: NDArray[np.integer], vocab_size: int) ->
 
 def _write_at(target: _Target, at: int, values: NDArray[np.integer]) -> None:
     """Put ids at a token of a part."""
-    if target.file is None:
-        target.ids[at : at + len(values)] = values
+    if target.memory is not None:
+        target.memory[at : at + len(values)] = values
         return
+    assert target.file is not None
     data, place = np.ascontiguousarray(values).data.cast("B"), target.begin + at * values.itemsize
     while data:
         written = os.pwrite(target.file.fileno(), data, place)
