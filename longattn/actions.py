@@ -8,13 +8,14 @@ import logging
 from longattn.command import Executor
 from longattn.errors import RunError
 from longattn.ray_messages import quieten_ray
-from longattn.settings.numbers import ByteSize, Seconds, read_number
+from longattn.settings.numbers import ByteSize, Count, Seconds, WindowLength, read_number
 from longattn.terminal import (
     console,
     show_categories,
     show_evaluation,
     show_scores,
     show_stages,
+    show_written,
 )
 from longattn.text import counted
 
@@ -32,17 +33,23 @@ def plan(
 ) -> None:
     from longattn.config import Config
     from longattn.reports.plan import plan as plan_run
-    from longattn.reports.plan_printed import print_plan
+    from longattn.reports.plan_printed import PlanPrinter, print_rest
 
     config = Config.of(path, overrides or [])
     read_bytes = read_number(ByteSize, "--read", read)
+    shown = console(110)
     result = plan_run(
-        config, overrides or [], windows_per_second=rate, read_bytes=read_bytes, check=check
+        config,
+        overrides or [],
+        windows_per_second=rate,
+        read_bytes=read_bytes,
+        check=check,
+        watcher=None if as_json else PlanPrinter(shown),
     )
     if as_json:
         print(json.dumps(result.to_dict(), indent=1))
     else:
-        print_plan(result, console(110))
+        print_rest(result, shown)
     if result.nothing:
         raise RunError(f"a run would end without a window: {result.nothing}")
 
@@ -72,8 +79,8 @@ def run(
     told = summary.to_dict()
     show_categories(told["categories"], config.select.rank_by)
     show_stages(told)
-    show_scores(told.get("scores", {}))
-    _show_written(OutputFolder(config.output).shown())
+    show_scores(told.get("scores", {}), summary.tables_written)
+    show_written(config.output, OutputFolder(config.output).shown())
 
 
 def follow(
@@ -96,12 +103,6 @@ def follow(
         for name, given in (("--follow", interval), ("--idle", idle))
     ]
     follow_sources(config, times[0], idle=times[1], executor=executor.value, check=check)
-
-
-def _show_written(places: list[str]) -> None:
-    from longattn.text import without_secrets
-
-    print("written: " + "  ".join(map(without_secrets, places)))
 
 
 def select(path: str, overrides: list[str] | None) -> None:
@@ -130,7 +131,7 @@ def select(path: str, overrides: list[str] | None) -> None:
     for remark in remarks(config, categories):
         log.warning("%s", remark)
     show_categories(categories, config.select.rank_by)
-    _show_written(written)
+    show_written(config.output, written)
 
 
 def evaluate(
@@ -145,9 +146,11 @@ def evaluate(
     from longattn.reports.evaluation import evaluate as measure
     from longattn.reports.evaluation import write_evaluation
     from longattn.reports.evaluation_record import FEW_DOCUMENTS, LABELS
+    from longattn.storage.output_folder import require_folder
     from longattn.text import without_secrets
 
     config = Config.of(path, overrides or [])
+    require_folder(config.output)
     result = measure(
         config, windows=windows, causal_model=causal_model, held_out=held_out, seed=seed
     )
@@ -156,15 +159,50 @@ def evaluate(
         print(f"written: {without_secrets(url)}")
 
 
-def join(path: str, file: str, name: str) -> None:
+def join(path: str, file: str, name: str | None) -> None:
     from longattn.notebook import join as join_file
     from longattn.text import count
 
     told = join_file(path, file, name=name)
+    of_file = "" if name else " (named as the file)"
     print(
-        f"score {name}: {', '.join(told.columns)} of {count(told.windows - told.missing)} of "
+        f"score {told.name}{of_file}: {', '.join(told.columns)} of {count(told.windows - told.missing)} of "
         f"{counted(told.windows, 'window')}; {count(told.unknown)} of {count(told.rows)} ids are not "
         f"labelled here; {counted(told.tables, 'table')} written"
     )
     if told.left_out:
         print(f"left out, since they hold no numbers: {', '.join(told.left_out)}")
+
+
+def export(
+    path: str, overrides: list[str] | None, format: str, shuffle: int | None, mix: str | None
+) -> None:
+    from longattn.formats.registry import format_named
+    from longattn.notebook import export as write_export
+    from longattn.text import without_secrets
+
+    for written in write_export(path, overrides or [], format=format, shuffle=shuffle, mix=mix):
+        print(without_secrets(written))
+    log.info("%s is read so: %s", format, format_named(format).reading)
+
+
+def bench(model: str | None, lengths: list[str], tokens: str, *, as_json: bool) -> None:
+    from longattn.reports.bench import run_bench, shown
+
+    windows = [read_number(WindowLength, "--length", text) for text in lengths]
+    result = run_bench(model, windows, read_number(Count, "--tokens", tokens))
+    print(json.dumps(result.to_dict(), indent=1) if as_json else shown(result))
+
+
+def verify(output: str, scores: int) -> None:
+    from longattn.config import output_of
+    from longattn.reports.verify import verify as findings
+    from longattn.text import without_secrets
+
+    folder, found = output_of(output), 0
+    for finding in findings(folder, scores=scores):
+        found += 1
+        print(finding)
+    if found:
+        raise RunError(f"{without_secrets(folder)}: {counted(found, 'finding')}")
+    print(f"{without_secrets(folder)}: all holds")

@@ -6,7 +6,6 @@ Exit status: 0 all of it worked; others as `longattn.errors` has them.
 from __future__ import annotations
 
 import json
-import logging
 import sys
 from typing import Annotated
 
@@ -27,12 +26,11 @@ from longattn.command import (
     ShardOption,
     guarded,
 )
-from longattn.settings.numbers import Count, WindowLength, read_number
+from longattn.settings.numbers import WindowLength, read_number
 from longattn.terminal import (
     console,
 )
 
-log = logging.getLogger("longattn")
 app = typer.Typer(
     help="Find the long documents whose far ends depend on each other.",
     no_args_is_help=True,
@@ -312,12 +310,21 @@ def join(
     file: Annotated[
         str, typer.Argument(metavar="FILE", help="Parquet with data_id and numbers, local or s3://")
     ],
-    name: Annotated[str, typer.Option(help="of the score: its column and its folder")],
+    name: Annotated[
+        str | None,
+        typer.Option(
+            help="of the score: its column and its folder; default: FILE without its suffix"
+        ),
+    ] = None,
     log_file: LogFile = None,
 ) -> None:
     """Make numbers of your own a score of the labelled windows: OUTPUT/scores/NAME.
 
-    Example: longattn join out/quickstart mine.parquet --name mine
+    A single column becomes NAME, of several each NAME_COLUMN: what `select.rank_by` and `where` take.
+
+    Example: longattn join out/quickstart mine.parquet
+
+    Example: longattn join out/quickstart scores-2.parquet --name mine
     """
     guarded(lambda: actions.join(output, file, name))
 
@@ -340,19 +347,21 @@ def export(
 ) -> None:
     """Write the selected windows as files of a trainer: OUTPUT/FORMAT/CATEGORY-PART...
 
-    Prints what the trainer takes. Killed and run again, it writes what is missing.
+    Prints the paths that the trainer takes, and how they are read. Killed and run again, it writes
+    what is missing.
+
+    megatron: pairs of .bin (token ids) and .idx, for Megatron-LM's --data-path.
+
+    mds: folders for mosaicml-streaming: input_ids, indices, domain, length, data_id.
+
+    npy: .npy (token ids, no header), .csv.gz (a line a document), for OLMo-core and numpy.memmap.
+
+    jsonl: .jsonl.zst; a line has data_id, category, length, documents, input_ids.
 
     Example: longattn export configs/quickstart.yaml --format mds --shuffle 1
     """
 
-    def work() -> None:
-        from longattn.notebook import export as write_export
-        from longattn.text import without_secrets
-
-        for path in write_export(config, set_ or [], format=format, shuffle=shuffle, mix=mix):
-            print(without_secrets(path))
-
-    guarded(work)
+    guarded(lambda: actions.export(config, set_, format, shuffle, mix))
 
 
 @app.command()
@@ -378,14 +387,7 @@ def bench(
     Example: longattn bench --model 8b --tokens 36B
     """
 
-    def work() -> None:
-        from longattn.reports.bench import run_bench, shown
-
-        lengths = [read_number(WindowLength, "--length", text) for text in length or ["32K"]]
-        result = run_bench(model, lengths, read_number(Count, "--tokens", tokens))
-        print(json.dumps(result.to_dict(), indent=1) if json_ else shown(result))
-
-    guarded(work)
+    guarded(lambda: actions.bench(model, length or ["32K"], tokens, as_json=json_))
 
 
 @app.command()
@@ -403,20 +405,7 @@ def verify(
     Example: longattn verify out/quickstart --scores 20
     """
 
-    def work() -> None:
-        from longattn.config import output_of
-        from longattn.reports.verify import verify as findings
-        from longattn.text import counted, without_secrets
-
-        folder, found = output_of(output), 0
-        for finding in findings(folder, scores=scores):
-            found += 1
-            print(finding)
-        if found:
-            raise RuntimeError(f"{without_secrets(folder)}: {counted(found, 'finding')}")
-        print(f"{without_secrets(folder)}: all holds")
-
-    guarded(work)
+    guarded(lambda: actions.verify(output, scores))
 
 
 def _version(value: bool) -> None:

@@ -35,6 +35,8 @@ from longattn.text import without_secrets
 
 SCORER_BATCH = {"cuda": 32, "cpu": 8}
 """Windows a scorer is handed at a time by default: a GPU pauses between two batches."""
+CPU_BATCH_TOKENS = 1 << 15
+"""On a CPU no more tokens together, or one window: each counts as scored within some seconds."""
 
 
 class Sample(Settings):
@@ -118,7 +120,8 @@ class Scorer(Settings):
     )
     batch: Count | None = Field(
         None,
-        description="windows handed to a scorer at a time; null: 32 on a GPU, 8 on a CPU",
+        description="windows handed to a scorer at a time; null: 32 on a GPU, up to 8 on a CPU, of 32K "
+        "tokens together",
     )
 
 

@@ -112,13 +112,14 @@ def select(
     return chosen
 
 
-def join(output: ConfigLike, file: str, *, name: str) -> Joined:
+def join(output: ConfigLike, file: str, *, name: str | None = None) -> Joined:
     """Numbers of your own as a score table: `<output>/scores/<name>`, row for row as the windows.
 
     Args:
         output: the output folder of a run, or its config.
         file: a Parquet file with `data_id` and columns of numbers, local or any fsspec URL.
-        name: of the score; a single column becomes `<name>`, of several each `<name>_<column>`.
+        name: of the score, by default that of the file without its suffix; a single column becomes
+            `<name>`, of several each `<name>_<column>`.
 
     Returns:
         A `Joined`: how many windows have no number, how many ids are not labelled here.

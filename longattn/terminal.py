@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
-from longattn.text import count, counted, duration, short, size
+from longattn.text import count, counted, duration, short, size, without_secrets
 
 if TYPE_CHECKING:
     from longattn.reports.evaluation_record import Auc, Evaluation, HeadsEvaluation
@@ -158,19 +159,38 @@ def show_stages(summary: Mapping[str, Any]) -> None:
     )
 
 
-def show_scores(scores: Mapping[str, Mapping[str, Any]]) -> None:
+def show_scores(scores: Mapping[str, Mapping[str, Any]], written: Mapping[str, int]) -> None:
     """A line for each further score: its tables, and what computing them took.
 
     Args:
-        scores: by name, as the summary of a run holds them.
+        scores: by name, as the summary of a run holds them: of it and of those before.
+        written: by name, tables that this run wrote.
     """
     for name, of in scores.items():
+        if not written.get(name):
+            print(f"score {name}: nothing to compute: {_there(of['tables'])}")
+            continue
         within = "" if of["scored"] == of["windows"] else f"{count(of['scored'])} of "
         each = of["seconds"] / of["scored"] if of["scored"] else None
         print(
             f"score {name}: {counted(of['tables'], 'table')}, {within}{counted(of['windows'], 'window')} at "
             f"{duration(each)} each"
         )
+
+
+def _there(tables: int) -> str:
+    return (
+        "its table was there before" if tables == 1 else f"all {tables:,} tables were there before"
+    )
+
+
+def show_written(output: str, places: Sequence[str]) -> None:
+    """What of an output folder a person may want to look at, each place as it is named below it."""
+    root = output.rstrip("/") + "/"
+    below = "  ".join(place.removeprefix(root) for place in places)
+    print(f"written: {without_secrets(output)}")
+    for line in textwrap.wrap(without_secrets(below), WIDTH - 2, break_long_words=False):
+        print(f"  {line}")
 
 
 def _cell(value: Any) -> str:

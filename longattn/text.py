@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from difflib import get_close_matches
 
 _USER = r"([A-Za-z][A-Za-z0-9+.-]*://)"
 _S3 = r"(s3a?://)(?!arn:)"
@@ -69,6 +71,13 @@ def without_signature(url: str) -> str:
 def lines_without_secrets(text: str) -> str:
     """The same of a text of several lines, which stay lines."""
     return "\n".join(map(without_secrets, text.splitlines()))
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """`; did you mean x?`, of what there is the one that is most like a name; empty where none is."""
+    by_folded = {one.lower(): one for one in names}
+    close = get_close_matches(name.lower(), by_folded, n=1)
+    return f"; did you mean {by_folded[close[0]]}?" if close else ""
 
 
 def count(value: float | None) -> str:

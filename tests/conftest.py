@@ -1,10 +1,9 @@
-"""Fixtures: a finished run, a real Ray cluster, a real S3 server over HTTP, a small checkpoint."""
+"""Fixtures: a finished run, a real S3 server over HTTP, a small checkpoint."""
 
 import gzip
 import json
 import os
 import shutil
-import tempfile
 from functools import cache
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from hypothesis import settings
 import longattn as la
 from longattn.samples import SAMPLES
 from tests.examples import examples
-from tests.s3 import environment, moto_server
+from tests.s3 import moto_server
 
 settings.register_profile(
     "untimed", max_examples=examples(100), deadline=None
@@ -49,33 +48,22 @@ def config(documents, output, checkpoint, **fields):
     return la.Config.parse({**values, **fields})
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _measured_in_short():
+    """What `plan` and `bench` measure for seconds they measure for a moment here."""
+    from longattn.reports import bench, plan
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plan, "MEASURE_SECONDS", 0.1)
+        patch.setattr(bench, "CPU_SECONDS", 0.1)
+        yield
+
+
 @pytest.fixture(scope="session")
 def s3():
     """The endpoint of a server with a bucket named `bucket`."""
     with moto_server() as endpoint:
         yield endpoint
-
-
-@pytest.fixture(scope="session")
-def ray_cluster(s3, tmp_path_factory):
-    """Ray on this machine alone, its workers able to reach the S3 server."""
-    import ray
-
-    if "PYTEST_XDIST_WORKER" in os.environ:  # one of the processes starts it: `_shared_by`
-        (tmp_path_factory.getbasetemp().parent / "ray_cluster").touch(exist_ok=False)
-    folder = tempfile.mkdtemp(prefix="la-")  # short: Ray puts Unix sockets below it
-    os.environ["RAY_AUTH_MODE"] = "disabled"
-    with environment(LONGATTN_CACHE=f"{folder}/models"):  # of the workers, which get it from Ray
-        ray.init(
-            num_cpus=2,
-            include_dashboard=False,
-            _temp_dir=folder,
-            logging_level="WARNING",
-            object_store_memory=300 * 2**20,
-        )
-    yield
-    ray.shutdown()
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
@@ -195,8 +183,3 @@ def _shared_by(file: Path) -> str | None:
     """The costly fixture that the tests of a file share with those of others."""
     text = file.read_text()
     return "servers" if any(name in text for name in ("gateway", "ray_cluster")) else None
-
-
-def pytest_collection_modifyitems(items):
-    """First come the files that share a fixture: at the end no process waits for them."""
-    items.sort(key=lambda item: _shared_by(item.path) is None)

@@ -2,6 +2,7 @@
 
 import json
 import zlib
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -84,3 +85,9 @@ def write_heads_table(labelled, name, layers, scores, heads=None):
     schema = pa.schema([pa.field("data_id", pa.string()), *fields])
     write_table(url, pq.ParquetFile(url).read().cast(schema), {"fingerprint": "s"})
     return url
+
+
+def data_files(output):
+    """Bytes of every Parquet file, by its place below the output."""
+    paths = Path(output).rglob("*.parquet")
+    return {str(path.relative_to(output)): path.read_bytes() for path in paths}

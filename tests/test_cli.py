@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 import longattn as la
 from longattn.cli import app
 from longattn.errors import ConfigError
-from longattn.terminal import show_stages
+from longattn.terminal import show_scores, show_stages, show_written
 from tests.broken import quiet_log
 from tests.conftest import config
 
@@ -41,11 +41,11 @@ def here(*arguments):
 @pytest.mark.parametrize(
     ("overrides", "told"),
     [
-        (["window.tokens=3"], ["window.tokens", "greater than or equal to 16", "given: 3"]),
+        (["window.tokens=3"], ["window.tokens", "16 or more is required", "given: 3"]),
         (["windows.tokens=512"], ["windows", "did you mean window?"]),
         (["select.keep.fraction=1.5"], ["select.keep.fraction", "1.5"]),
         (["alpha"], ["--set alpha", "field=value"]),
-        (["sources.0.path=/nowhere/*.jsonl"], ["'/nowhere/*.jsonl' matches nothing"]),
+        (["sources.0.path=/nowhere/*.jsonl"], ["sources.0.path: '/nowhere/*.jsonl' matches nothing"]),
         (["sources.1.text_column=text"],
          ["sources.1.text_column: ", "'text'", "a.parquet", "its columns are 'content', 'n'"]),
         (["sources.0.text_column=text"],
@@ -184,3 +184,22 @@ def test_what_a_run_read_says_how_many_documents_repeat_others(finished, capsys)
     assert f"read {documents} documents, of which 3 repeat others and are left out (" in (
         capsys.readouterr().out
     )
+
+
+def test_what_a_score_took_is_told_only_where_something_was_computed(capsys):
+    of = {"tables": 2, "windows": 90, "scored": 90, "seconds": 45.0}
+    show_scores({"text": of, "gap": {**of, "tables": 1}}, {"text": 2, "gap": 0})
+    assert capsys.readouterr().out.splitlines() == [
+        "score text: 2 tables, 90 windows at 0.5 s each",
+        "score gap: nothing to compute: its table was there before",
+    ]
+
+
+def test_what_was_written_fits_80_columns_below_the_folder_it_is_in(capsys):
+    places = ("labelled", "selected", "quarantine", "_longattn/summary.json", "report.html")
+    output = "s3://a-bucket/with/a/long/name/of/a/folder"
+    show_written(output, [f"{output}/{place}" for place in places] * 2)
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert first == f"written: {output}"
+    assert " ".join(lines).split() == [*places, *places]
+    assert len(lines) > 1 and max(map(len, lines)) <= 80

@@ -17,6 +17,7 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 
 from longattn.config import Config
 from longattn.pipeline.monitor import LAG_METRICS, METRICS
+from longattn.pipeline.stopping import LAST
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "configs" / "cluster"
@@ -25,6 +26,13 @@ FOLDER = ROOT / "configs" / "cluster"
 @pytest.fixture
 def job():
     return yaml.safe_load((FOLDER / "kuberay-rayjob.yaml").read_text())
+
+
+def pods(job):
+    """Of the head and of each group of workers."""
+    spec = job["spec"]["rayClusterSpec"]
+    groups = (spec["headGroupSpec"], *spec["workerGroupSpecs"])
+    return [group["template"]["spec"] for group in groups]
 
 
 def test_the_rayjob_meets_the_schema_of_its_resource(job):
@@ -57,6 +65,34 @@ def test_the_rayjob_grows_from_none_and_holds_no_secret(job):
         assert container["envFrom"] == [{"secretRef": {"name": "longattn-s3"}}]
         assert not any("KEY" in e["name"] for e in container.get("env", []))
     assert all(g["template"]["spec"]["tolerations"] for g in groups.values())
+
+
+def test_the_rayjob_is_what_the_operator_runs_again_and_takes_away(job):
+    """Rules of KubeRay's validation and controller beyond the types of its resource."""
+    spec = job["spec"]
+    assert spec["backoffLimit"] > 0 and spec["submissionMode"] == "K8sJobMode"  # others: no retries
+    assert "clusterSelector" not in spec  # a new cluster each time, and gone with the job
+    assert spec["shutdownAfterJobFinishes"] and spec["ttlSecondsAfterFinished"] >= 0
+    assert spec["rayClusterSpec"]["rayVersion"] in (FOLDER / "Dockerfile").read_text()
+    assert yaml.safe_load(spec.get("runtimeEnvYAML", "{}")) == {}  # all is in the image
+    assert "version" not in spec["rayClusterSpec"]["autoscalerOptions"]  # not beside the variable
+    assert set(pod["restartPolicy"] for pod in pods(job)) == {"Never"}  # of autoscaler v2
+    for pod in pods(job):
+        assert pod["containers"][0]["name"].startswith("ray-")  # Ray's is the first
+
+
+def test_a_deleted_rayjob_leaves_the_driver_the_time_that_it_takes(job):
+    """The operator stops the job and deletes all pods at once: they stay until the driver is gone."""
+    head, *workers = pods(job)
+    (seconds,) = [
+        int(variable["value"])
+        for variable in head["containers"][0]["env"]
+        if variable["name"] == "RAY_JOB_STOP_WAIT_TIME_S"
+    ]
+    assert seconds > LAST
+    for pod in (head, *workers):
+        command, stays = pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
+        assert command == "sleep" and seconds < int(stays) < pod["terminationGracePeriodSeconds"]
 
 
 def test_ray_up_takes_the_cluster_file(monkeypatch):

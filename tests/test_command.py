@@ -122,7 +122,7 @@ def test_commands_that_log_take_a_log_file(call):
     ("arguments", "told"),
     [
         (("plan", "CONFIG", "--read", "lots"), "--read lots: a whole number is required"),
-        (("bench", "--length", "3"), "--length 3: Input should be greater than or equal to 16"),
+        (("bench", "--length", "3"), "--length 3: 16 or more is required"),
         (("bench", "--tokens", "many"), "--tokens many: a whole number is required"),
         (("inspect", "--text", "x", "--window", "x"), "--window x: a whole number is required"),
         (("select", "CONFIG", "--set", "select.keep.count=1", "--set", "select.keep.tokens=1B"),

@@ -60,7 +60,7 @@ def test_overrides_reach_any_field(tmp_path):
         ("select.alpha=.nan", "select.alpha"),
         ("select.keep.fraction=2", "select.keep.fraction"),
         ("select.keep={fraction: 0.5, count: 3}", "exactly one of fraction, tokens, count"),
-        ("select.standardize=softmax", "'zscore' or 'minmax'"),
+        ("select.standardize=softmax", "allowed: zscore, minmax"),
         ("windw.tokens=3", "windw"),
         ("sources.7.path=x", "index from 0 to 0"),
         ("sources.0.category=../../etc", "a category names a folder"),
@@ -122,7 +122,7 @@ def test_redact_leaves_plain_urls_alone():
 
 @pytest.mark.parametrize(
     ("distances", "told"),
-    [([], "at least 1"), ([5, 5], "names one twice"), ([4, 0], "greater than or equal to 1"), ([900], "is over window.tokens")],
+    [([], "allowed: tokens, or a list"), ([5, 5], "names one twice"), ([4, 0], "1 or more is required"), ([900], "is over window.tokens")],
 )  # fmt: skip
 def test_distances_that_make_no_sense_are_refused(distances, told):
     values = {"sources": [{"category": "a", "path": "b"}], "output": "o", "window": {"tokens": 800}}

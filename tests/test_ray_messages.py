@@ -6,7 +6,6 @@ import subprocess
 import sys
 from contextlib import ExitStack
 
-from longattn.cluster import connected
 from longattn.ray_messages import without_noise
 
 CODE = r"""
@@ -73,10 +72,3 @@ def test_blocks_of_several_threads_may_overlap(capfd):
     second.close()
     os.write(2, b"after both: " + LINE)
     assert capfd.readouterr().err == f"within the second\nafter both: {LINE.decode()}"
-
-
-def test_a_script_connected_to_ray_sees_none_of_them(ray_cluster, capfd):
-    with connected():
-        os.write(2, LINE + b"another line\n")
-    told = capfd.readouterr().err
-    assert "another line" in told and "constructor arguments" not in told

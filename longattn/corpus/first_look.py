@@ -5,6 +5,7 @@ No single file decides: one that is empty, or holds nothing but nulls so far, sa
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,7 @@ from longattn.corpus.reading import read_split
 from longattn.corpus.records import Reason, Record, Split
 from longattn.corpus.sources import Source
 from longattn.storage.files import warn_if_slow
+from longattn.text import did_you_mean
 
 THREADS = 16  # requests under way at once
 FOLDERS_CHECKED = 16  # of each category and column
@@ -99,6 +101,7 @@ def column_types(splits: Iterable[Split], known: Mapping[str, str] | None = None
         if name not in kinds and places:
             there = sorted({other for types in seen for other in types} - wanted)
             also = f"; there are {', '.join(map(repr, there[:12]))}" if there else ""
+            also = did_you_mean(name, there) + also
             raise ValueError(f"sources.columns: {name!r} is in none of the files looked at{also}")
         decided[name] = common_type(kinds[name]) or "string"
     return decided
@@ -149,7 +152,8 @@ def _problem_of(files: Sequence[Split]) -> str:
     if not refused:
         return ""
     split, problem = refused
-    return f"{split.source}: no text in column {split.text_column!r}: {problem}"
+    meant = did_you_mean(split.text_column, re.findall("'([^']+)'", problem))
+    return f"{split.source}: no text in column {split.text_column!r}: {problem}{meant}"
 
 
 def _look(split: Split) -> Finding:

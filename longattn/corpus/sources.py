@@ -22,6 +22,7 @@ from fsspec.utils import glob_translate
 
 from longattn.corpus.parts import cut_files
 from longattn.corpus.records import Compression, Format, Split, local_identity
+from longattn.corpus.suffixes import ALLOWED, hint, kind_of
 from longattn.errors import ConfigError
 from longattn.storage.files import (
     UrlOf,
@@ -37,31 +38,6 @@ from longattn.storage.tables import SELECTED, is_own
 from longattn.text import without_secrets
 
 log = logging.getLogger("longattn")
-TEXT: dict[str, Format] = {
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "jsonl",
-    ".csv": "csv",
-    ".tsv": "tsv",
-    ".txt": "txt",
-}
-PACKED: dict[str, Compression | None] = {
-    "": None,
-    ".gz": "gzip",
-    ".bz2": "bz2",
-    ".xz": "xz",
-    ".zst": "zstd",
-}
-TABLES: dict[str, Format] = {".parquet": "parquet", ".arrow": "arrow", ".feather": "arrow"}
-SUFFIXES: dict[str, tuple[Format, Compression | None]] = {
-    **{
-        text + pack: (kind, packed)
-        for text, kind in TEXT.items()
-        for pack, packed in PACKED.items()
-    },
-    **{suffix: (kind, None) for suffix, kind in TABLES.items()},
-}
-ALLOWED = f"{', '.join(TEXT)} (each also {', '.join(list(PACKED)[1:])}), {', '.join(TABLES)}"
 SPLIT_BYTES = 256 << 20  # of a part of a file that can be cut
 # What `datasets` writes beside its files.
 NOT_DATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
@@ -96,11 +72,17 @@ class Listing:
                 if ".txt" in counts
                 else ""
             )
+            + next(filter(None, map(hint, counts)), "")
             for source, counts in self.left_out.items()
         ]
 
 
-def list_sources(sources: Iterable[Source], *, split_bytes: int = SPLIT_BYTES) -> Listing:
+def list_sources(
+    sources: Iterable[Source],
+    *,
+    split_bytes: int = SPLIT_BYTES,
+    settings: Sequence[str] = (),
+) -> Listing:
     """What there is to read, sorted by category and path, and what is left out.
 
     A path that exists is taken as it is written; else `{a,b}` are alternatives, each of which must
@@ -114,6 +96,7 @@ def list_sources(sources: Iterable[Source], *, split_bytes: int = SPLIT_BYTES) -
         split_bytes: a larger plain JSON Lines file is cut into even byte ranges of at most this
             size, a larger Parquet or Arrow file into runs of row groups or record batches. Others
             cannot be cut.
+        settings: what each source's path is called where it is refused; by default `sources.<i>.path`.
 
     Raises:
         ValueError: a path or pattern matches nothing, a suffix is unknown, a name is not UTF-8.
@@ -121,8 +104,14 @@ def list_sources(sources: Iterable[Source], *, split_bytes: int = SPLIT_BYTES) -
     """
     files: dict[tuple[str, str, str], Split] = {}
     left_out: dict[str, Counter[str]] = {}
-    for source in sources:
-        found, skipped = list_files(source)
+    for i, source in enumerate(sources):
+        try:
+            found, skipped = list_files(source)
+        except ConfigError:
+            raise
+        except ValueError as error:
+            setting = settings[i] if settings else f"sources.{i}.path"
+            raise ConfigError(f"{setting}: {error}") from None
         for split in found:
             files.setdefault(file_key(split), split)
         if skipped:
@@ -148,9 +137,14 @@ def file_key(split: Split) -> tuple[str, str, str]:
     return split.category, split.path, split.text_column
 
 
-def list_splits(sources: Iterable[Source], *, split_bytes: int = SPLIT_BYTES) -> list[Split]:
+def list_splits(
+    sources: Iterable[Source],
+    *,
+    split_bytes: int = SPLIT_BYTES,
+    settings: Sequence[str] = (),
+) -> list[Split]:
     """The splits of `list_sources`; what is left out is logged."""
-    listing = list_sources(sources, split_bytes=split_bytes)
+    listing = list_sources(sources, split_bytes=split_bytes, settings=settings)
     for line in listing.left_out_lines():
         log.warning("%s", line)
     return listing.splits
@@ -232,12 +226,13 @@ def _files(
                 kind = kind_of(member)
                 if kind is None:
                     raise ValueError(
-                        f"{store.shown(member)}: suffix not known, allowed are {ALLOWED}"
+                        f"{store.shown(member)}: suffix not known{hint(member)}; allowed are {ALLOWED}"
                     )
                 count += 1
                 yield _split(store, source, member, member_info, kind)
         if not (count or may_be_missing):
             what = f"holds no file of a known suffix ({ALLOWED})" if found else "matches nothing"
+            what += next(filter(None, map(hint, skipped)), "") if found else ""
             of = "" if pattern == path else f" (an alternative of {shown!r})"
             raise ValueError(f"{store.shown(pattern) if of else shown!r} {what}{of}")
 
@@ -383,15 +378,6 @@ def _name(path: str) -> str:
 def _hidden(name: str) -> bool:
     """As Spark and pyarrow have it: what starts so is not data, or not yet."""
     return name.startswith((".", "_"))
-
-
-def kind_of(path: str) -> tuple[Format, Compression | None] | None:
-    """Format and compression that a file's name tells; a query after it is not the name."""
-    if path.startswith(("http://", "https://")):
-        path = path.partition("?")[0].partition("#")[0]
-    name = _name(path).lower()
-    first, last = name.rfind(".", 0, name.rfind(".")), name.rfind(".")
-    return SUFFIXES.get(name[first:]) or SUFFIXES.get(name[last:]) if last >= 0 else None
 
 
 def _split(

@@ -36,6 +36,10 @@ class MDS(Format):
     """`mds/<category>/shard.<part>.mds` and `index.json`; shuffled, all in `mds/` itself."""
 
     name = "mds"
+    reading = (
+        "each folder is a stream of mosaicml-streaming, `StreamingDataset(local=...)`, with "
+        "input_ids, indices (start and stop of each document), domain, length, data_id"
+    )
     part_bytes = 64 << 20  # what a training node fetches at a time
     suffixes = (".mds",)
     index = "index.json"

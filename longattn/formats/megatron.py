@@ -26,6 +26,10 @@ class Megatron(Format):
     """`megatron/<category>-<part>.bin` and `.idx`."""
 
     name = "megatron"
+    reading = (
+        "each prefix is for Megatron-LM's `--data-path`: its .bin holds the token ids, its .idx "
+        "where each document begins (`IndexedDataset(prefix)`)"
+    )
     part_bytes = 4 << 30
     suffixes = (".bin", ".idx")
     ids_suffix = ".bin"

@@ -23,6 +23,11 @@ class Npy(Format):
     """`npy/<category>-<part>.npy`, `.csv.gz` and, where there is padding, `.mask`."""
 
     name = "npy"
+    reading = (
+        "each .npy holds token ids and no header, `numpy.memmap(file, dtype)`; beside it .csv.gz "
+        "has start, stop, data_id, category, sequence of each document, .mask, where there is "
+        "padding, a byte a token"
+    )
     part_bytes = 1 << 30
     suffixes = (".npy", ".csv.gz")
     ids_suffix = ".npy"

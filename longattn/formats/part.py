@@ -68,6 +68,8 @@ class Format(ABC):
     """How one trainer wants its files."""
 
     name: ClassVar[str]
+    reading: ClassVar[str]
+    """What its files hold and how they are read, in one line for people."""
     part_bytes: ClassVar[int]
     """A part is full once its ids take this many bytes."""
     suffixes: ClassVar[tuple[str, ...]]

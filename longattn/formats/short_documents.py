@@ -69,7 +69,7 @@ def insert_packed(table: PieceTable, source: PackedSource, packing: Packing) -> 
         ValueError: a path that matches nothing.
         OSError: the storage failed.
     """
-    splits = list_splits([source])
+    splits = list_splits([source], settings=[f"packed {source.category}: path"])
     if source.ids_column is None:
         urls, column = list(_tokenized(splits, source, packing)), "input_ids"
     else:

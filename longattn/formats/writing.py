@@ -11,9 +11,10 @@ import logging
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
@@ -31,7 +32,7 @@ from longattn.text import size, without_secrets
 
 log = logging.getLogger("longattn")
 
-ORDERED_BYTES = 256 << 20  # of ids of the parts written together, where no file is read twice
+ORDERED_BYTES = 64 << 20  # of ids of the parts written together, where few rows are read twice
 ORDERED_AT_ONCE = 3  # of them: while one waits for the disk, another reads
 SHUFFLED_BYTES = 256 << 30  # the same where each time all files are read, if the disk has room
 GROUPS = 4  # row groups that a thread reads at a time: some 32 MB of ids
@@ -48,13 +49,22 @@ class IdSettings:
 
 @dataclass(frozen=True)
 class _Target:
-    """Where the ids of a part go."""
+    """Where the ids of a part go: into memory, or into a file."""
 
-    file: IO[bytes]
-    begin: int
+    memory: NDArray[np.integer] | None = None
+    """(tokens,)"""
+    file: IO[bytes] | None = None
+    begin: int = 0
     """Byte of the file at which the part begins."""
-    appear: ExitStack
+    appear: ExitStack = field(default_factory=ExitStack)
     """Closed: the file appears, if it is one of its own."""
+
+    def ids(self, tokens: int, dtype: np.dtype) -> NDArray[np.integer]:
+        """All of the part; a file's are mapped for as long as they are held."""
+        if self.memory is not None:
+            return self.memory
+        assert self.file is not None
+        return np.asarray(np.memmap(self.file, dtype, "r", self.begin, (tokens,)))
 
 
 @dataclass(frozen=True)
@@ -75,10 +85,21 @@ def write_parts(
         OSError: the storage failed.
     """
     padded = layout.table.padding() > 0
+    memory = (
+        threading.local()
+    )  # kept by each thread: fresh pages cost more than what is copied there
 
     def write(parts: list[int]) -> None:
         with ExitStack() as stack:
-            targets = _targets(layout, parts, format, folder, stack, ids.dtype.itemsize)
+            if format.ids_suffix:
+                targets = _own_files(layout, parts, format, folder, stack, ids.dtype)
+            elif layout.shuffled:
+                targets = _stretches(layout, parts, stack, ids.dtype)
+            else:
+                tokens = sum(layout.parts[part].tokens for part in parts)
+                if len(getattr(memory, "ids", ())) < tokens:
+                    memory.ids = np.empty(tokens, ids.dtype)
+                targets = _in_memory(layout, parts, memory.ids)
             for _ in in_threads(
                 lambda read: _put(read, targets, ids), _reads(layout, parts), CORES
             ):
@@ -86,7 +107,9 @@ def write_parts(
 
             def finish(part: int) -> None:
                 target = targets[part]
-                whole = layout.part(part, _mapped(target, layout, part, ids), padded=padded)
+                whole = layout.part(
+                    part, target.ids(layout.parts[part].tokens, ids.dtype), padded=padded
+                )
                 if padded:
                     _pad(target, whole, ids)
                 target.appear.close()
@@ -132,31 +155,47 @@ def _free_bytes(folder: str | None) -> int:
     return shutil.disk_usage(place).free
 
 
-def _targets(
+def _own_files(
     layout: Layout,
     parts: Sequence[int],
     format: Format,
     folder: str,
     stack: ExitStack,
-    item: int,
+    dtype: np.dtype,
 ) -> dict[int, _Target]:
-    """A place for the ids of each part: the file that they are, or a stretch of a temporary one."""
+    """Of each part the file that its ids are."""
     targets = {}
-    if not format.ids_suffix:
-        file = tempfile.TemporaryFile()  # noqa: SIM115 - nameless: a killed process leaves none
-        stack.enter_context(file)
-        begin = 0
-        for part in parts:
-            targets[part] = _Target(file, begin, ExitStack())
-            begin += layout.parts[part].tokens * item
-        file.truncate(begin)
-        return targets
     for part in parts:
         own = stack.enter_context(ExitStack())
         url = prefix_of(layout, part, format, folder) + format.ids_suffix
         file = own.enter_context(own.enter_context(staged(url)).open("w+b"))
-        file.truncate(layout.parts[part].tokens * item)
-        targets[part] = _Target(file, 0, own)
+        file.truncate(layout.parts[part].tokens * dtype.itemsize)
+        targets[part] = _Target(file=file, appear=own)
+    return targets
+
+
+def _stretches(
+    layout: Layout, parts: Sequence[int], stack: ExitStack, dtype: np.dtype
+) -> dict[int, _Target]:
+    """Of each part a stretch of one temporary file, nameless: a killed process leaves none."""
+    file = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - the stack closes it
+    file.truncate(sum(layout.parts[part].tokens for part in parts) * dtype.itemsize)
+    targets, begin = {}, 0
+    for part in parts:
+        targets[part] = _Target(file=file, begin=begin)
+        begin += layout.parts[part].tokens * dtype.itemsize
+    return targets
+
+
+def _in_memory(
+    layout: Layout, parts: Sequence[int], memory: NDArray[np.integer]
+) -> dict[int, _Target]:
+    """Of each part a stretch of memory."""
+    targets, begin = {}, 0
+    for part in parts:
+        tokens = layout.parts[part].tokens
+        targets[part] = _Target(memory[begin : begin + tokens])
+        begin += tokens
     return targets
 
 
@@ -205,11 +244,14 @@ def _put_group(
     targets: dict[int, _Target],
     ids: IdSettings,
 ) -> None:
-    array = lists.combine_chunks()
+    array = (
+        lists.chunk(0) if lists.num_chunks == 1 else lists.combine_chunks()
+    )  # which copies one, too
     offsets = array.offsets.to_numpy().astype(np.int64)
     values = array.values.to_numpy(zero_copy_only=False)
     _check_vocabulary(of.url, values, ids.vocab_size)
-    values = values.astype(ids.dtype, copy=False)
+    same = values.itemsize == ids.dtype.itemsize  # of ids from 0 on, that are below 2**31: no copy
+    values = values.view(ids.dtype) if same else values.astype(ids.dtype)
     row, start, length, part, at = (
         rows[name].to_numpy().astype(np.int64)
         for name in ("row", "start", "length", "part", "token")
@@ -231,7 +273,7 @@ def _put_group(
     for i, j in zip(firsts.tolist(), lasts.tolist(), strict=True):
         target = targets[int(part[i])]
         piece = values[begin[i] : begin[j] + length[j]]
-        _write_at(target, int(at[i]) * ids.dtype.itemsize, piece)
+        _write_at(target, int(at[i]), piece)
 
 
 def _check_vocabulary(url: str, values: NDArray[np.integer], vocab_size: int) -> None:
@@ -244,21 +286,21 @@ def _check_vocabulary(url: str, values: NDArray[np.integer], vocab_size: int) ->
 
 
 def _write_at(target: _Target, at: int, values: NDArray[np.integer]) -> None:
-    data = np.ascontiguousarray(values).data.cast("B")
+    """Put ids at a token of a part."""
+    if target.memory is not None:
+        target.memory[at : at + len(values)] = values
+        return
+    assert target.file is not None
+    data, place = np.ascontiguousarray(values).data.cast("B"), target.begin + at * values.itemsize
     while data:
-        written = os.pwrite(target.file.fileno(), data, target.begin + at)
-        data, at = data[written:], at + written
-
-
-def _mapped(target: _Target, layout: Layout, part: int, ids: IdSettings) -> NDArray[np.integer]:
-    tokens = layout.parts[part].tokens
-    return np.asarray(np.memmap(target.file, ids.dtype, "r", target.begin, (tokens,)))
+        written = os.pwrite(target.file.fileno(), data, place)
+        data, place = data[written:], place + written
 
 
 def _pad(target: _Target, part: Part, ids: IdSettings) -> None:
     for start, stop in _gaps(part.documents, len(part.ids)):
         padding = np.full(stop - start, ids.pad_token, ids.dtype)
-        _write_at(target, start * ids.dtype.itemsize, padding)
+        _write_at(target, start, padding)
 
 
 def _gaps(documents: NDArray[np.int64], tokens: int) -> Iterator[tuple[int, int]]:

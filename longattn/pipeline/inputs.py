@@ -14,6 +14,7 @@ from longattn.config import Config, Source, is_config_file
 from longattn.errors import ConfigError
 from longattn.models import model_folder, require_reachable
 from longattn.settings.paths import absolute_model
+from longattn.text import did_you_mean
 
 
 def as_dataset(rows: Any, name: str, column: str) -> Dataset:
@@ -56,7 +57,9 @@ def as_dataset(rows: Any, name: str, column: str) -> Dataset:
             f"texts is required, not {type(rows).__name__}"
         )
     if columns is not None and column not in columns:
-        raise ConfigError(f"{name}: no column {column!r}; there are {', '.join(columns)}")
+        raise ConfigError(
+            f"{name}: no column {column!r}{did_you_mean(column, columns)}; there are {', '.join(columns)}"
+        )
     dataset: Dataset = rows
     return dataset
 

@@ -52,7 +52,7 @@ from longattn.selection.columns import require_selectable
 from longattn.selection.select_windows import select
 from longattn.selection.selection_record import CategorySelection
 from longattn.storage.files import sweep, warn_if_slow
-from longattn.storage.output_folder import OutputFolder, require_folder
+from longattn.storage.output_folder import OutputFolder, require_writable
 from longattn.storage.records import read_record, write_record
 from longattn.storage.tables import DamagedFileError
 from longattn.text import counted, counted_are, without_secrets
@@ -138,7 +138,7 @@ class Job:
         self.precision: dict[str, Any] = {}
         self.columns = sorted({name for source in config.sources for name in source.columns})
         self.samples = {source.category: source.sample for source in config.sources}
-        require_folder(config.output)
+        require_writable(config.output)
         require_apart(config.sources, config.output)
         self.tables: dict[str, TableSummary] = {}
         self._cluster = ExitStack()  # keeps Ray between the stages and the further scores
@@ -204,7 +204,8 @@ class Job:
             **proofs(self.folder, self.splits),
             **(selection_proof(self.folder, self.config.select.name) if selection else {}),
         }
-        summary = replace(summary, extra=facts)
+        now = {name: of.progress.written for name, of in self.tables.items()}
+        summary = replace(summary, extra=facts, tables_written=now)
         write_record(self.folder.record("summary"), summary.to_dict())
         told = remarks(self.config, {n: c.to_dict() for n, c in summary.categories.items()})
         if not any(category.windows for category in summary.categories.values()):

@@ -29,7 +29,7 @@ from longattn.pipeline.monitor import Monitor, Progress, RunMonitor
 from longattn.pipeline.pools import Pools, actor_pool, plan_pools
 from longattn.pipeline.score_actor import ScoreStage
 from longattn.pipeline.steps import RETRIES, LabelledSink, dataset_of_tasks, with_scores, write_with
-from longattn.pipeline.stopping import Sign, Stop
+from longattn.pipeline.stopping import Sign, Stop, busy_machine
 from longattn.pipeline.streamed import (
     StreamedScores,
     StreamedSink,
@@ -159,6 +159,7 @@ class RayStages:
                 seconds = context.execution_no_progress_timeout_s
                 raise RunError(
                     f"no progress for {seconds:.0f} s; waited for {sign().waiting}; run again to go on"
+                    f"{busy_machine()}"
                 ) from error
             except Exception as error:
                 raise RunError(_failure(monitor, error)) from error

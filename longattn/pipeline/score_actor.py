@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from longattn.config import SCORER_BATCH
+from longattn.config import CPU_BATCH_TOKENS, SCORER_BATCH
 from longattn.models import model_folder
 from longattn.pipeline.failures import FailureReport, failures_reported, no_failure_report
 from longattn.pipeline.labelled_sink import list_array, no_report, token_ids
@@ -63,7 +63,7 @@ class ScoreWindows:
                 stage.settings, stage.device, stage.threads if stage.device == "cpu" else 0
             )
         self.run, self.model = stage.run, stage.settings.model
-        self.batch, self.report = stage.batch or SCORER_BATCH[stage.device], report
+        self.stage, self.report = stage, report
         self.left = time.perf_counter()  # when the last batch ended
 
     def __call__(self, block: pa.Table) -> pa.Table:
@@ -71,11 +71,18 @@ class ScoreWindows:
             return block
         block = block.drop_columns([n for n in SAYS_WHAT_SCORED if n in block.column_names])
         with failures_reported(self.failed, "scores"):
+            size = self._batch(block)
             scored = [
-                self._scored(block.slice(start, self.batch))
-                for start in range(0, len(block), self.batch)
+                self._scored(block.slice(start, size)) for start in range(0, len(block), size)
             ]
         return pa.concat_tables(scored).combine_chunks()
+
+    def _batch(self, block: pa.Table) -> int:
+        """Windows of a block that are scored, and reported, together."""
+        usual = SCORER_BATCH[self.stage.device]
+        if self.stage.device == "cpu":
+            usual = min(usual, max(1, CPU_BATCH_TOKENS // token_ids(block).shape[1]))
+        return self.stage.batch or usual
 
     def _scored(self, batch: pa.Table) -> pa.Table:
         started = time.perf_counter()

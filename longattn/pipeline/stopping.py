@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from longattn.errors import Interrupted
+from longattn.text import counted
 
 log = logging.getLogger("longattn")
 
@@ -22,6 +23,7 @@ AGAIN = 10.0  # seconds, should a library have swallowed the exception that ends
 LAST = 28.0  # seconds, after which the process ends in any case
 POLL = 0.5
 STALLED = 120.0  # seconds without a sign of progress, after which a run says what it waits for
+BUSY = 2.0  # threads that want to run, for each core, from which on the machine itself is slow
 
 
 @contextmanager
@@ -46,6 +48,14 @@ def every(seconds: float, work: Callable[[], None]) -> Iterator[None]:
     finally:
         ended.set()
         thread.join()
+
+
+def busy_machine() -> str:
+    """` (this machine is busy: ...)` where more waits for its cores than they can do; else empty."""
+    cores, load = os.cpu_count() or 1, os.getloadavg()[0]
+    if load < BUSY * cores:
+        return ""
+    return f" (this machine is busy: a load of {load:.0f} on {counted(cores, 'core')})"
 
 
 class Sign(NamedTuple):
@@ -118,7 +128,8 @@ class Stop:
                 if now.mark == last and now.doing:
                     log.info("%s", now.doing)
                 elif now.mark == last:
-                    log.warning("no progress for a minute or more; waiting for %s", now.waiting)
+                    told = "no progress for a minute or more; waiting for %s%s"
+                    log.warning(told, now.waiting, busy_machine())
                 last, since = now.mark, time.monotonic()
 
         self.in_flight = True

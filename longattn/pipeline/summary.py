@@ -78,6 +78,8 @@ class RunSummary:
     seconds: float = 0.0
     extra: dict[str, Any] = field(default_factory=dict)
     """What executors and checks have to say beside: the dtype, files left out, ..."""
+    tables_written: Mapping[str, int] = field(default_factory=dict)
+    """Of each further score, the tables that this run wrote; no part of summary.json."""
 
     def timed(self, *, select: float, total: float) -> RunSummary:
         return replace(self, select_seconds=select, seconds=total)

@@ -1,33 +1,27 @@
 """What a run would give and cost, estimated from a sample before anything is written.
 
-Of each category some files, taken by a hash, are read up to a budget of stored bytes, and their
-documents go through the run's own cutter: the counts are the run's, times the share that was read.
-What was read to its end is exact. A document whose tokens were not counted has as many as its bytes
-say, by the category's tokens a byte.
+What is there is told first, then what a sample of it says (`plan_sample.py`), then what was measured.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from longattn.config import SCORER_BATCH, Config, Keep
+from longattn.config import SCORER_BATCH, Config
 from longattn.corpus.apart import require_apart
-from longattn.corpus.counts import ENOUGH_RECORDS, Counts
+from longattn.corpus.counts import ENOUGH_RECORDS
 from longattn.corpus.first_look import check_sources, column_types
-from longattn.corpus.parts import sample_part
-from longattn.corpus.reading import read_split
-from longattn.corpus.records import BadRecord, Reason, Split
+from longattn.corpus.records import Split
 from longattn.corpus.sources import list_splits
 from longattn.models import require_reachable
+from longattn.reports.plan_sample import CategoryPlan, Sample
 from longattn.reports.plan_scores import ScoreCost, score_costs
 from longattn.resume.fingerprint import read_run_record
 from longattn.resume.remaining import find_remaining
@@ -35,52 +29,19 @@ from longattn.scoring.settings import ScoreSettings
 from longattn.selection.columns import require_selectable
 from longattn.selection.kept_heads import kept_choices
 from longattn.settings.reference import settings_in_force
+from longattn.storage.files import warn_if_slow
 from longattn.storage.output_folder import OutputFolder, require_folder
-from longattn.storage.tables import parquet_writer
 from longattn.text import counted, counted_are, without_secrets
-from longattn.windows.cutting import WindowCutter, WindowRow, sliding_windows, window_table
+from longattn.windows.cutting import WindowRow
 from longattn.windows.tokenizer import load_tokenizer
 
 log = logging.getLogger("longattn")
 
 READ_BYTES = 192 << 20  # stored bytes read of all categories together
-FILES = 32  # of a category that are looked into
-# Text of a category that is tokenized: a second or two with fastokens, 20 s with `tokenizers`.
-TEXT_BYTES = {"fastokens": 192 << 20, "tokenizers": 16 << 20}
-SAMPLE_ROWS = 64  # windows of a category written aside to learn their size as Parquet
 ALONE_BYTES = 2 << 30  # a file of this size that one actor must read alone is warned of
 SHOWN = 3  # files that are named
 FEW_WINDOWS = 30  # below, mean and deviation of a category say little
 MEASURE_SECONDS = 3.0
-CUT_OFF = (Reason.TRUNCATED_ARCHIVE, Reason.NOT_JSON, Reason.BAD_ROW)  # where the bytes read end
-
-
-@dataclass(frozen=True)
-class CategoryPlan:
-    """What is there, what was read of it, and what a run would make of it."""
-
-    files: int
-    bytes: int
-    """As stored."""
-    read: float
-    """Share of the stored bytes that was looked at; 1: the numbers below are exact."""
-    documents: int
-    long: int
-    """Documents that give a window."""
-    windows: int
-    error: float
-    """Standard error of `windows` over it, from the documents that were read; 0 where exact."""
-    tokens: int
-    """Of all documents long enough to be tokenized."""
-    labelled_bytes: int
-    kept: int
-    kept_tokens: int
-    selected_bytes: int
-    bad: int
-    cutting_seconds: float
-    """Of one window actor: reading, tokenizing, cutting."""
-    unread: dict[str, str] = field(default_factory=dict)
-    """Files of which nothing could be read, as far as was looked, and why."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +99,16 @@ class Plan:
         return {**asdict(self), "device_hours": self.device_hours, "wall_seconds": wall}
 
 
+class PlanWatcher:
+    """What is told of a plan while it is made; here, nothing is done with it."""
+
+    def files(self, files: Mapping[str, Sequence[Split]]) -> None:
+        """The files of each category: known at once."""
+
+    def counts(self, categories: Mapping[str, CategoryPlan]) -> None:
+        """What a sample of each category says: known before anything is scored."""
+
+
 def plan(
     config: Config,
     overrides: Sequence[str] = (),
@@ -145,6 +116,7 @@ def plan(
     windows_per_second: float | None = None,
     read_bytes: int = READ_BYTES,
     check: bool = True,
+    watcher: PlanWatcher | None = None,
 ) -> Plan:
     """Estimate a run. Nothing is written but temporary files on this machine.
 
@@ -154,6 +126,7 @@ def plan(
         windows_per_second: of one scorer; measured on this machine's device by default.
         read_bytes: stored bytes to read at most, over all categories.
         check: whether to measure if what ranks tells native windows from foils.
+        watcher: is told what is known, step by step.
 
     Raises:
         ValueError: what a run refuses in its first seconds.
@@ -166,20 +139,25 @@ def plan(
     check_sources(splits, config.sources)
     column_types(splits)
     require_reachable(config.scorer.model)
+    files: dict[str, list[Split]] = {}
+    for (category, *_), parts in sorted(_by_file(splits).items()):
+        files.setdefault(category, []).append(parts)
+    watcher = watcher or PlanWatcher()
+    watcher.files(files)
     if config.scorer.model != "builtin":
         from longattn.scoring.checkpoint import open_checkpoint  # 4 s
 
         ScoreSettings.of(config).bos(open_checkpoint(config.scorer.model))
-    files: dict[str, list[Split]] = {}
-    for (category, *_), parts in _by_file(splits).items():
-        files.setdefault(category, []).append(parts)
     categories = {}
     rows: list[WindowRow] = []
-    for name, whole in sorted(files.items()):
-        sample = _Sample(config, name, whole, read_bytes // len(files))
+    for name, whole in files.items():
+        with warn_if_slow(f"reading a sample of {name} (--read BYTES takes a smaller one)"):
+            sample = Sample(config, name, whole, read_bytes // len(files))
         categories[name] = sample.estimate(config.select.keep_of(name))
         rows += sample.rows[:1]
+    watcher.counts(categories)
     if windows_per_second is None:
+        log.info("measuring the scorer on this machine; --windows-per-second N leaves that out")
         rate, device = _measured(config, rows[0]["input_ids"] if rows else np.zeros(0, np.int32))
     else:
         rate, device = windows_per_second, "stated"
@@ -228,129 +206,6 @@ def _by_file(splits: Iterable[Split]) -> dict[tuple[str, str, str], Split]:
     return files
 
 
-# --- sampling ------------------------------------------------------------------------------------
-
-
-class _Sample:
-    """Documents of one category, cut as a run cuts them."""
-
-    def __init__(self, config: Config, name: str, files: list[Split], budget: int) -> None:
-        self.name, self.files, self.window = name, files, config.window.tokens
-        self.tokenizer = load_tokenizer(config.scorer.model)
-        samples = {source.category: source.sample for source in config.sources}
-        taken = samples[name]
-        self.share = taken.fraction if taken else 1.0
-        self.cutter = WindowCutter(self.tokenizer, self.window, config.min_distance, samples)
-        self.counts = Counts()
-        self.rows: list[WindowRow] = []
-        self.documents: list[tuple[int, int]] = []  # bytes and windows of each
-        self.unread: dict[str, str] = {}  # files of which nothing could be read, and why
-        self.uncounted: list[int] = []  # bytes of documents that were not tokenized
-        self.bytes = sum(file.file_size for file in files)
-        self.read = 0.0  # stored bytes that the counts stand for
-        self.seconds = 0.0
-        started = time.perf_counter()
-        chosen = sorted(files, key=lambda file: file.id)[:FILES]
-        for i, file in enumerate(chosen):
-            left = budget - self.read
-            self._look(file, max(int(left) // (len(chosen) - i), 1 << 16), config.max_record_bytes)
-        self.seconds = time.perf_counter() - started
-
-    def _look(self, file: Split, budget: int, max_record_bytes: int) -> None:
-        seen: set[tuple[str, str]] = set()
-        most = TEXT_BYTES[self.tokenizer.backend]
-        with sample_part(file, budget) as (split, stored):
-            records, cut, good, why = 0, False, False, ""
-            for record in read_split(split, max_record_bytes=max_record_bytes):
-                if isinstance(record, BadRecord):
-                    why = why or f"{record.reason}: {record.detail}"
-                    if record.reason in CUT_OFF and stored < file.file_size and not split.is_part:
-                        cut = True
-                        break
-                    self.counts.bad[record.reason] += record.records
-                    records += 1
-                    continue
-                good = True
-                if self.counts.bytes < most:
-                    self._cut(record.text.encode(), file, seen)
-                else:
-                    self.uncounted.append(len(record.text.encode()))
-                records += 1
-        if why and not good:
-            self.unread[without_secrets(file.path)] = why
-        # The record that the end of the bytes cuts through counts as an average one.
-        self.read += stored * records / (records + cut) if records else stored
-
-    def _cut(self, text: bytes, file: Split, seen: set[tuple[str, str]]) -> None:
-        before = self.counts.windows
-        try:
-            for row in self.cutter.cut(text, self.name, file.path, self.counts, seen):
-                if len(self.rows) < SAMPLE_ROWS:
-                    self.rows.append(row)
-            self.documents.append((len(text), self.counts.windows - before))
-        except ValueError:
-            self.counts.bad[Reason.NOT_TOKENIZED] += 1
-
-    def estimate(self, keep: Keep) -> CategoryPlan:
-        counts, scale = self.counts, self.bytes / self.read if self.read else 0.0
-        density = counts.tokens / counts.bytes if counts.bytes else 0.0
-        lengths = [round(n * density) for n in self.uncounted]
-        long = counts.documents - counts.too_short - counts.duplicates
-        windows: float = counts.windows
-        for tokens in lengths:
-            spans = len(sliding_windows(tokens, self.window))
-            long, windows = long + bool(spans), windows + spans * self.share
-        windows = round(windows * scale)
-        kept = _kept(keep, windows, self.window)
-        row_bytes = _row_bytes(self.rows)
-        return CategoryPlan(
-            files=len(self.files),
-            bytes=self.bytes,
-            read=min(1.0, self.read / self.bytes) if self.bytes else 1.0,
-            documents=round((counts.documents + len(lengths)) * scale),
-            long=round(long * scale),
-            windows=windows,
-            error=_ratio_error(self.documents) * math.sqrt(max(0.0, 1 - self.read / self.bytes))
-            if windows
-            else 0.0,
-            tokens=round((counts.tokens + sum(lengths)) * scale),
-            labelled_bytes=round(windows * row_bytes),
-            kept=kept,
-            kept_tokens=kept * self.window,
-            selected_bytes=round(kept * row_bytes),
-            bad=round(counts.bad.total() * scale),
-            cutting_seconds=self.seconds * scale * (1 + sum(self.uncounted) / max(counts.bytes, 1)),
-            unread=self.unread,
-        )
-
-
-def _ratio_error(documents: list[tuple[int, int]]) -> float:
-    """Relative standard error of windows a byte, the documents being drawn at random."""
-    size_d, windows_d = np.array(documents, np.float64).T
-    if not windows_d.sum():
-        return 0.0
-    residual_d = windows_d - size_d * (windows_d.sum() / size_d.sum())
-    return float(np.sqrt(np.square(residual_d).sum()) / windows_d.sum())
-
-
-def _kept(keep: Keep, windows: int, window: int) -> int:
-    if keep.fraction is not None:
-        return math.floor(keep.fraction * windows + 0.5)
-    return min(windows, keep.count if keep.count is not None else (keep.tokens or 0) // window)
-
-
-def _row_bytes(rows: list[WindowRow]) -> float:
-    """Bytes of a window in a labelled file, by writing some aside; their scores are a thousandth."""
-    if not rows:
-        return 0.0
-    table = window_table(rows).drop_columns(["split", "fingerprint"])
-    with tempfile.TemporaryDirectory(prefix="longattn-") as folder:
-        path = Path(folder, "rows.parquet")
-        with parquet_writer(path, table.schema, {}) as writer:
-            writer.write_table(table)
-        return path.stat().st_size / len(rows)
-
-
 # --- rate, settings, warnings --------------------------------------------------------------------
 
 
@@ -397,6 +252,11 @@ def _warnings(config: Config, files: dict[str, list[Split]], result: Plan) -> It
         yield slow
     if config.select.bound_columns() or config.select.per_document:
         yield "what select.where and per_document take out is not estimated: `kept` is the most"
+    if partly := [name for name, told in result.categories.items() if told.read < 1]:
+        yield (
+            f"{', '.join(partly)}: documents that repeat one another are left out only among those read: "
+            "a run finds all of them, and then gives fewer windows"
+        )
     for name, told in result.categories.items():
         for path, why in list(told.unread.items())[:SHOWN]:
             yield f"{name}: {path}: nothing could be read: {why}"
@@ -409,10 +269,16 @@ def _warnings(config: Config, files: dict[str, list[Split]], result: Plan) -> It
                 f"{name}: about {counted_are(told.windows, 'window')} too few for a z-score within the "
                 f"category ({FEW_WINDOWS} or more are wanted)"
             )
-        if told.windows and told.long < told.documents / 2:
+        own = told.documents - told.repeated
+        if told.windows and told.long < own / 2:
             yield (
-                f"{name}: {1 - told.long / told.documents:.0%} of the documents are shorter than a "
+                f"{name}: {1 - told.long / own:.0%} of the documents are shorter than a "
                 f"window of {config.window.tokens} tokens and give nothing"
+            )
+        if told.repeated:
+            yield (
+                f"{name}: {told.repeated:,} of {counted(told.documents, 'document')} repeat others and are "
+                "left out, as a run does; none of their windows is counted"
             )
         if told.bad > config.max_bad_fraction * (told.bad + told.documents):
             bad = counted(told.bad, "bad record")

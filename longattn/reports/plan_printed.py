@@ -3,53 +3,85 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 from rich.table import Table
 
-from longattn.reports.plan import Plan
+from longattn.corpus.records import Split
+from longattn.corpus.suffixes import suffix_of
+from longattn.reports.plan import Plan, PlanWatcher
+from longattn.reports.plan_sample import CategoryPlan
 from longattn.text import count, counted, duration, share, short, size
 
 
-def print_plan(result: Plan, console: Console) -> None:
-    """The plan as tables, for a person or a pipe."""
-    table = _table(
-        "category",
-        "files",
-        "size",
-        "read",
-        "documents",
-        "long enough",
-        "windows",
-        "tokens",
-        "labelled",
-        "kept",
-        "kept tokens",
-        "selected",
-    )
-    for name, told in result.categories.items():
-        about = "" if told.read == 1 else "~"
-        error = f" ±{told.error:.0%}" if told.error else ""
-        table.add_row(
-            name,
-            count(told.files),
-            size(told.bytes),
-            share(told.read),
-            about + count(told.documents),
-            about + count(told.long),
-            about + count(told.windows) + error,
-            about + short(told.tokens),
-            size(told.labelled_bytes),
-            about + count(told.kept),
-            short(told.kept_tokens),
-            size(told.selected_bytes),
+class PlanPrinter(PlanWatcher):
+    """Prints a plan while it is made: what is there, what a sample says, then what was measured."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+
+    def files(self, files: Mapping[str, Sequence[Split]]) -> None:
+        table = _table("category", "files", "size", "suffixes")
+        for name, of in files.items():
+            suffixes = Counter(suffix_of(split.path) for split in of).most_common()
+            table.add_row(
+                name,
+                count(len(of)),
+                size(sum(split.file_size for split in of)),
+                ", ".join(f"{n:,} {suffix}" for suffix, n in suffixes),
+            )
+        self._show(table)
+
+    def counts(self, categories: Mapping[str, CategoryPlan]) -> None:
+        table = _table(
+            "category",
+            "read",
+            "sampled",
+            "documents",
+            "repeated",
+            "long enough",
+            "windows",
+            "tokens",
+            "labelled",
+            "kept",
+            "kept tokens",
+            "selected",
         )
-    console.print(table)
+        for name, told in categories.items():
+            about = "" if told.read == 1 else "~"
+            error = f" ±{told.error:.0%}" if told.error else ""
+            table.add_row(
+                name,
+                share(told.read),
+                count(told.sampled),
+                about + count(told.documents),
+                about + count(told.repeated),
+                about + count(told.long),
+                about + count(told.windows) + error,
+                about + short(told.tokens),
+                size(told.labelled_bytes),
+                about + count(told.kept),
+                short(told.kept_tokens),
+                size(told.selected_bytes),
+            )
+        self._show(table)
+
+    def _show(self, table: Table) -> None:
+        """A table, at once also where a pipe reads it."""
+        self.console.print(table)
+        self.console.print()
+        self.console.file.flush()
+
+
+def print_rest(result: Plan, console: Console) -> None:
+    """What a plan tells beside its tables of categories."""
     stated = result.rate_from == "stated"
     kind = "scorer" if stated else {"cuda": "GPU", "cpu": "CPU scorer"}[result.rate_from]
     measured = "stated" if stated else "measured here"
     console.print(
-        f"\n{counted(result.windows, 'window')} at {result.windows_per_second:.3g} a second ({measured}):"
+        f"{counted(result.windows, 'window')} at {result.windows_per_second:.3g} a second ({measured}):"
         f" {result.device_hours:.3g} {kind} hours"
     )
     for scorers in sorted(set(result.scorers)):

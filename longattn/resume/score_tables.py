@@ -35,7 +35,7 @@ from longattn.storage.tables import (
     own_files,
     readable,
 )
-from longattn.text import without_secrets
+from longattn.text import did_you_mean, without_secrets
 
 Limits = tuple[float | None, float | None]
 
@@ -208,8 +208,8 @@ def column_places(
     for name in names:
         if name not in places and not (schema is LABELLED and EXTRA_SCORE_COLUMNS.fullmatch(name)):
             raise ConfigError(
-                f"where: no column {name!r} of numbers in labelled files or earlier scores; there "
-                f"are {', '.join(sorted(places))}"
+                f"where: no column {name!r} of numbers in labelled files or earlier scores"
+                f"{did_you_mean(name, places)}; there are {', '.join(sorted(places))}"
             )
     return {name: places.get(name, "") for name in names}
 

@@ -7,7 +7,7 @@ first layer or of deeper ones, `ds` and `variance` become means over them, whose
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -29,7 +29,7 @@ from longattn.storage.tables import (
     open_parquet,
     readable,
 )
-from longattn.text import without_secrets
+from longattn.text import did_you_mean, without_secrets
 
 NAMES = ("data_id", "category", "document_id", "token_start", "token_stop", "ds", "variance")
 NAMING = {
@@ -231,7 +231,8 @@ def require_columns(folder: OutputFolder, select: Select, coming: Collection[str
     for name in missing:
         if name not in there:
             raise ValueError(
-                f"select: no window will have a column {name}; allowed: {', '.join(there)}"
+                f"{_setting(select, name)}: no window will have a column {name}"
+                f"{did_you_mean(name, there)}; allowed: {', '.join(there)}"
             )
 
 
@@ -263,6 +264,22 @@ def _elsewhere(select: Select) -> list[str]:
     ]
 
 
+def _setting(select: Select, column: str) -> str:
+    """The setting that asks for a column."""
+    if column == select.rank_by:
+        return "select.rank_by"
+    of_categories = (
+        (f"select.categories.{name}.where", own.where or ())
+        for name, own in select.categories.items()
+    )
+    return next(
+        f"{setting}.{i}.column"
+        for setting, bounds in (("select.where", select.where), *of_categories)
+        for i, bound in enumerate(bounds)
+        if bound.column == column
+    )
+
+
 def columns_of(
     folder: OutputFolder, select: Select, urls: Collection[str], heads: Heads | None
 ) -> Columns:
@@ -280,7 +297,8 @@ def columns_of(
     """
     bounds = select.bound_columns()
     elsewhere = _elsewhere(select)
-    tables = _tables_of(folder, elsewhere, urls) if elsewhere else {}
+    settings = {name: _setting(select, name) for name in elsewhere}
+    tables = _tables_of(folder, settings, urls) if elsewhere else {}
     chosen: Heads | tuple[int, ...] | TableHeads | None = heads
     if isinstance(select.heads, tuple):
         chosen = select.heads
@@ -296,11 +314,13 @@ def columns_of(
     return Columns(select.rank_by, bounds, tables, chosen, named)
 
 
-def _tables_of(folder: OutputFolder, names: Iterable[str], urls: Collection[str]) -> dict[str, str]:
-    """The score table of each column that labelled files lack."""
+def _tables_of(
+    folder: OutputFolder, settings: Mapping[str, str], urls: Collection[str]
+) -> dict[str, str]:
+    """The score table of each column that labelled files lack; `settings` asked for them."""
     with open_parquet(next(iter(urls))) as parquet:
         labelled = parquet.schema_arrow
-    missing = [name for name in names if name not in labelled.names]
+    missing = [name for name in settings if name not in labelled.names]
     if not missing:
         return {}
     schemas, files = {}, {}
@@ -319,10 +339,10 @@ def _tables_of(folder: OutputFolder, names: Iterable[str], urls: Collection[str]
                 for of in schema
                 if _is_number(of.type)
             ]
-            there = ", ".join(dict.fromkeys(["lds", *numbers]))
+            there = list(dict.fromkeys(["lds", *numbers]))
             raise ValueError(
-                f"select: {without_secrets(folder.url)} has no column {name} in labelled/ or scores/; "
-                f"there are: {there}"
+                f"{settings[name]}: {without_secrets(folder.url)} has no column {name} in labelled/ or "
+                f"scores/{did_you_mean(name, there)}; there are: {', '.join(there)}"
             )
         if len(having) > 1:
             raise ValueError(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -19,6 +19,7 @@ import yaml
 
 from longattn.resume.fingerprint import RunRecord, read_run_record
 from longattn.selection.selection_record import CategorySelection, SelectionRecord
+from longattn.settings.selection import Bound, Select
 from longattn.storage.digests import json_checksum
 from longattn.storage.files import parallel, read_bytes, write_bytes
 from longattn.storage.output_folder import OutputFolder, category_of
@@ -115,16 +116,39 @@ def _card(output: str, selection: SelectionRecord) -> str:
         rows="\n".join(_row(name, of) for name, of in sorted(selection.categories.items())),
         keep=select.keep,
         rank="LDS" if select.rank_by == "lds" else f"`{select.rank_by}`",
-        settings=", ".join(
-            f"`{name}: {value}`"
-            for name, value in select.model_dump(
-                mode="json", exclude={"keep", "memory", "every"}
-            ).items()
-        ),
+        settings=", ".join(f"`{told}`" for told in _settings(select)),
         report="" if record is None else " What was kept and why: [report.html](report.html).",
         first=first,
     )
     return f"---\n{_yaml(patterns, schemas)}---\n{body}"
+
+
+def _settings(select: Select) -> Iterator[str]:
+    """The settings of a selection as people say them; those that ask for nothing are left out."""
+    if select.name:
+        yield f"name: {select.name}"
+    yield f"alpha: {select.alpha:g}"
+    yield f"standardize: {select.standardize}"
+    heads = select.heads
+    yield f"heads: {', '.join(map(str, heads)) if isinstance(heads, tuple) else heads}"
+    yield f"rank_by: {select.rank_by}"
+    if select.where:
+        yield f"where: {_bounds(select.where)}"
+    yield f"overlap: {select.overlap}"
+    if select.per_document:
+        yield f"per_document: at most {select.per_document:,}"
+    for name, own in sorted(select.categories.items()):
+        parts = []
+        if own.keep:
+            parts.append(f"keep {own.keep}".removesuffix(" of each category"))
+        if own.where is not None:
+            parts.append(f"where {_bounds(own.where) or 'nothing is bounded'}")
+        if parts:
+            yield f"{name}: {', '.join(parts)}"
+
+
+def _bounds(bounds: Sequence[Bound]) -> str:
+    return " and ".join(map(str, bounds))
 
 
 def _what(record: RunRecord | None) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any
 
 import duckdb
@@ -56,6 +57,8 @@ READ_ROWS = 1 << 17  # of the user's file at a time
 class Joined:
     """What became of a user's rows."""
 
+    name: str
+    """Of the score."""
     columns: tuple[str, ...]
     """Of the tables."""
     left_out: tuple[str, ...]
@@ -72,7 +75,7 @@ class Joined:
     """Written now."""
 
 
-def join(output: str, file: str, name: str) -> Joined:
+def join(output: str, file: str, name: str | None = None) -> Joined:
     """Make a table of the numbers in a Parquet file; the same again writes what is missing.
 
     A single column of numbers becomes `<name>`, of several each `<name>_<column>`.
@@ -80,15 +83,20 @@ def join(output: str, file: str, name: str) -> Joined:
     Args:
         output: folder with labelled windows.
         file: local or any fsspec URL.
-        name: of the score.
+        name: of the score; None: the file's, without its suffix.
 
     Raises:
         ValueError: one line; a name or a column that cannot be, ids that are there twice or null, a
             number that is infinite, ids of which none is labelled, or other numbers under the name.
     """
+    given, name = name, _stem(file) if name is None else name
     try:
         check_score_name(name)
     except ValueError as error:
+        if given is None:
+            raise ConfigError(
+                f"{without_secrets(file)}: its name is no name of a score ({error}): give --name"
+            ) from None
         raise ConfigError(f"--name {name}: {error}") from None
     folder = OutputFolder(output)
     labelled = own_files(folder.labelled_files())
@@ -127,7 +135,11 @@ def join(output: str, file: str, name: str) -> Joined:
                 scored = len(table) - table[record.columns[0]].null_count
                 told = {"fingerprint": record.fingerprint, "score": name, "scored": scored}
                 write_table(folder.score_file(name, url), table, told)
-    return Joined(record.columns, left_out, rows, unknown, windows, missing, len(todo))
+    return Joined(name, record.columns, left_out, rows, unknown, windows, missing, len(todo))
+
+
+def _stem(file: str) -> str:
+    return PurePosixPath(file.partition("?")[0]).stem
 
 
 def _columns(schema: pa.Schema, name: str, file: str) -> tuple[dict[str, str], tuple[str, ...]]:

@@ -23,6 +23,7 @@ from pydantic import (
 )
 
 from longattn.errors import ConfigError
+from longattn.settings.wording import allowed
 
 _NUMBER = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+(?:_[0-9]+)*)(?:\.[0-9]*)?(?:[eE]\+?[0-9]{1,2})?"
 
@@ -158,5 +159,4 @@ def read_number(kind: Any, name: str, value: Any) -> int:
     try:
         return int(TypeAdapter(kind).validate_python(value))
     except ValidationError as error:
-        told = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise ConfigError(f"{name} {value}: {told}") from None
+        raise ConfigError(f"{name} {value}: {allowed(error.errors()[0])}") from None

@@ -19,6 +19,7 @@ from longattn.errors import ConfigError
 from longattn.samples import SAMPLES
 from longattn.settings.fields import SettingField, setting_fields
 from longattn.settings.numbers import BYTES_TAKEN
+from longattn.settings.wording import taken
 from longattn.text import without_secrets
 
 WIDTH = 96
@@ -115,7 +116,7 @@ def settings_page(model: type[BaseModel], mix: type[BaseModel]) -> str:
         if field.section is not None:
             default = default if isinstance(field.info.default, str) else ""
             text += f" (see `{below.setdefault(field.section, _plain(field.path))}` below)"
-        takes = _takes(field.schema).replace("|", "\\|")
+        takes = taken(field.schema).replace("|", "\\|")
         tables.setdefault(section or title, []).append(
             f"| `{name}` | {takes} | {default} | {text} |"
         )
@@ -245,28 +246,3 @@ def _flow(value: Any) -> str:
         value = list(value)
     text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10**6)
     return text.removesuffix("...\n").strip()
-
-
-def _takes(schema: Mapping[str, Any]) -> str:
-    """In words what a JSON schema allows."""
-    if "takes" in schema:
-        return str(schema["takes"])
-    if "enum" in schema:
-        return ", ".join(map(str, schema["enum"]))
-    if "const" in schema:
-        return str(schema["const"])
-    if shapes := schema.get("anyOf") or schema.get("oneOf"):
-        return " or ".join(dict.fromkeys(map(_takes, shapes)))
-    if schema.get("type") == "array" and "$ref" not in schema["items"]:
-        return f"list of {_takes(schema['items'])}"
-    if schema.get("type") == "object" and "additionalProperties" in schema:
-        return "sections by name"
-    names = {
-        "string": "text",
-        "boolean": "true, false",
-        "integer": "whole number",
-        "number": "number",
-        "null": "null",
-        "array": "list of sections",
-    }
-    return names.get(str(schema.get("type")), "section")

@@ -11,6 +11,7 @@ from pydantic_core import ErrorDetails
 
 from longattn.errors import ConfigError
 from longattn.settings.fields import model_at, setting_fields
+from longattn.settings.wording import allowed, given, taken
 
 REPLACED = {
     "select.second_pass": "score exactly instead: leave scorer.query_stride at 1",
@@ -18,6 +19,9 @@ REPLACED = {
     "workers.select": "leave it out: selection runs in one process, in select.memory bytes",
 }
 """Settings that are gone -> what to do instead. Read only for what is no field."""
+SHAPES = ("tuple_type", "list_type", "too_short", "too_long", "literal_error", "union_tag_invalid")
+"""Errors of a value of another shape than its setting takes."""
+_SECTIONS = {"type": "array", "items": {"$ref": ""}}
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -41,6 +45,8 @@ def refusals(error: ValidationError, model: type[BaseModel]) -> list[str]:
     errors = error.errors()
     for one in errors:
         one["loc"] = _path(one["loc"])
+        if one["type"] == "missing" and isinstance(one["loc"][-1], int):  # of [smallest, largest]
+            one["loc"], one["type"] = one["loc"][:-1], "too_short"
     found = [(_place(one), one) for one in errors]
     above = {place[:n] for place, _ in found for n in range(len(place))}
     inside = [one for place, one in found if place not in above]  # the others follow from these
@@ -64,9 +70,7 @@ def _place(error: ErrorDetails) -> tuple[int | str, ...]:
 def _line(error: ErrorDetails, field: str, model: type[BaseModel]) -> str:
     if error["type"] == "extra_forbidden":
         return f"{field}: no such setting; {_meant(error['loc'], model)}"
-    given = error["input"] if error["type"] != "missing" else "nothing"
-    shown = "" if isinstance(given, (dict, BaseModel)) else f" (given: {given!r:.120})"
-    return f"{field}: {_shape(error, model)}{shown}".removeprefix(": ")
+    return f"{field}: {_allowed(error, field, model)}{given(error)}".removeprefix(": ")
 
 
 def _path(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
@@ -74,18 +78,36 @@ def _path(location: tuple[int | str, ...]) -> tuple[int | str, ...]:
     return tuple(part for part in location if not str(part).startswith("("))
 
 
-def _shape(error: ErrorDetails, model: type[BaseModel]) -> str:
-    """What is wrong with a value; of one of another shape, the shape that is wanted."""
-    kind, given = error["type"], error["input"]
+def _allowed(error: ErrorDetails, field: str, model: type[BaseModel]) -> str:
+    """What is allowed in place of a value."""
+    kind, value = error["type"], error["input"]
     inner = model_at(model, (*error["loc"], ""))
     if kind in ("model_type", "model_attributes_type", "dict_type") and inner is not None:
         return f"a mapping is required, of {', '.join(inner.model_fields)}"
+    schema = _schema(_place(error), model)
+    shape = taken(schema)
+    empty = kind == "too_short" and isinstance(value, str)
+    if kind in SHAPES and "list of sections" not in shape and not empty:
+        return f"allowed: {shape}"
     if kind in ("tuple_type", "list_type"):
         return "a list is required, each entry of which begins with a dash"
-    told = error["msg"].removeprefix("Value error, ")
-    share = kind == "less_than_equal" and error.get("ctx", {}).get("le") == 1
-    percent = share and isinstance(given, (int, float)) and 1 < given <= 100
-    return f"{told}; did you mean {given:g}%?" if percent else told
+    if shape.startswith("share"):
+        zero = "exclusiveMinimum" not in str(schema)
+        told = (
+            f"a share {'from 0 to' if zero else 'above 0 and up to'} 1 is required, as 0.25 or 25%"
+        )
+        percent = isinstance(value, (int, float)) and 1 < value <= 100
+        return f"{told}; did you mean {value:g}%?" if percent else told
+    return allowed(error)
+
+
+def _schema(place: tuple[int | str, ...], model: type[BaseModel]) -> Mapping[str, Any]:
+    """The JSON schema of a setting, or of the one whose entry stands there."""
+    while place and isinstance(place[-1], int):
+        place = place[:-1]
+    schema = (model_at(model, place) or model).model_json_schema()["properties"]
+    found: Mapping[str, Any] = schema.get(str(place[-1]) if place else "", _SECTIONS)
+    return found
 
 
 def _meant(location: tuple[int | str, ...], model: type[BaseModel]) -> str:

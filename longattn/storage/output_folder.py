@@ -29,11 +29,23 @@ _longattn/export-<format>.json   of which windows, in which order, the parts of 
 
 from __future__ import annotations
 
+import errno
+import os
+import tempfile
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
 from longattn.errors import ConfigError
-from longattn.storage.files import filesystem, join, list_files
+from longattn.storage.files import (
+    ASIDE,
+    filesystem,
+    join,
+    list_files,
+    require_answer,
+    storage_errors,
+)
+from longattn.text import without_secrets
 
 FORMAT = 2
 """Of the folder as a whole; 1 had `category=<category>` folders and dictionary columns."""
@@ -161,11 +173,49 @@ def selection_of(url: str) -> str | None:
 
 
 def require_folder(output: str) -> None:
-    """Refuse a local output that is a file. Raises ConfigError in one line."""
+    """Refuse a local output that is no folder, or in which none can be made; nothing stays there.
+
+    Raises ConfigError in one line.
+    """
     if "://" in output:
         return
-    for path in (Path(output), *Path(output).parents):
-        if path.is_file():
+    place = Path(output)
+    try:
+        place = next(path for path in (place, *place.parents) if os.path.lexists(path))
+        if not place.is_dir():
+            what = "a file" if place.exists() else "a link to nothing"
             raise ConfigError(
-                f"output {output}: {path} is a file; allowed: a folder, which a run makes"
+                f"output {output}: {place} is {what}; allowed: a folder, which a run makes"
             )
+        Path(tempfile.mkdtemp(prefix=ASIDE, dir=place)).rmdir()
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):  # no matter of the place
+            return
+        raise ConfigError(
+            f"output {output}: {place} cannot be written to ({error.strerror}); allowed: a folder that can"
+        ) from None
+
+
+def require_writable(output: str) -> None:
+    """Refuse an output that takes no file: of a store, by writing a small one and removing it.
+
+    Raises ConfigError, or OSError where a store does not answer; one line.
+    """
+    require_folder(output)
+    if "://" not in output:
+        return
+    require_answer(output)
+    url = join(output, "_longattn", f"writable-{uuid.uuid4().hex}")
+    fs, path = filesystem(url)
+    try:
+        with storage_errors(url):
+            fs.pipe_file(path, b"")
+            fs.rm_file(path)
+    except (
+        FileNotFoundError,
+        PermissionError,
+    ) as error:  # of a bucket that there is not, or not for us
+        why = without_secrets(str(error)).removeprefix(f"{without_secrets(url)}: ")
+        raise ConfigError(
+            f"output {without_secrets(output)} cannot be written to ({why}); allowed: a folder that can"
+        ) from None

@@ -125,7 +125,10 @@ def test_urls_and_relative_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         ("nothing/*.jsonl", "matches nothing"),
         ("nothing.jsonl", "matches nothing"),
         ("{a,zz}.jsonl", r"zz\.jsonl.*matches nothing"),
-        ("README.md", r"README\.md: suffix not known, allowed are \.jsonl, "),
+        (
+            "README.md",
+            r"README\.md: suffix not known; did you mean \.txt\? .*; allowed are \.jsonl, ",
+        ),
         ("*", r"README\.md: suffix not known"),
         ("text", "holds no file of a known suffix"),
         ("pipe.jsonl", "not a regular file"),

@@ -300,7 +300,8 @@ def test_columns_do_not_change_the_id_and_none_are_read_unasked(tmp_path: Path) 
 def test_a_column_that_is_in_no_file_is_refused(tmp_path: Path) -> None:
     put(tmp_path / "a.parquet", parquet(pa.table({"text": ["a"], "url": ["u"]})))
     with pytest.raises(
-        ValueError, match="'urll' is in none of the files looked at; there are 'text', 'url'"
+        ValueError,
+        match="'urll' is in none of the files looked at; did you mean url\?; there are 'text', 'url'",
     ):
         typed(Source(str(tmp_path), columns=("urll",)))
     put(tmp_path / "b.jsonl", jsonl([{"text": "b", "urll": None}]))

@@ -155,7 +155,7 @@ def test_a_file_of_which_nothing_is_read_is_named(
     ]
     assert summary["categories"]["a"]["unread"] == 2
     assert summary["left_out"] == {f"{tmp_path}/in": {".md": 1}}
-    assert f"left out below {tmp_path}/in: 1 .md" in caplog.messages
+    assert f"left out below {tmp_path}/in: 1 .md" in caplog.text
 
 
 def test_unread_lines_are_bounded() -> None:

@@ -422,10 +422,13 @@ def test_a_suffix_and_an_alternative_are_named_by_their_urls(bucket) -> None:
     client = boto3.client("s3")
     client.put_object(Bucket="corpora", Key="of-a-suffix/a.pdf", Body=b"x")
     client.put_object(Bucket="corpora", Key="of-a-suffix/b.jsonl", Body=jsonl(ROWS))
-    with pytest.raises(ValueError, match=r"^s3://corpora/of-a-suffix/a.pdf: suffix not known"):
+    with pytest.raises(
+        ValueError, match=r"^sources.0.path: s3://corpora/of-a-suffix/a.pdf: suffix not known"
+    ):
         splits_of("s3://corpora/of-a-suffix/a.pdf")
     with pytest.raises(
-        ValueError, match=r"^'s3://corpora/of-a-suffix/c.jsonl' matches nothing \(an alt"
+        ValueError,
+        match=r"^sources.0.path: 's3://corpora/of-a-suffix/c.jsonl' matches nothing \(an alt",
     ):
         splits_of("s3://corpora/of-a-suffix/{b,c}.jsonl")
 

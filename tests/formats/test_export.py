@@ -1,17 +1,29 @@
 """An export as a whole: nothing that looks whole until it is, resumed, replaced, refused, on any store."""
 
 import json
+import logging
+import shutil
 import sys
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from longattn.cli import app
 from longattn.errors import HeldError
 from longattn.formats import writing
 from longattn.formats.export import SUMMARY
 from longattn.resume.shards import held
 from longattn.storage.files import filesystem, remove
-from tests.formats.made import drawn, exported, names_of, read_bytes, sequences, write_selected
+from tests.formats.made import (
+    drawn,
+    exported,
+    names_of,
+    read_bytes,
+    read_jsonl,
+    sequences,
+    write_selected,
+)
 
 FORMATS = ("megatron", "mds", "npy", "jsonl")
 
@@ -175,3 +187,26 @@ def test_a_second_export_replaces_the_first_on_an_object_store(s3):
     assert names_of(f"{folder}/megatron") == ["a-00000.bin", "a-00000.idx", "export.json"]
     fs, path = filesystem(prefix + ".bin")
     assert np.frombuffer(fs.cat_file(path), "<u2").tolist() == [i for i in range(6) for _ in "ab"]
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_the_command_says_what_the_files_hold_and_how_they_are_read(
+    format, finished, tmp_path, caplog
+):
+    output = tmp_path / "out"
+    shutil.copytree(finished[0].output, output)
+    with caplog.at_level(logging.INFO, "longattn"):
+        done = CliRunner().invoke(app, ["export", str(output), "--format", format])
+    assert done.exit_code == 0 and f"{output}/{format}" in done.stdout
+    told = next(line for line in caplog.messages if line.startswith(f"{format} is read so: "))
+    files = [path for path in (output / format).rglob("*") if path.name != "export.json"]
+    for suffix in {"".join(path.suffixes[-2:]) for path in files if "index" not in path.name}:
+        assert suffix in told or format == "mds"
+    if format == "jsonl":
+        rows = read_jsonl(next(iter(files)))
+        assert all(field in told for field in rows[0])
+    if format == "mds":
+        index = json.loads(next(output.glob("mds/*/index.json")).read_text())
+        assert all(name in told for name in index["shards"][0]["column_names"])
+    page = CliRunner().invoke(app, ["export", "--help"]).output
+    assert f"{format}: " in page

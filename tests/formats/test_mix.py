@@ -93,8 +93,8 @@ def test_budgets_are_whole_shares():
 @pytest.mark.parametrize(
     ("mix", "line"),
     [
-        ({"shares": {}}, "shares: Dictionary should have at least 1 item"),
-        ({"shares": {"a": 0}}, "shares.a: Input should be greater than 0"),
+        ({"shares": {}}, "shares: allowed: a share for each category (given: {})"),
+        ({"shares": {"a": 0}}, "shares.a: a number above 0 is required"),
         (
             {"shares": {"book": 1}, "packed": [{"category": "web", "path": "x"}]},
             "packed: 'web' has no share",

@@ -13,7 +13,7 @@ import pytest
 
 from longattn.reports.verify import verify
 from tests import faults
-from tests.conftest import _first_document
+from tests.conftest import _first_document, _shared_by
 from tests.faults import finish, settings
 from tests.s3 import KEYS, environment, free_port
 
@@ -103,6 +103,28 @@ def unbroken(cluster, documents, checkpoint, tmp_path_factory):
     return output
 
 
+@pytest.fixture(scope="session")
+def ray_cluster(s3, tmp_path_factory):
+    """Ray on this machine alone, its workers able to reach the S3 server."""
+    import ray
+
+    if "PYTEST_XDIST_WORKER" in os.environ:  # one of the processes starts it: `_shared_by`
+        (tmp_path_factory.getbasetemp().parent / "ray_cluster").touch(exist_ok=False)
+    folder = tempfile.mkdtemp(prefix="la-")  # short: Ray puts Unix sockets below it
+    os.environ["RAY_AUTH_MODE"] = "disabled"
+    with environment(LONGATTN_CACHE=f"{folder}/models"):  # of the workers, which get it from Ray
+        ray.init(
+            num_cpus=2,
+            include_dashboard=False,
+            _temp_dir=folder,
+            logging_level="WARNING",
+            object_store_memory=300 * 2**20,
+        )
+    yield
+    ray.shutdown()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 LONGEST = (
     "faults", "cluster", "table_faults", "submit", "follow", "broken_files", "corruption", "nodes",
     "chain", "kernels", "processes", "remote_model",
@@ -110,6 +132,8 @@ LONGEST = (
 
 
 def pytest_collection_modifyitems(items):
-    """What takes longest comes first: at the end no process waits for it."""
+    """What takes longest comes first, before all what shares servers: at the end no process waits for it."""
     place = {f"test_{name}.py": number for number, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: place.get(item.path.name, len(place)))
+    items.sort(
+        key=lambda item: (_shared_by(item.path) is None, place.get(item.path.name, len(place)))
+    )

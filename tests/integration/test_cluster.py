@@ -97,13 +97,13 @@ def cluster():
 
 @pytest.fixture(scope="module")
 def documents(tmp_path_factory):
-    """48 categories of one long document, half a sample rotated: each is a task, and one block."""
+    """48 categories of one long document, a quarter of a sample rotated: each is a task, and one block."""
     folder = tmp_path_factory.mktemp("documents")
     with gzip.open(SAMPLES / "book.jsonl.gz", "rt") as file:
         text = json.loads(next(file))["content"]
     for part in range(CATEGORIES):
         cut = part * len(text) // CATEGORIES
-        rotated = (text[cut:] + text[:cut])[: len(text) // 2]
+        rotated = (text[cut:] + text[:cut])[: len(text) // 4]
         (folder / f"{part}.jsonl").write_text(json.dumps({"content": rotated}))
     return folder
 
@@ -164,7 +164,7 @@ def test_gpu_nodes_come_from_none_as_the_backlog_grows_and_are_given_back(undist
     text = json.loads((documents / "0.jsonl").read_text())["content"].encode()
     windows = len(la.sliding_windows(len(tokenizer.encode(text).ids), WINDOW))
     ids = scores(config.output)["data_id"].to_pylist()
-    assert len(ids) == len(set(ids)) and sum(i.startswith("c0-") for i in ids) == windows > 40
+    assert len(ids) == len(set(ids)) and sum(i.startswith("c0-") for i in ids) == windows > 20
     assert {i.partition("-")[0] for i in ids} == {f"c{part}" for part in range(CATEGORIES)}
 
 
@@ -249,4 +249,4 @@ def test_a_run_that_follows_gives_its_nodes_back_while_nothing_comes_and_gets_on
     finally:
         process.kill()
         process.wait()
-    assert len(scores(config.output)) > 80  # of two documents
+    assert len(scores(config.output)) > 40  # of two documents

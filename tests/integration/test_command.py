@@ -15,7 +15,7 @@ import pytest
 import longattn as la
 from longattn.reports.verify import verify
 from tests.conftest import config
-from tests.pipeline.test_executors import data_files
+from tests.labelled import data_files
 from tests.test_cli import here, write
 from tests.test_readers import COLUMNS, assert_read
 
@@ -66,9 +66,9 @@ def test_a_run_succeeds_and_says_what_it_wrote(ran, ray_folder):
         (row,) = [line.split() for line in result.stdout.splitlines() if line.startswith(name)]
         keys = ("documents", "too_short", "bad", "windows", "kept")
         assert row[1:6] == [str(told.get(key, 0)) for key in keys]
-    written = re.search("written: (.*)", result.stdout)[1].split()
-    assert str(output / "selected") in written
-    assert all(Path(path).exists() for path in written) and len(written) == 4
+    folder, *written = re.search(r"written: (.*\n.*)", result.stdout)[1].split()
+    assert Path(folder) == output and "selected" in written
+    assert all((output / path).exists() for path in written) and len(written) == 4
     assert "Traceback" not in result.stderr
     said = [line.split(" ", 1)[1] for line in result.stderr.splitlines() if line[2:3] == ":"]
     assert said[0] == "starting Ray here, where none runs yet"

@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -5,10 +7,12 @@ import pytest
 import ray
 
 import longattn as la
+from longattn.cluster import connected
 from longattn.pipeline.labelled_sink import write_labelled_windows
 from longattn.pipeline.score_actor import ScoreStage, ScoreWindows
 from longattn.scoring.settings import ScoreSettings
 from tests.conftest import WINDOW
+from tests.test_ray_messages import LINE
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -58,3 +62,10 @@ def test_windows_as_lists_and_fixed_size_lists_get_the_same_scores(finished, tmp
         got = labelled(tmp_path / kind)
         for column in ("data_id", "category", "input_ids", "ds", "variance", "ds_heads"):
             assert got[column].to_pylist() == rows[column].to_pylist(), (kind, column)
+
+
+def test_a_script_connected_to_ray_sees_none_of_its_lines_on_constructor_arguments(capfd):
+    with connected():
+        os.write(2, LINE + b"another line\n")
+    told = capfd.readouterr().err
+    assert "another line" in told and "constructor arguments" not in told

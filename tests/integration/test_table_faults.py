@@ -15,7 +15,7 @@ from longattn.reports.verify import verify
 from tests import faults
 from tests.conftest import _first_document
 from tests.faults import finish, settings, until
-from tests.pipeline.test_executors import data_files
+from tests.labelled import data_files
 from tests.s3 import FaultyProxy, moto_server
 
 SLOW = "tests.hooks.slow_tables"

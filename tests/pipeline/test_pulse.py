@@ -10,7 +10,7 @@ from longattn.pipeline import pulse, stopping
 from longattn.pipeline.monitor import Monitor, RunMonitor
 from longattn.pipeline.pulse import ALIVE, Pulses, beating
 from longattn.pipeline.score_actor import ScoreStage, ScoreWindows
-from longattn.pipeline.stopping import Sign, stop_on_sigterm
+from longattn.pipeline.stopping import Sign, busy_machine, stop_on_sigterm
 from longattn.resume.claims import InThisProcess
 from longattn.scoring.settings import ScoreSettings
 
@@ -73,4 +73,15 @@ def test_a_scorer_at_a_long_batch_is_at_work_and_one_without_is_waited_for(
     monkeypatch.setattr(pulse, "ALIVE", 0.0)  # as of an actor that has died
     with stop_on_sigterm() as stop, stop.draining(lambda: None, sign):
         time.sleep(0.3)
-    assert set(caplog.messages) == {"no progress for a minute or more; waiting for its scorers"}
+    told = "no progress for a minute or more; waiting for its scorers"
+    assert {message.partition(" (")[0] for message in caplog.messages} == {told}
+
+
+def test_a_busy_machine_is_named_where_nothing_goes_on(monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    for load, told in (
+        (7.4, ""),
+        (24.2, " (this machine is busy: a load of 24 on 4 cores)"),
+    ):
+        monkeypatch.setattr("os.getloadavg", lambda load=load: (load, 0.0, 0.0))
+        assert busy_machine() == told

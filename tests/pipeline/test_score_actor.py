@@ -2,7 +2,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from longattn.pipeline import score_actor
 from longattn.pipeline.labelled_sink import token_ids, write_labelled_windows
+from longattn.scoring.settings import ScoreSettings
+from tests.conftest import config
 
 
 @pytest.mark.parametrize(
@@ -32,3 +35,24 @@ def test_windows_without_an_id_are_not_written(tmp_path):
     with pytest.raises(ValueError, match="no column data_id among input_ids, category, ds"):
         write_labelled_windows(str(tmp_path), [scored])
     assert not list(tmp_path.iterdir())
+
+
+def test_on_a_cpu_each_long_window_counts_as_soon_as_it_is_scored(
+    checkpoint, tmp_path, monkeypatch
+):
+    settings = ScoreSettings.of(config(tmp_path, tmp_path, checkpoint))
+    ids = np.random.default_rng(0).integers(0, 8192, (5, 512))
+    block = pa.table({"input_ids": list(ids), "category": list("aabbc")})
+    reports, scored = [], []
+    for tokens, batch in ((2 * 512 + 5, None), (5, None), (5, 3)):
+        monkeypatch.setattr(score_actor, "CPU_BATCH_TOKENS", tokens)
+        told = []
+        stage = score_actor.ScoreStage(settings, "cpu", batch=batch)
+        scores = score_actor.ScoreWindows(stage, lambda *of, told=told: told.append(of[0].total()))
+        scored.append(scores(block))
+        reports.append(told)
+    assert reports == [[2, 2, 1], [1, 1, 1, 1, 1], [3, 2]]
+    assert scored[0].equals(scored[1]) and scored[0].equals(scored[2])
+    mixed = pa.table({"input_ids": [list(ids[0]), list(ids[1][:300])], "category": ["a", "b"]})
+    with pytest.raises(ValueError, match="given lengths 300, 512"):
+        scores(mixed)

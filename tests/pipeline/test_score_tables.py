@@ -23,7 +23,7 @@ from longattn.storage.tables import file_metadata, write_table
 from longattn.windows.measures import compression_ratio, repetition
 from longattn.windows.tokenizer import load_tokenizer
 from tests.conftest import BUILTIN, SHORT, WINDOW
-from tests.pipeline.test_executors import data_files
+from tests.labelled import data_files
 
 
 @pytest.fixture

@@ -1,4 +1,5 @@
 import gzip
+import io
 import json
 import random
 from pathlib import Path
@@ -6,8 +7,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
+import longattn as la
 from longattn.cli import app
 from longattn.config import Config, Source
 from longattn.corpus.parts import sample_part
@@ -15,6 +18,7 @@ from longattn.corpus.sources import list_splits
 from longattn.errors import ConfigError
 from longattn.reports import bench
 from longattn.reports.plan import plan
+from longattn.reports.plan_printed import PlanPrinter, print_rest
 from longattn.storage.files import list_files
 from tests.conftest import BUILTIN, config
 
@@ -93,7 +97,7 @@ def test_documents_that_were_not_tokenized_are_told_by_their_bytes(
     settings = config(tmp_path, tmp_path / "out", checkpoint, sources=sources)
     whole = planned(settings).categories["a"]
     monkeypatch.setattr(
-        "longattn.reports.plan.TEXT_BYTES", {"fastokens": 10**5, "tokenizers": 10**5}
+        "longattn.reports.plan_sample.TEXT_BYTES", {"fastokens": 10**5, "tokenizers": 10**5}
     )
     part = planned(settings).categories["a"]
     assert part.documents == whole.documents
@@ -192,3 +196,58 @@ def test_a_file_of_which_nothing_can_be_read_is_named_with_the_reason(tmp_path, 
     assert result.stderr.splitlines()[-1] == (
         f"longattn: a run would end without a window: {nothing.nothing}"
     )
+
+
+def test_documents_that_repeat_others_are_left_out_as_a_run_does(tmp_path, checkpoint, monkeypatch):
+    """Twice in one file, in two files of a category (one run over them says how many), and untokenized."""
+    lines = Path(corpus_of(tmp_path, "jsonl", 12)).read_text().splitlines(keepends=True)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.jsonl").write_text("".join([*lines[:8], lines[0]]))
+    (tmp_path / "in/b.jsonl").write_text("".join(lines[4:]))
+    sources = [{"category": "a", "path": f"{tmp_path}/in"}]
+    settings = config(tmp_path, tmp_path / "out", checkpoint, sources=sources)
+    told = planned(settings)
+    got = told.categories["a"]
+    ran = la.run(settings, executor="local").categories["a"]
+    assert (got.documents, got.sampled, got.repeated) == (17, 17, ran.counts.duplicates)
+    assert got.repeated >= 4 and (got.windows, got.kept) == (ran.windows, ran.selection.kept)
+    assert any(f"a: {got.repeated} of 17 documents repeat others" in line for line in told.warnings)
+    assert not any("shorter than a window" in line for line in told.warnings)
+    most = {"fastokens": 1, "tokenizers": 1}
+    monkeypatch.setattr("longattn.reports.plan_sample.TEXT_BYTES", most)
+    part = planned(settings).categories["a"]
+    assert (part.documents, part.windows) == (17, pytest.approx(got.windows, rel=0.2))
+
+
+def test_repeats_among_what_was_not_read_are_said_to_be_unknown(tmp_path, checkpoint):
+    sources = [{"category": "a", "path": corpus_of(tmp_path, "jsonl")}]
+    settings = config(tmp_path, tmp_path / "out", checkpoint, sources=sources)
+    unknown = "a: documents that repeat one another are left out only among those read"
+    for read, said in (({}, False), ({"read_bytes": 300_000}, True)):
+        result = planned(settings, **read)
+        assert any(line.startswith(unknown) for line in result.warnings) == said
+
+
+def test_what_is_there_is_printed_before_anything_is_measured(tmp_path, checkpoint, monkeypatch):
+    (tmp_path / "in").mkdir()
+    for kind in ("jsonl", "jsonl.gz"):
+        Path(corpus_of(tmp_path, kind, 30)).rename(tmp_path / f"in/all.{kind}")
+    printed = io.StringIO()
+    seen = []
+
+    def measured(*_):
+        seen.append(printed.getvalue())
+        return 10.0, "cpu"
+
+    monkeypatch.setattr("longattn.reports.plan._measured", measured)
+    sources = [{"category": "a", "path": f"{tmp_path}/in"}]
+    settings = config(tmp_path, tmp_path / "out", checkpoint, sources=sources)
+    shown = Console(file=printed, width=110)
+    result = plan(settings, check=False, watcher=PlanPrinter(shown))
+    (before,) = seen
+    files, counts = (table.splitlines()[-1].split() for table in before.strip().split("\n\n"))
+    assert files[:2] == ["a", "2"] and " ".join(files[4:]) == "1 .jsonl, 1 .jsonl.gz"
+    got = result.categories["a"]
+    assert counts[3:7] == [str(n) for n in (60, 60, got.repeated, got.long)]
+    print_rest(result, shown)
+    assert printed.getvalue().startswith(before) and "windows at 10 a second" in printed.getvalue()

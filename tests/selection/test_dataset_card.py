@@ -1,6 +1,7 @@
 """The card beside the selected files, read by Hugging Face `datasets`, and what becomes of it."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,9 @@ import pytest
 import yaml
 
 import longattn as la
+from longattn.config import Select
 from longattn.reports.verify import verify
+from longattn.selection import dataset_card
 from longattn.storage.files import read_bytes
 from tests.labelled import labelled_table, write_labelled
 
@@ -70,7 +73,7 @@ def test_the_card_tells_how_it_was_selected_and_follows_the_selection(output):
     assert "A window has 512 tokens" in before and "license" not in head(output)
     chosen = la.select(str(output), keep={"count": 3}, alpha=2)
     text = (output / "README.md").read_text()
-    assert "3 windows of each category" in text and "`alpha: 2.0`" in text
+    assert "3 windows of each category" in text and "`alpha: 2`" in text
     for category, of in chosen.items():
         assert f"| {category} | {of.windows} | 3 | 1,536 |" in text
     assert list(verify(str(output))) == []
@@ -143,3 +146,29 @@ def test_a_selection_on_an_object_store_has_its_card(s3):
     text = read_bytes("s3://bucket/card/README.md").decode()
     files = yaml.safe_load(text.split("---\n")[1])["configs"][0]["data_files"]
     assert files == ["selected/a/*.parquet"]
+
+
+def test_the_card_says_the_settings_as_people_do(output):
+    heads = {"score": "deep", "layer": 7, "head": [1, 3]}
+    settings = {
+        "per_document": 20,
+        "where": [{"column": "recurrence", "max": 0.99}, {"column": "lds", "quantiles": [0, 0.9]}],
+        "categories": {"book": {"keep": {"tokens": "1.5B"}, "where": []}, "code": {}},
+    }
+    la.select(output, **settings)
+    page = (output / "README.md").read_text().split("---\n", 2)[2]
+    assert "`where: recurrence at most 0.99 and lds quantiles 0 to 0.9`" in page
+    assert "`per_document: at most 20`" in page
+    assert "`book: keep 1.5 B tokens, where nothing is bounded`" in page
+    told = list(dataset_card._settings(Select(heads=heads)))
+    assert "heads: heads 1, 3 of layer 7 of deep" in told and len(told) == 5
+    la.select(output)
+    plain = (output / "README.md").read_text().split("---\n", 2)[2]
+    assert (
+        "`alpha: 0.5`, `standardize: zscore`, `heads: all`, `rank_by: lds`, `overlap: allow`."
+        in plain
+    )
+    for text in (page, plain):
+        assert not re.search(
+            r"None|True|False|\[\]|\{\}|[\[{(]'", text.replace("streaming=True", "")
+        )

@@ -137,3 +137,17 @@ def test_the_command_says_what_became_of_the_rows(output, tmp_path):
     assert (
         f"score stars: stars of {windows} of {windows} windows; 0 of {windows} ids" in done.output
     )
+
+
+def test_the_name_of_the_file_is_that_of_the_score(output, tmp_path):
+    file = Path(given(output, tmp_path, v=number)).rename(tmp_path / "stars.parquet")
+    done = CliRunner().invoke(app, ["join", str(output), str(file)])
+    assert done.exit_code == 0 and "score stars (named as the file): stars of " in done.output
+    assert (output / "scores/stars").is_dir()
+    for name, why in (("My-Stars 2.parquet", "a score names a column"), ("ds.pq", "of this name")):
+        other = file.rename(tmp_path / name)
+        done = CliRunner().invoke(app, ["join", str(output), str(other)])
+        assert done.exit_code == 2 and f"{other}: its name is no name of a score" in done.output
+        assert why in done.output and done.output.endswith("give --name\n")
+        other.rename(file)
+    assert "default: FILE without" in CliRunner().invoke(app, ["join", "--help"]).output

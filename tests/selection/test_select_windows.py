@@ -366,7 +366,7 @@ def test_scores_whose_deviation_is_no_number_are_refused(tmp_path):
     ("overrides", "said"),
     [
         ({"second_pass": 0.1}, "second_pass: no such setting; score exactly instead"),
-        ({"memory": "1K"}, "memory: Input should be greater than or equal to 64000000"),
+        ({"memory": "1K"}, "memory: 64,000,000 or more is required"),
         ({"keep": {"part": 1}}, "keep.part"),
         ({"rankby": "lds"}, "rankby"),
         ({"file_bytes": 0}, "file_bytes"),

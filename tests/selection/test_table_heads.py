@@ -75,7 +75,10 @@ def test_windows_without_a_value_are_not_kept_and_move_no_other(labelled, tmp_pa
             "so it holds no settings; give a config whose output it is",
         ),
         ({"scor": "deep"}, "heads.scor: no such setting; did you mean heads.score"),
-        ({"score": "deep", "head": "best"}, "heads.head: Input should be 'all' or 'auto'"),
+        (
+            {"score": "deep", "head": "best"},
+            "heads.head: allowed: all, auto or list of whole numbers",
+        ),
     ],
 )
 def test_heads_that_no_table_has_are_refused_in_one_line(labelled, tmp_path, heads, said):

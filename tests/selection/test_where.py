@@ -356,7 +356,10 @@ def test_a_score_table_that_lacks_files_or_mixes_settings_is_refused(tmp_path):
         ({"where": [{"column": "ds", "min": 2, "max": 1}]}, "min 2.0 is over max 1.0"),
         ({"where": [{"column": "ds", "quantiles": [0.5, 0.5]}]}, "the first share is to be below"),
         ({"where": [{"column": "data_id", "min": 0}]}, "the column data_id is string, not numbers"),
-        ({"where": [{"column": "dss", "min": 0}]}, "has no column dss"),
+        (
+            {"where": [{"column": "dss", "min": 0}]},
+            "select.where.0.column: .* has no column dss.*; did you mean ds\\?; there are",
+        ),
         ({"rank_by": "ds_heads"}, "ds_heads is list"),
         ({"heads": []}, "heads"),
         ({"heads": [5]}, r"select.heads: heads \[5\]: allowed: 0 to 0"),

@@ -1,3 +1,7 @@
+import math
+import re
+from typing import Any
+
 import pytest
 
 from longattn.config import Config, Keep, Sample, Source
@@ -120,15 +124,60 @@ def test_settings_of_any_kind_are_checked_in_one_line():
         (
             Sample,
             {"fraction": 2},
-            "sample: fraction: Input should be less than or equal to 1; did you mean 2%? (given: 2)",
+            "sample: fraction: a share above 0 and up to 1 is required, as 0.25 or 25%; did you mean 2%? "
+            "(given: 2)",
         ),
         (
             Sample,
             {"fraction": "120%"},
-            "sample: fraction: Input should be less than or equal to 1 (given: '120%')",
+            "sample: fraction: a share above 0 and up to 1 is required, as 0.25 or 25% (given: '120%')",
         ),
-        (Source, {"category": "a"}, "sample: path: Field required (given: 'nothing')"),
+        (Source, {"category": "a"}, "sample: path: required, and not given"),
     ):
         with pytest.raises(ConfigError) as caught:
             kind.check(value, "sample")
         assert str(caught.value) == line
+
+
+@pytest.mark.parametrize(
+    ("values", "line"),
+    [
+        ({"select": {"keep": {"count": "many"}}}, "select.keep.count: a whole number is required"),
+        ({"sources": [{"category": 3, "path": "x"}]}, "which it is in quotes: '3' (given: 3)"),
+        ({"sources": [{"category": None, "path": "x"}]}, "text is required (given: null)"),
+        ({"sources": []}, "sources: 1 or more entries are required (given: [])"),
+        ({"output": ""}, "output: text is required, not an empty one (given: '')"),
+        ({"scorer": {"add_bos": "x"}}, "add_bos: true or false is required (given: 'x')"),
+        (
+            {"scorer": {"min_distance": 1.5}},
+            "allowed: tokens, or a list of them or null (given: 1.5)",
+        ),
+        ({"workers": {"score": [1, 2, 3]}}, "or one number (given: [1, 2, 3])"),
+        (
+            {"workers": {"score": []}},
+            "score: allowed: [smallest, largest], or one number (given: [])",
+        ),
+        ({"select": {"heads": "x"}}, "allowed: all, auto or list of whole numbers or section"),
+        ({"select": {"alpha": {}}}, "select.alpha: a finite number is required (given: {})"),
+    ],
+)
+def test_what_is_allowed_is_told_in_words_of_ours(values, line):
+    assert line in told(values)
+
+
+def test_no_wording_of_pydantic_reaches_people():
+    """Values of every kind in every setting, and what is refused of them."""
+    bad = ("x", -1, 0, 1.5, None, True, [], {}, [1, 2, 3], {"a": 1}, math.nan, 10**30, "", [None])
+    lines = []
+    for field in setting_fields(Config):
+        for value in bad:
+            values: Any = value
+            for part in reversed(field.path.split(".")):
+                values = [values] if part.isdigit() else {part.replace("<name>", "book"): values}
+            try:
+                Config.parse({**MINIMAL, **values}, "c.yaml")
+            except ConfigError as error:
+                lines += error.lines
+    assert len(lines) > 500
+    theirs = re.compile("Input|should|Field required|validation|unable to|valid |None|True")
+    assert not [line for line in lines if theirs.search(line)]

@@ -1,97 +1,51 @@
-"""Where things lie in an output folder: the table at the top of its module, and what is found there."""
+"""An output that takes no file is refused at once, in one line, and a look at it leaves nothing."""
 
-import re
-
+import fsspec
 import pytest
 
 from longattn.errors import ConfigError
-from longattn.storage import output_folder
-from longattn.storage.files import write_bytes
-from longattn.storage.output_folder import OutputFolder, require_folder
-
-OUT = OutputFolder("s3://b/out/")
-PLACES = {
-    "labelled/<category>/*.parquet": f"{OUT.labelled}/<category>/*.parquet",
-    "selected/<category>/*.parquet": f"{OUT.selection(None)}/<category>/*.parquet",
-    "selected/<name>/<category>/*.parquet": f"{OUT.selection('<name>')}/<category>/*.parquet",
-    "scores/<name>/<category>/*.parquet": OUT.score_file(
-        "<name>", f"{OUT.labelled}/<category>/*.parquet"
-    ),
-    "quarantine/*.parquet": f"{OUT.quarantine}/*.parquet",
-    "damaged/": f"{OUT.damaged}/",
-    "jsonl/": f"{OUT.export('jsonl')}/",
-    "README.md": OUT.card,
-    "report.html": OUT.report,
-    "evaluation.html": OUT.evaluation("html"),
-    "inspections/<data_id>.html": OUT.inspection("<data_id>"),
-    "_longattn/run.json": OUT.record("run"),
-    "_longattn/scores/<name>.json": OUT.score_record("<name>"),
-    "_longattn/splits/*.json": f"{OUT.markers}/*.json",
-    "_longattn/shards/*.json": f"{OUT.shards}/*.json",
-    "_longattn/selection.json": OUT.selection_record(None),
-    "_longattn/selections/<name>.json": OUT.selection_record("<name>"),
-}
+from longattn.storage.output_folder import require_folder, require_writable
 
 
-@pytest.mark.parametrize("place", PLACES)
-def test_each_thing_lies_where_the_table_says(place):
-    assert PLACES[place] == f"s3://b/out/{place}"
-    assert re.search(rf"^(.* )?{re.escape(place)}( |,|$)", output_folder.__doc__, re.MULTILINE)
+@pytest.mark.parametrize(
+    ("output", "told"),
+    [
+        ("/proc/x", "/proc cannot be written to"),
+        ("/sys/kernel/x/y", "/sys/kernel cannot be written to"),
+        ("/dev/null/x", "/dev/null is a file"),
+        ("{tmp}/file/x/y", "file is a file"),
+        ("{tmp}/link/x", "link is a link to nothing"),
+    ],
+)
+def test_a_place_that_takes_no_folder_is_refused(tmp_path, output, told):
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "nothing")
+    output = output.format(tmp=tmp_path)
+    with pytest.raises(ConfigError) as refused:
+        require_folder(output)
+    line = str(refused.value)
+    assert line.startswith(f"output {output}: ") and told in line and "; allowed: a folder" in line
 
 
-def test_an_export_of_a_named_selection_lies_beside_that_of_the_other():
-    assert OUT.export("mds", "best") == "s3://b/out/mds-best"
+def test_a_look_at_a_place_leaves_nothing(tmp_path):
+    for output in (tmp_path, tmp_path / "a/b"):
+        require_writable(str(output))
+    assert not list(tmp_path.iterdir())
+    require_writable("memory://bucket/out")
+    assert not fsspec.filesystem("memory").find("/bucket")
 
 
-@pytest.fixture
-def out(tmp_path):
-    for place in (
-        "labelled/b/x.parquet", "labelled/a/y.parquet", "labelled/ab/z.parquet", "labelled/a/n.txt",
-        "selected/a/x.parquet", "selected/best/a/y.parquet", "selected/best/b/z.parquet",
-        "scores/gap/a/y.parquet", "scores/gap2/a/y.parquet",
-        "_longattn/scores/gap.json", "_longattn/scores/gap2.json",
-        "_longattn/selections/best.json", "_longattn/selections/a.json", "_longattn/selection.json",
-        "_longattn/summary.json", "report.html",
-    ):  # fmt: skip
-        write_bytes(f"{tmp_path}/{place}", b"x" * len(place))
-    return OutputFolder(f"{tmp_path}/")
+def test_a_bucket_that_refuses_is_told_and_one_that_there_is_not(s3, monkeypatch):
+    with pytest.raises(ConfigError, match="output s3://nowhere/out cannot be written to "):
+        require_writable("s3://nowhere/out")
+    require_writable("s3://bucket/written-to")
+    fs = fsspec.filesystem("memory")
 
+    def refused(*_):
+        raise PermissionError("Access Denied")
 
-def sizes(out, *places):
-    return {f"{out.url}{place}": len(place) for place in places}
-
-
-def test_what_is_there_is_listed(out):
-    labelled = ("labelled/a/y.parquet", "labelled/ab/z.parquet", "labelled/b/x.parquet")
-    assert list(out.labelled_files().items()) == list(sizes(out, *labelled).items())
-    assert out.labelled_files("a") == sizes(out, labelled[0])
-    assert out.labelled_files("none") == {}
-    assert out.score_files("gap") == sizes(out, "scores/gap/a/y.parquet")
-    assert out.score_names() == ["gap", "gap2"]
-    assert out.selections() == [None, "a", "best"]
-    best = sizes(out, "selected/best/a/y.parquet", "selected/best/b/z.parquet")
-    assert out.selected_files("best") == best
-    assert out.selected_files() == sizes(out, "selected/a/x.parquet")
-    assert out.all_selected_files() == {None: out.selected_files(), "best": best}
-    places = ("labelled", "selected", "_longattn/summary.json", "report.html")  # no quarantine
-    assert out.shown() == [f"{out.url}{place}" for place in places]
-
-
-def test_of_a_folder_that_is_not_there_nothing_is_listed(tmp_path):
-    out = OutputFolder(str(tmp_path / "none"))
-    assert out.labelled_files() == out.selected_files() == out.all_selected_files() == {}
-    assert out.selected_files("best") == out.score_files("gap") == {}
-    assert out.selections() == out.score_names() == out.shown() == []
-
-
-def test_an_output_within_a_file_is_refused(tmp_path):
-    (tmp_path / "file").write_bytes(b"")
-    for output in (tmp_path, tmp_path / "new" / "deeper"):
-        require_folder(str(output))
-    require_folder(f"s3://{tmp_path}/file")
-    for output in (tmp_path / "file", tmp_path / "file" / "a" / "b"):
-        with pytest.raises(ConfigError) as refused:
-            require_folder(str(output))
-        assert str(refused.value) == (
-            f"output {output}: {tmp_path}/file is a file; allowed: a folder, which a run makes"
-        )
+    monkeypatch.setattr(type(fs), "pipe_file", refused)
+    with pytest.raises(
+        ConfigError, match=r"output memory://b/o cannot be written to \(Access Denied"
+    ):
+        require_writable("memory://b/o")

@@ -1,17 +1,10 @@
 """One run by both executors: the files of a cluster are those of one process, byte for byte."""
 
-from pathlib import Path
-
 import pytest
 
 import longattn as la
 from tests.conftest import config
-
-
-def data_files(output):
-    """Bytes of every Parquet file, by its place below the output."""
-    paths = Path(output).rglob("*.parquet")
-    return {str(path.relative_to(output)): path.read_bytes() for path in paths}
+from tests.labelled import data_files
 
 
 @pytest.fixture(scope="module")

@@ -54,11 +54,11 @@ def test_such_a_table_is_cut_as_a_dataset_is():
         (lambda: la.window_documents(TEXTS, min_distance=0), "min_distance 0: "),
         (lambda: la.window_documents(TEXTS, sample=0.1), "sample: Sample or a mapping of its fields"),
         (lambda: la.window_documents(TEXTS, model="/nowhere"), "'/nowhere': no such folder"),
-        (lambda: la.score_windows(TEXTS, dtype="int8"), "score_windows: dtype: Input should be"),
+        (lambda: la.score_windows(TEXTS, dtype="int8"), "score_windows: dtype: allowed: "),
         (lambda: la.score_windows(pa.table({"x": [1]})), "windows: no column 'input_ids'; there are x"),
         (lambda: la.score_windows(TEXTS, workers=(3, 1)), "score_windows: workers: score: the first"),
         (lambda: la.read_documents("x.jsonl"), "sources: a list of {category: ..., path: 'x.jsonl'}"),
-        (lambda: la.read_documents([{"category": "a"}]), "sources.0: path: Field required"),
+        (lambda: la.read_documents([{"category": "a"}]), "sources.0: path: required, and not given"),
         (lambda: la.read_labelled("/nowhere"), "/nowhere/labelled: no labelled windows there"),
     ],
 )  # fmt: skip
