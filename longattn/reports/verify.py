@@ -52,7 +52,7 @@ def verify(output: str, *, scores: int = 0) -> Iterator[str]:
     """
     try:
         origin = read_origin(output)
-    except ValueError as error:
+    except (ValueError, IsADirectoryError) as error:
         yield _one_line(str(error))
         return
     if origin is None:

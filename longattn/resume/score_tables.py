@@ -81,8 +81,9 @@ def read_table_record(output: str, name: str) -> TableRecord | None:
             raise ValueError("its fingerprint is not that of its parts")
         return record
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        why = " ".join(str(error).split())
-        raise FolderError(f"{without_secrets(url)}: damaged: {why}") from None
+        shown = without_secrets(url)
+        why = " ".join(str(error).split()).removeprefix(f"{shown}: damaged: ")
+        raise FolderError(f"{shown}: damaged: {why}") from None
 
 
 def table_records(output: str) -> list[TableRecord]:

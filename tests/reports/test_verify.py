@@ -54,6 +54,14 @@ def test_a_changed_value_is_found(output, column, value, finding):
     assert any(finding in line for line in verify(str(output)))
 
 
+def test_a_folder_in_place_of_the_record_of_the_run_is_a_finding(output):
+    record = output / "_longattn/run.json"
+    record.unlink()
+    record.mkdir()
+    (finding,) = verify(str(output))
+    assert str(record) in finding and "directory" in finding
+
+
 def test_a_lost_file_a_copied_one_and_a_broken_one_are_found(output):
     path = first(output)
     shutil.copy(path, path.with_name("copy.parquet"))

@@ -2,13 +2,16 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from longattn.errors import FolderError
 from longattn.reports.verify_tables import score_table_findings
+from longattn.resume.score_tables import read_table_record
 from longattn.storage.digests import sealed
 from longattn.storage.output_folder import OutputFolder
 from longattn.storage.tables import file_metadata, write_table
@@ -37,6 +40,14 @@ def rewrite(path, change, metadata=None):
 
 def test_tables_as_they_were_written_hold(output):
     assert found(output, scores=2) == []
+
+
+def test_a_record_with_another_value_is_told_by_its_path_once(output):
+    record = Path(OutputFolder(str(output)).score_record("gap"))
+    record.write_text(record.read_text().replace('"short": 64', '"short": 65'))
+    with pytest.raises(FolderError) as told:
+        read_table_record(str(output), "gap")
+    assert str(told.value) == f"{record}: damaged: it is not what its checksum was taken of"
 
 
 def test_a_lost_table_one_too_many_and_one_without_a_record_are_found(output):
