@@ -177,13 +177,11 @@ def join(path: str, file: str, name: str | None) -> None:
 def export(
     path: str, overrides: list[str] | None, format: str, shuffle: int | None, mix: str | None
 ) -> None:
-    from longattn.formats.registry import format_named
     from longattn.notebook import export as write_export
     from longattn.text import without_secrets
 
     for written in write_export(path, overrides or [], format=format, shuffle=shuffle, mix=mix):
         print(without_secrets(written))
-    log.info("%s is read so: %s", format, format_named(format).reading)
 
 
 def bench(model: str | None, lengths: list[str], tokens: str, *, as_json: bool) -> None:

@@ -53,8 +53,8 @@ def connected() -> Iterator[None]:
                 log.info("connecting to Ray at %s%s", address, found)
                 _require_answer(address)
             else:
-                why = "as RAY_ADDRESS=local says" if given else "where none runs yet"
-                log.info("starting Ray here, %s", why)
+                why = "RAY_ADDRESS=local says so" if given else "RAY_ADDRESS names another"
+                log.info("starting a Ray for this run; %s", why)
             with without_noise() if address else _on_loopback() as noise:
                 ray.init(logging_level=logging.WARNING)
         except SystemExit:  # Ray's handler

@@ -26,7 +26,7 @@ from longattn.settings.numbers import (
     WindowLength,
 )
 from longattn.settings.overrides import apply_overrides, read_mapping, read_yaml
-from longattn.settings.paths import LocalOrURL, absolute_model, absolute_path
+from longattn.settings.paths import LocalOrURL, absolute_model, absolute_path, lasting
 from longattn.settings.refusals import checked
 from longattn.settings.scores import Score, score_faults
 from longattn.settings.selection import Keep as Keep
@@ -150,7 +150,9 @@ class Config(Settings):
     sources: tuple[Source, ...] = Field(
         min_length=1, description="where the documents are; several sources may have one category"
     )
-    output: LocalOrURL = Field(description="folder for the results; local or any fsspec URL")
+    output: Annotated[LocalOrURL, AfterValidator(lasting)] = Field(
+        description="folder for the results; local or any fsspec URL"
+    )
     window: Window = Field(Window(), description="what a document is cut into")
     scorer: Scorer = Field(Scorer(), description="the model that scores, and how")
     select: Select = Field(Select(), description="which windows are kept")

@@ -43,7 +43,7 @@ def test_where_no_ray_runs_one_is_started(no_cluster, monkeypatch, caplog):
     monkeypatch.setattr(services, "find_bootstrap_address", lambda _: None)
     with caplog.at_level(logging.INFO, "longattn"), cluster.connected():
         pass
-    assert caplog.messages == ["starting Ray here, where none runs yet"]
+    assert caplog.messages == ["starting a Ray for this run; RAY_ADDRESS names another"]
 
 
 def test_a_ray_that_asks_for_another_token_is_a_setting(no_cluster, monkeypatch):
@@ -133,7 +133,7 @@ def test_local_starts_one_though_another_runs_here(no_cluster, monkeypatch, capl
     monkeypatch.setenv("RAY_ADDRESS", "local")
     with caplog.at_level(logging.INFO, "longattn"), cluster.connected():
         pass
-    assert caplog.messages == ["starting Ray here, as RAY_ADDRESS=local says"]
+    assert caplog.messages == ["starting a Ray for this run; RAY_ADDRESS=local says so"]
 
 
 @pytest.mark.parametrize("name", ["TMPDIR", "RAY_TMPDIR"])

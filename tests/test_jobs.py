@@ -1,6 +1,7 @@
 """The scripts of ray_jobs/ as programs: a config from an object store, --set, --help."""
 
 import json
+import os
 import runpy
 import shutil
 import subprocess
@@ -60,3 +61,14 @@ def test_help_tells_an_argument_an_option_and_an_example_from_any_folder(
     status, told = job(name, "--help")
     assert not status
     assert all(text in told.out for text in ("CONFIG", "--set", f"Example: longattn {name}"))
+
+
+@pytest.mark.parametrize("name", ["run", "score", "select"])
+def test_a_python_without_the_packages_is_named_in_one_line(name):
+    bare = [sys.executable, "-S", str(JOBS / f"{name}.py"), "config.yaml"]  # no site-packages
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    done = subprocess.run(bare, capture_output=True, text=True, timeout=60, env=environment)
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 2 and line.startswith(
+        f"longattn: the Python of this job, {sys.executable}, has no module typer: name one that has"
+    )

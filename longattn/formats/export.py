@@ -101,6 +101,11 @@ def export(output: str, wanted: Export) -> list[str]:
         facts = {"shuffle": wanted.shuffle, "mix": _told(mix) if mix else None}
         files = _Files(place, folder.record(f"export-{place.rpartition('/')[2]}"), format, layout)
         files.write(IdSettings(dtype, wanted.vocab_size, pad_token), facts)
+        log.info(
+            "%s is read so: %s",
+            format.name,
+            format.reading.replace("{dtype}", f'"{dtype.str}"'),
+        )
         return format.outputs(place, files.groups())
 
 

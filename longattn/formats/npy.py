@@ -24,7 +24,7 @@ class Npy(Format):
 
     name = "npy"
     reading = (
-        "each .npy holds token ids and no header, `numpy.memmap(file, dtype)`; beside it .csv.gz "
+        "each .npy holds token ids and no header, `numpy.memmap(file, {dtype})`; beside it .csv.gz "
         "has start, stop, data_id, category, sequence of each document, .mask, where there is "
         "padding, a byte a token"
     )

@@ -69,7 +69,7 @@ class Format(ABC):
 
     name: ClassVar[str]
     reading: ClassVar[str]
-    """What its files hold and how they are read, in one line for people."""
+    """What its files hold and how they are read, in one line for people; {dtype}: of ids."""
     part_bytes: ClassVar[int]
     """A part is full once its ids take this many bytes."""
     suffixes: ClassVar[tuple[str, ...]]

@@ -9,6 +9,9 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.utils import get_protocol
 from pydantic import BeforeValidator, Field
 
+COPIES_OF_RAY = ("runtime_resources", "working_dir_files")
+"""Folders below which Ray copies the working directory of a job, and removes it after."""
+
 
 def absolute_path(path: Any) -> Any:
     """A local path or glob from the root, `~` expanded; a URL, `samples:NAME` and no text unchanged."""
@@ -33,3 +36,13 @@ def absolute_model(model: Any) -> Any:
 
 LocalOrURL = Annotated[str, BeforeValidator(absolute_path), Field(min_length=1)]
 """A file, folder or glob: absolute, or a URL."""
+
+
+def lasting(path: str) -> str:
+    """The path as it is. Raises ValueError for one in Ray's copy of a job's working directory."""
+    if "://" not in path and "/".join(("", *COPIES_OF_RAY, "")) in f"{Path(path).resolve()}/":
+        raise ValueError(
+            f"{path} lies in Ray's copy of the job's working directory, which Ray removes; allowed: an "
+            "absolute path that all nodes see, or a URL as s3://bucket/folder"
+        )
+    return path

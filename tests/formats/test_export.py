@@ -202,6 +202,7 @@ def test_the_command_says_what_the_files_hold_and_how_they_are_read(
     files = [path for path in (output / format).rglob("*") if path.name != "export.json"]
     for suffix in {"".join(path.suffixes[-2:]) for path in files if "index" not in path.name}:
         assert suffix in told or format == "mds"
+    assert "{" not in told and ('numpy.memmap(file, "<u2")' in told) == (format == "npy")
     if format == "jsonl":
         rows = read_jsonl(next(iter(files)))
         assert all(field in told for field in rows[0])

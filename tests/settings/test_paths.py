@@ -43,6 +43,22 @@ def test_a_local_path_stays_the_path_that_its_file_system_tells(project):
         assert absolute_path(path) == filesystem(path)[1]
 
 
+def test_an_output_in_rays_copy_of_a_working_directory_is_refused(tmp_path, monkeypatch):
+    copy = tmp_path / "session_1/runtime_resources/working_dir_files/_ray_pkg_0a"
+    copy.mkdir(parents=True)
+    (tmp_path / "link").symlink_to(copy)
+    monkeypatch.chdir(copy)
+    for output in ("out/run", "file://out", str(tmp_path / "link/out")):
+        with pytest.raises(ConfigError) as refused:
+            Config.parse({"sources": [SOURCE], "output": output})
+        (line,) = refused.value.lines
+        where = output if output.startswith("/") else f"{copy}/{output.removeprefix('file://')}"
+        assert line.startswith(f"config: output: {where} lies in Ray's copy of the job's working ")
+        assert "allowed: an absolute path that all nodes see, or a URL as s3://" in line
+    for output in ("s3://bucket/runtime_resources/working_dir_files/x", str(tmp_path / "out")):
+        assert Config.parse({"sources": [SOURCE], "output": output}).output == output
+
+
 def test_a_config_is_absolute_once_it_is_read(project, tmp_path, monkeypatch):
     values = {"sources": [SOURCE], "output": "out/run", "scorer": {"model": "models/mine"}}
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(values))
