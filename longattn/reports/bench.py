@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import logging
 import math
 import os
 import platform
@@ -28,11 +29,20 @@ from longattn.scoring.precision import Errors
 from longattn.scoring.scorer import AttentionScorer
 from longattn.scoring.statistics import attention_sums
 from longattn.scoring.tables import Tables
+from longattn.text import without_secrets
+
+log = logging.getLogger("longattn")
 
 # heads, kv heads, head dim, vocabulary: the shapes of the paper's scorers, with random tables.
 SHAPES = {"8b": (32, 8, 128, 128256), "70b": (64, 8, 128, 128256)}
 DENSE_TOKENS = {"cuda": 8192, "cpu": 4096}
 CPU_SECONDS = 2.0  # of the calls that a median is of, on a CPU
+COLUMNS = (
+    "  kernel: statistics of ready queries and keys; call: from ids to numbers, one window; in a batch: the",
+    "  same, each of many; of ceiling: their share of the speed of matrix products, above; busy: share of",
+    "  the batch's time in the kernel, GPU only; 3 distances: time beside that of one; GiB: GPU memory taken",
+)
+"""What the columns of the table are, under it."""
 STREAM_TOKENS = 32 * 32768  # of the run from memory, on a GPU
 
 
@@ -172,8 +182,11 @@ def figures(scorer: AttentionScorer, length: int, top: float) -> Figures:
     draw = torch.rand((windows, length), generator=generator)
     ids_bl = (draw**4 * scorer.vocab_size).to(torch.int32)  # few ids make most of a text
     k = length // 4
+    log.info("measuring windows of %d tokens: kernel", length)
     kernel = milliseconds(prepared(scorer, ids_bl[0].long(), [k]), device)
+    log.info("measuring windows of %d tokens: three distances beside one", length)
     three = milliseconds(prepared(scorer, ids_bl[0].long(), [k, k // 2, 2 * k]), device)
+    log.info("measuring windows of %d tokens: one distance", length)
     half = milliseconds(prepared(scorer, ids_bl[0].long(), [k // 2]), device)
     peak = None
     if device == "cuda":
@@ -182,7 +195,9 @@ def figures(scorer: AttentionScorer, length: int, top: float) -> Figures:
         torch.cuda.reset_peak_memory_stats()
         scorer.score(ids_bl[0])
         peak = (torch.cuda.max_memory_allocated() - held) / 2**30
+    log.info("measuring windows of %d tokens: whole call", length)
     call = milliseconds(lambda: scorer.score(ids_bl[0]), device)
+    log.info("measuring windows of %d tokens: in a batch", length)
     stream = milliseconds(lambda: scorer.score(ids_bl), device) / len(ids_bl)
     work = 2 * scorer.heads * scorer.tables.q_vhd.shape[-1] * (length - k) * (length + k + 1) / 2
     tflops = work / kernel / 1e9
@@ -283,9 +298,12 @@ def run_bench(
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = "float16" if device == "cuda" else "float32"
+    log.info("measuring matrix products")
     top = ceiling(device, getattr(torch, dtype))
     models = [model] if model else list(SHAPES) if device == "cuda" else ["builtin"]
+    log.info("measuring the tokenizer")
     tokenized = tokens_per_second(model if model and model not in SHAPES else "builtin")
+    log.info("measuring how fast windows are written")
     result = Bench(
         device=torch.cuda.get_device_name() if device == "cuda" else _processor(),
         cores=os.cpu_count(),
@@ -297,11 +315,13 @@ def run_bench(
         models={},
     )
     for name in models:
+        log.info("loading the scorer %s", without_secrets(name))
         if name in SHAPES:
             scorer = random_scorer(name, device, dtype)
         else:
             scorer = AttentionScorer.from_pretrained(name, device=device)
         rows = [figures(scorer, length, top) for length in lengths]
+        log.info("measuring the dense formulation")
         result.models[name] = ModelBench(
             heads=scorer.heads,
             dtype=str(scorer.dtype).removeprefix("torch."),
@@ -358,6 +378,7 @@ def shown(result: Bench) -> str:
                 f"{row.share:19.0%} {row.call_share:5.0%} {row.stream_share:6.0%} "
                 f"{busy:>5} {row.distances:11.2f}x {peak:>4}"
             )
+        lines += COLUMNS
         told = model.prediction
         cores = f"{told.cores_a_device:.1f}" if told.cores_a_device else "?"
         lines.append(

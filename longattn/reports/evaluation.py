@@ -37,6 +37,7 @@ from longattn.reports.evaluation_record import (
 from longattn.reports.foils import Ids, Windows, foils, generator, long_documents, native_windows
 from longattn.reports.head_choice import head_choice
 from longattn.reports.page import render
+from longattn.reports.progress import with_progress
 from longattn.reports.report import uniform_ds
 from longattn.reports.score_columns import agreement, rank_correlation
 from longattn.selection.auc import auc
@@ -44,7 +45,7 @@ from longattn.selection.heads import Half, HeadScores, head_aucs, lds_of_heads
 from longattn.selection.lds import moments
 from longattn.storage.files import write_bytes
 from longattn.storage.output_folder import OutputFolder
-from longattn.text import without_secrets
+from longattn.text import counted, without_secrets
 from longattn.windows.recurrence import Recurrence, far_recurrence
 from longattn.windows.tokenizer import DocumentTokenizer, load_tokenizer
 
@@ -91,7 +92,8 @@ def attention(
     scorer: AttentionScorer, ids_nl: Ids, k: int, bos: int | None, stride: int = 1
 ) -> Attention:
     """Scores of the windows, with the checkpoint's BOS in front as the pipeline puts it."""
-    scores = [scorer.score(ids_l, k, stride) for ids_l in with_bos(ids_nl, bos)]
+    windows = with_progress(list(with_bos(ids_nl, bos)), "windows scored")
+    scores = [scorer.score(ids_l, k, stride) for ids_l in windows]
     ds_n = np.array([float(s.ds.mean()) for s in scores])
     variance_n = np.array([float(s.variance.mean()) for s in scores])
     ds_nh, variance_nh = (
@@ -123,6 +125,7 @@ def variants(config: Config, scorer: AttentionScorer, bos: int | None) -> dict[s
 
     made = {f"k {d}": scored(scorer, d) for d in (k // 2, 2 * k) if 1 <= d < window}
     for name, change in changes.items():
+        log.info("loading the scorer with %s", name)
         try:
             other = type(scorer).from_pretrained(config.scorer.model, **{**base, **change})
         except ValueError as error:  # a dtype that the model leaves the range or digits of
@@ -166,7 +169,9 @@ def evaluate(
         raise ValueError("a loss gap wants a min_distance of 2 to half the window")
     require_reachable(config.scorer.model)
     require_reachable(causal_model or "")
+    log.info("reading documents of %s", counted(len(config.sources), "source"))
     documents = long_documents(config, seed=seed, held_out=held_out)
+    log.info("loading the scorer")
     measure = _Measure.of(config, windows, causal_model, seed)
     categories = {name: measure.category(name, found) for name, found in documents.items()}
     return Evaluation(
@@ -303,6 +308,7 @@ class _Measure:
             of: self._heads(name, documents, scorer, heads[of])
             for of, scorer in {FIRST_LAYER: first, **self.further.head_scorers()}.items()
         }
+        log.info("%s: AUC with intervals", name)
         ranked = [scorer for scorer in scores if scorer != "random"]
         return CategoryEvaluation(
             documents=len(np.unique(native.group_n)),
@@ -379,7 +385,8 @@ class _Measure:
             "random": rng.random(len(ids_nl)),
         }
         if self.causal:
-            gap, ds = zip(*(self.causal.scores(ids_l, k) for ids_l in ids_nl), strict=True)
+            by_model = with_progress(list(ids_nl), "windows scored by the causal model")
+            gap, ds = zip(*(self.causal.scores(ids_l, k) for ids_l in by_model), strict=True)
             told |= {"loss gap": np.array(gap), "DS, every layer": np.array(ds)}
         return told
 

@@ -102,6 +102,9 @@ class Plan:
 class PlanWatcher:
     """What is told of a plan while it is made; here, nothing is done with it."""
 
+    def settings(self, settings: Sequence[tuple[str, Any, str]]) -> None:
+        """The settings in force, as `Plan.settings`: known before anything is read."""
+
     def files(self, files: Mapping[str, Sequence[Split]]) -> None:
         """The files of each category: known at once."""
 
@@ -143,6 +146,8 @@ def plan(
     for (category, *_), parts in sorted(_by_file(splits).items()):
         files.setdefault(category, []).append(parts)
     watcher = watcher or PlanWatcher()
+    settings = _provenance(config, overrides)
+    watcher.settings(settings)
     watcher.files(files)
     if config.scorer.model != "builtin":
         from longattn.scoring.checkpoint import open_checkpoint  # 4 s
@@ -176,7 +181,7 @@ def plan(
     result = Plan(
         without_secrets(config.output),
         categories,
-        _provenance(config, overrides),
+        settings,
         rate,
         device,
         scorers,

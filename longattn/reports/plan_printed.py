@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
+from rich.measure import Measurement
 from rich.table import Table
 
 from longattn.corpus.records import Split
@@ -22,6 +25,12 @@ class PlanPrinter(PlanWatcher):
     def __init__(self, console: Console) -> None:
         self.console = console
 
+    def settings(self, settings: Sequence[tuple[str, Any, str]]) -> None:
+        table = Table("setting", "value", "from", box=None, pad_edge=False)
+        for path, value, origin in settings:
+            table.add_row(path, escape(json.dumps(value)), origin)
+        self._show(table)
+
     def files(self, files: Mapping[str, Sequence[Split]]) -> None:
         table = _table("category", "files", "size", "suffixes")
         for name, of in files.items():
@@ -35,42 +44,38 @@ class PlanPrinter(PlanWatcher):
         self._show(table)
 
     def counts(self, categories: Mapping[str, CategoryPlan]) -> None:
-        table = _table(
-            "category",
-            "read",
-            "sampled",
-            "documents",
-            "repeated",
-            "long enough",
-            "windows",
-            "tokens",
-            "labelled",
-            "kept",
-            "kept tokens",
-            "selected",
-        )
+        found = _table("category", "read", "documents", "repeated", "long", "windows", "tokens")
+        given = _table("category", "kept", "tokens", "labelled files", "selected files")
         for name, told in categories.items():
             about = "" if told.read == 1 else "~"
             error = f" ±{told.error:.0%}" if told.error else ""
-            table.add_row(
+            found.add_row(
                 name,
                 share(told.read),
-                count(told.sampled),
                 about + count(told.documents),
                 about + count(told.repeated),
                 about + count(told.long),
                 about + count(told.windows) + error,
                 about + short(told.tokens),
-                size(told.labelled_bytes),
+            )
+            given.add_row(
+                name,
                 about + count(told.kept),
                 short(told.kept_tokens),
+                size(told.labelled_bytes),
                 size(told.selected_bytes),
             )
-        self._show(table)
+        self._show(found)
+        self._show(given)
 
     def _show(self, table: Table) -> None:
         """A table, at once also where a pipe reads it."""
-        self.console.print(table)
+        wide = self.console.options.update(width=1000)
+        least = Measurement.get(self.console, wide, table).minimum  # numbers are never cut
+        if least > self.console.width:
+            Console(file=self.console.file, width=least).print(table)
+        else:
+            self.console.print(table)
         self.console.print()
         self.console.file.flush()
 
@@ -95,11 +100,6 @@ def print_rest(result: Plan, console: Console) -> None:
         for name, line in lines.items():
             console.print(f"{name}: {line}", markup=False, highlight=False)
     console.print()
-    settings = Table("setting", "value", "from", box=None, pad_edge=False)
-    for path, value, origin in result.settings:
-        settings.add_row(path, json.dumps(value), origin)
-    console.print(settings)
-    console.print()
     for warning in result.warnings:
         console.print(f"warning: {warning}", markup=False, highlight=False, style="yellow")
     console.print(
@@ -111,4 +111,7 @@ def _table(*columns: str) -> Table:
     table = Table(*columns, box=None, pad_edge=False)
     for column in table.columns[1:]:
         column.justify = "right"
+        column.no_wrap = column.header != "suffixes"
+    table.columns[0].min_width = len("category")
+    table.columns[0].overflow = "fold"  # a long name stays whole
     return table

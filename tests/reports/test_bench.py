@@ -1,4 +1,5 @@
 import json
+import logging
 
 import pytest
 from typer.testing import CliRunner
@@ -29,6 +30,33 @@ def test_the_command_measures_this_machine_and_predicts():
     assert prediction["windows"] == pytest.approx(1e6 / 512)
     hours = 1e6 / 512 * builtin["lengths"][0]["stream"] / 3.6e6
     assert prediction["device_hours"] == pytest.approx(hours)
+
+
+def test_each_step_is_told_and_each_column_explained(caplog, monkeypatch):
+    monkeypatch.setattr(bench, "milliseconds", lambda *_: 1.0)
+    monkeypatch.setattr(bench, "tokens_per_second", lambda *_: 1e6)
+    monkeypatch.setattr(bench, "windows_per_second_written", lambda *_: 1.0)
+    with caplog.at_level(logging.INFO, "longattn"):
+        result = bench.run_bench(None, [256], 10**6, device="cpu")
+    told = [line for line in caplog.messages if line.startswith(("measuring", "loading"))]
+    size = "measuring windows of 256 tokens: "
+    assert told == [
+        "measuring matrix products",
+        "measuring the tokenizer",
+        "measuring how fast windows are written",
+        "loading the scorer builtin",
+        f"{size}kernel",
+        f"{size}three distances beside one",
+        f"{size}one distance",
+        f"{size}whole call",
+        f"{size}in a batch",
+        "measuring the dense formulation",
+    ]
+    table, words = bench.shown(result).split("\n  kernel: ")
+    assert "GiB" in table and all(
+        f" {column}: " in f"kernel: {words}"
+        for column in ("call", "in a batch", "of ceiling", "busy", "3 distances", "GiB")
+    )
 
 
 def test_cores_for_a_device_are_its_rate_over_that_of_a_core():

@@ -19,6 +19,7 @@ from longattn.errors import ConfigError
 from longattn.reports import bench
 from longattn.reports.plan import plan
 from longattn.reports.plan_printed import PlanPrinter, print_rest
+from longattn.reports.plan_sample import CategoryPlan
 from longattn.storage.files import list_files
 from tests.conftest import BUILTIN, config
 
@@ -245,9 +246,41 @@ def test_what_is_there_is_printed_before_anything_is_measured(tmp_path, checkpoi
     shown = Console(file=printed, width=110)
     result = plan(settings, check=False, watcher=PlanPrinter(shown))
     (before,) = seen
-    files, counts = (table.splitlines()[-1].split() for table in before.strip().split("\n\n"))
+    _, files, counts, kept = (
+        table.splitlines()[-1].split() for table in before.strip().split("\n\n")
+    )
     assert files[:2] == ["a", "2"] and " ".join(files[4:]) == "1 .jsonl, 1 .jsonl.gz"
     got = result.categories["a"]
-    assert counts[3:7] == [str(n) for n in (60, 60, got.repeated, got.long)]
+    assert counts[3:6] == [str(n) for n in (60, got.repeated, got.long)]
+    assert kept[:2] == ["a", f"{got.kept:,}"] and before.startswith("setting")
     print_rest(result, shown)
     assert printed.getvalue().startswith(before) and "windows at 10 a second" in printed.getvalue()
+
+
+@pytest.mark.parametrize("width", [40, 80, 100])
+def test_the_tables_of_a_large_corpus_are_whole_on_80_columns(width):
+    told = CategoryPlan(
+        files=12_000,
+        bytes=10**12,
+        read=0.004,
+        sampled=1000,
+        documents=12_345_678,
+        repeated=123_456,
+        long=1_234_567,
+        windows=2_345_678,
+        error=0.12,
+        tokens=36_200_000_000,
+        labelled_bytes=280_000,
+        kept=1_172_839,
+        kept_tokens=18_100_000_000,
+        selected_bytes=140_000,
+        bad=0,
+        cutting_seconds=1.0,
+    )
+    printed = io.StringIO()
+    PlanPrinter(Console(file=printed, width=width)).counts({"arxiv": told})
+    lines = printed.getvalue().splitlines()
+    assert "…" not in printed.getvalue() and max(map(len, lines)) <= 80
+    assert [line.split()[0] for line in lines if line] == 2 * ["category", "arxiv"]
+    assert "~2,345,678 ±12%" in lines[1] and "280 kB" in lines[4] and "140 kB" in lines[4]
+    assert "repeated" in lines[0] and lines[3].endswith("selected files")
