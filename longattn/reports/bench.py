@@ -24,12 +24,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from longattn.reports.progress import QUIET_SECONDS
 from longattn.samples import SAMPLES
 from longattn.scoring.precision import Errors
 from longattn.scoring.scorer import AttentionScorer
 from longattn.scoring.statistics import attention_sums
 from longattn.scoring.tables import Tables
-from longattn.text import without_secrets
+from longattn.text import counted, without_secrets
 
 log = logging.getLogger("longattn")
 
@@ -135,10 +136,14 @@ def milliseconds(call: Callable[[], object], device: str) -> float:
         seconds: float = do_bench(call, warmup=50, rep=300, return_mode="median")
         return seconds
     times: list[float] = []
+    told = 0.0
     while len(times) < 3 or (sum(times) < CPU_SECONDS and len(times) < 20):
         started = time.perf_counter()
         call()
         times.append(time.perf_counter() - started)
+        if sum(times) - told >= QUIET_SECONDS:
+            told = sum(times)
+            log.info("  measured %s, the last of %.1f s", counted(len(times), "call"), times[-1])
     return 1e3 * middle.median(times)
 
 

@@ -70,6 +70,9 @@ class PlanPrinter(PlanWatcher):
 
     def _show(self, table: Table) -> None:
         """A table, at once also where a pipe reads it."""
+        for column in table.columns:
+            if column.no_wrap:
+                column.min_width = max(map(len, map(str, [column.header, *column.cells])))
         wide = self.console.options.update(width=1000)
         least = Measurement.get(self.console, wide, table).minimum  # numbers are never cut
         if least > self.console.width:

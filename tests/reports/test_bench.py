@@ -59,6 +59,17 @@ def test_each_step_is_told_and_each_column_explained(caplog, monkeypatch):
     )
 
 
+def test_slow_calls_are_told_one_by_one(monkeypatch, caplog):
+    clock = iter([0.0, 9.0, 9.0, 10.0, 10.0, 19.0])  # calls of 9, 1 and 9 seconds
+    monkeypatch.setattr(bench.time, "perf_counter", lambda: next(clock))
+    with caplog.at_level(logging.INFO, "longattn"):
+        assert bench.milliseconds(lambda: None, "cpu") == 9000.0
+    assert caplog.messages == [
+        "  measured 1 call, the last of 9.0 s",
+        "  measured 3 calls, the last of 9.0 s",
+    ]
+
+
 def test_cores_for_a_device_are_its_rate_over_that_of_a_core():
     told = predict(36 * 10**9, 8.0, 32768, 20e6)
     assert told.device_hours == pytest.approx(36e9 / 32768 * 8e-3 / 3600)
