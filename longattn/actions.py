@@ -143,13 +143,15 @@ def evaluate(
     seed: int,
 ) -> None:
     from longattn.config import Config
+
+    config = Config.of(path, overrides or [])
+    log.info("loading torch")
     from longattn.reports.evaluation import evaluate as measure
     from longattn.reports.evaluation import write_evaluation
     from longattn.reports.evaluation_record import FEW_DOCUMENTS, LABELS
     from longattn.storage.output_folder import require_folder
     from longattn.text import without_secrets
 
-    config = Config.of(path, overrides or [])
     require_folder(config.output)
     result = measure(
         config, windows=windows, causal_model=causal_model, held_out=held_out, seed=seed
