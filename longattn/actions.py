@@ -188,10 +188,11 @@ def export(
 
 def bench(model: str | None, lengths: list[str], tokens: str, *, as_json: bool) -> None:
     windows = [read_number(WindowLength, "--length", text) for text in lengths]
+    corpus = read_number(Count, "--tokens", tokens)
     log.info("loading torch")  # 4 s, 20 on a busy machine
     from longattn.reports.bench import run_bench, shown
 
-    result = run_bench(model, windows, read_number(Count, "--tokens", tokens))
+    result = run_bench(model, windows, corpus)
     print(json.dumps(result.to_dict(), indent=1) if as_json else shown(result))
 
 
