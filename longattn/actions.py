@@ -159,11 +159,11 @@ def evaluate(
         print(f"written: {without_secrets(url)}")
 
 
-def join(path: str, file: str, name: str | None) -> None:
+def join(path: str, file: str, name: str | None, *, replace: bool) -> None:
     from longattn.notebook import join as join_file
     from longattn.text import count
 
-    told = join_file(path, file, name=name)
+    told = join_file(path, file, name=name, replace=replace)
     of_file = "" if name else " (named as the file)"
     print(
         f"score {told.name}{of_file}: {', '.join(told.columns)} of {count(told.windows - told.missing)} of "
@@ -171,7 +171,7 @@ def join(path: str, file: str, name: str | None) -> None:
         f"labelled here; {counted(told.tables, 'table')} written"
     )
     if told.left_out:
-        print(f"left out, since they hold no numbers: {', '.join(told.left_out)}")
+        print(f"left out, as no numbers or the index of pandas: {', '.join(told.left_out)}")
 
 
 def export(

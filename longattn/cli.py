@@ -316,6 +316,9 @@ def join(
             help="of the score: its column and its folder; default: FILE without its suffix"
         ),
     ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="what was joined as NAME before gives way")
+    ] = False,
     log_file: LogFile = None,
 ) -> None:
     """Make numbers of your own a score of the labelled windows: OUTPUT/scores/NAME.
@@ -326,7 +329,7 @@ def join(
 
     Example: longattn join out/quickstart scores-2.parquet --name mine
     """
-    guarded(lambda: actions.join(output, file, name))
+    guarded(lambda: actions.join(output, file, name, replace=replace))
 
 
 @app.command()

@@ -112,7 +112,9 @@ def select(
     return chosen
 
 
-def join(output: ConfigLike, file: str, *, name: str | None = None) -> Joined:
+def join(
+    output: ConfigLike, file: str, *, name: str | None = None, replace: bool = False
+) -> Joined:
     """Numbers of your own as a score table: `<output>/scores/<name>`, row for row as the windows.
 
     Args:
@@ -120,6 +122,7 @@ def join(output: ConfigLike, file: str, *, name: str | None = None) -> Joined:
         file: a Parquet file with `data_id` and columns of numbers, local or any fsspec URL.
         name: of the score, by default that of the file without its suffix; a single column becomes
             `<name>`, of several each `<name>_<column>`.
+        replace: whether other numbers that were joined under this name give way.
 
     Returns:
         A `Joined`: how many windows have no number, how many ids are not labelled here.
@@ -130,7 +133,7 @@ def join(output: ConfigLike, file: str, *, name: str | None = None) -> Joined:
     """
     from longattn.selection.join import join as join_file
 
-    return join_file(output_of(output), str(absolute_path(file)), name)
+    return join_file(output_of(output), str(absolute_path(file)), name, replace=replace)
 
 
 def report(output: ConfigLike, *, check: bool = True) -> str:
