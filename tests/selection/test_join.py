@@ -140,7 +140,9 @@ def test_the_index_of_a_pandas_frame_is_no_score(output, tmp_path, index):
     assert la.join(str(output), str(tmp_path / "by_id.parquet")).columns == ("by_id",)
 
 
-@pytest.mark.parametrize(("there", "told"), [(False, "no such file"), (True, "a folder, not a file")])
+@pytest.mark.parametrize(
+    ("there", "told"), [(False, "no such file"), (True, "a folder, not a file")]
+)
 def test_a_file_that_is_not_there_is_refused_in_one_line(output, tmp_path, there, told):
     file = tmp_path / "gone.parquet"
     if there:
