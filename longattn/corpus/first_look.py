@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -104,12 +104,13 @@ def column_types(
             kinds[name].append(kind)
     for name in sorted(wanted):
         if name not in kinds and places:
-            asked = (
-                types
+            asked = [
+                (split, types)
                 for split, types in zip(places, seen, strict=True)
-                if any(name == column for column, _ in split.columns)
-            )
-            there = sorted({other for types in asked for other in types})
+                if name in dict(split.columns)
+            ]
+            of_lines = filter(None, (_columns_without(split, name) for split, _ in asked))
+            there = sorted({*chain(*(types for _, types in asked)), *next(of_lines, ())})
             also = f"; there are {', '.join(map(repr, there[:12]))}" if there else ""
             also = did_you_mean(name, there) + also
             asking_for = [i for i, of in enumerate(sources) if name in getattr(of, "columns", ())]
@@ -117,6 +118,11 @@ def column_types(
             raise ValueError(f"{setting}: {name!r} is in none of the files looked at{also}")
         decided[name] = common_type(kinds[name]) or "string"
     return decided
+
+
+def _columns_without(split: Split, name: str) -> list[str]:
+    """Columns of a file, as the refusal of a text column tells them that is not among them."""
+    return re.findall("'([^']+)'", _look(replace(split, text_column=name)).problem)
 
 
 def with_types(splits: Iterable[Split], types: Mapping[str, str]) -> list[Split]:

@@ -313,6 +313,11 @@ def test_a_column_that_is_in_no_file_is_refused(tmp_path: Path) -> None:
         "sources.1.columns: 'urll' is in none of the files looked at; did you mean url?; "
         "there are 'text', 'url'"
     )
+    put(tmp_path / "d/d.jsonl", jsonl([{"text": "d", "url": "u", "id": 1}]))
+    with pytest.raises(
+        ValueError, match=r"'urll' is in none .* did you mean url\?; there are 'id', 'text', 'url'$"
+    ):
+        typed(Source(str(tmp_path / "d"), columns=("id", "urll")))
     put(tmp_path / "b.jsonl", jsonl([{"text": "b", "urll": None}]))
     assert typed(Source(str(tmp_path), columns=("urll",)))[0] == {"urll": "string"}
 
