@@ -109,7 +109,7 @@ def select(path: str, overrides: list[str] | None) -> None:
     from longattn.pipeline.remarks import remarks
     from longattn.reports.retelling import retell
     from longattn.resume.fingerprint import require_windows_of
-    from longattn.resume.origin import config_of_output
+    from longattn.resume.origin import config_of_output, unfinished
     from longattn.resume.shards import held
     from longattn.selection.select_windows import select as select_labelled
     from longattn.storage.output_folder import OutputFolder
@@ -128,7 +128,8 @@ def select(path: str, overrides: list[str] | None) -> None:
             *retell(config.output, chosen, name),
         ]
     categories = {name: c.to_dict() for name, c in chosen.items()}
-    for remark in remarks(config, categories):
+    left = unfinished(config.output)
+    for remark in [*remarks(config, categories), *([left] if left else [])]:
         log.warning("%s", remark)
     show_categories(categories, config.select.rank_by)
     show_written(config.output, written)

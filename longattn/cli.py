@@ -145,6 +145,8 @@ def score(
 def select(config: ConfigPath, set_: Overrides = None, log_file: LogFile = None) -> None:
     """Select from stored scores; reads no corpus, needs no GPU.
 
+    Only `select.heads: auto`, where it has not chosen yet, reads documents and scores them.
+
     Example: longattn select configs/quickstart.yaml --set select.alpha=1 --set select.keep.tokens=1.5B
     """
     guarded(lambda: actions.select(config, set_))

@@ -95,6 +95,7 @@ def select(
     """
     from longattn.reports.retelling import retell
     from longattn.resume.fingerprint import require_windows_of
+    from longattn.resume.origin import unfinished
     from longattn.selection.kept_heads import kept_choices
     from longattn.selection.select_windows import resolved
     from longattn.selection.select_windows import select as select_labelled
@@ -109,6 +110,8 @@ def select(
         choose_heads(Config.of(path).model_copy(update={"output": output, "select": settings}))
     chosen = select_labelled(output, settings, file_bytes=size)
     retell(output, chosen, settings.name)
+    if left := unfinished(output):
+        log.warning("%s", left)
     return chosen
 
 
@@ -285,7 +288,7 @@ def export(
     """
     from longattn.formats.export import Export
     from longattn.formats.export import export as write_export
-    from longattn.resume.origin import config_of_output, read_origin
+    from longattn.resume.origin import config_of_output, read_origin, unfinished
     from longattn.text import without_secrets
     from longattn.windows.tokenizer import load_tokenizer
 
@@ -311,4 +314,6 @@ def export(
         model=model,
         memory=settings.select.memory,
     )
+    if left := unfinished(settings.output):
+        log.warning("%s", left)
     return write_export(settings.output, wanted)
