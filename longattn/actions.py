@@ -109,7 +109,7 @@ def select(path: str, overrides: list[str] | None) -> None:
     from longattn.pipeline.remarks import remarks
     from longattn.reports.retelling import retell
     from longattn.resume.fingerprint import require_windows_of
-    from longattn.resume.origin import config_of_output
+    from longattn.resume.origin import config_of_output, unfinished
     from longattn.resume.shards import held
     from longattn.selection.select_windows import select as select_labelled
     from longattn.storage.output_folder import OutputFolder
@@ -128,7 +128,8 @@ def select(path: str, overrides: list[str] | None) -> None:
             *retell(config.output, chosen, name),
         ]
     categories = {name: c.to_dict() for name, c in chosen.items()}
-    for remark in remarks(config, categories):
+    left = unfinished(config.output)
+    for remark in [*remarks(config, categories), *([left] if left else [])]:
         log.warning("%s", remark)
     show_categories(categories, config.select.rank_by)
     show_written(config.output, written)
@@ -161,11 +162,11 @@ def evaluate(
         print(f"written: {without_secrets(url)}")
 
 
-def join(path: str, file: str, name: str | None) -> None:
+def join(path: str, file: str, name: str | None, *, replace: bool) -> None:
     from longattn.notebook import join as join_file
     from longattn.text import count
 
-    told = join_file(path, file, name=name)
+    told = join_file(path, file, name=name, replace=replace)
     of_file = "" if name else " (named as the file)"
     print(
         f"score {told.name}{of_file}: {', '.join(told.columns)} of {count(told.windows - told.missing)} of "
@@ -173,7 +174,7 @@ def join(path: str, file: str, name: str | None) -> None:
         f"labelled here; {counted(told.tables, 'table')} written"
     )
     if told.left_out:
-        print(f"left out, since they hold no numbers: {', '.join(told.left_out)}")
+        print(f"left out, as no numbers or the index of pandas: {', '.join(told.left_out)}")
 
 
 def export(

@@ -145,6 +145,8 @@ def score(
 def select(config: ConfigPath, set_: Overrides = None, log_file: LogFile = None) -> None:
     """Select from stored scores; reads no corpus, needs no GPU.
 
+    Only `select.heads: auto`, where it has not chosen yet, reads documents and scores them.
+
     Example: longattn select configs/quickstart.yaml --set select.alpha=1 --set select.keep.tokens=1.5B
     """
     guarded(lambda: actions.select(config, set_))
@@ -316,6 +318,9 @@ def join(
             help="of the score: its column and its folder; default: FILE without its suffix"
         ),
     ] = None,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="what was joined as NAME before gives way")
+    ] = False,
     log_file: LogFile = None,
 ) -> None:
     """Make numbers of your own a score of the labelled windows: OUTPUT/scores/NAME.
@@ -326,7 +331,7 @@ def join(
 
     Example: longattn join out/quickstart scores-2.parquet --name mine
     """
-    guarded(lambda: actions.join(output, file, name))
+    guarded(lambda: actions.join(output, file, name, replace=replace))
 
 
 @app.command()

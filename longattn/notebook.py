@@ -95,6 +95,7 @@ def select(
     """
     from longattn.reports.retelling import retell
     from longattn.resume.fingerprint import require_windows_of
+    from longattn.resume.origin import unfinished
     from longattn.selection.kept_heads import kept_choices
     from longattn.selection.select_windows import resolved
     from longattn.selection.select_windows import select as select_labelled
@@ -109,10 +110,14 @@ def select(
         choose_heads(Config.of(path).model_copy(update={"output": output, "select": settings}))
     chosen = select_labelled(output, settings, file_bytes=size)
     retell(output, chosen, settings.name)
+    if left := unfinished(output):
+        log.warning("%s", left)
     return chosen
 
 
-def join(output: ConfigLike, file: str, *, name: str | None = None) -> Joined:
+def join(
+    output: ConfigLike, file: str, *, name: str | None = None, replace: bool = False
+) -> Joined:
     """Numbers of your own as a score table: `<output>/scores/<name>`, row for row as the windows.
 
     Args:
@@ -120,6 +125,7 @@ def join(output: ConfigLike, file: str, *, name: str | None = None) -> Joined:
         file: a Parquet file with `data_id` and columns of numbers, local or any fsspec URL.
         name: of the score, by default that of the file without its suffix; a single column becomes
             `<name>`, of several each `<name>_<column>`.
+        replace: whether other numbers that were joined under this name give way.
 
     Returns:
         A `Joined`: how many windows have no number, how many ids are not labelled here.
@@ -130,7 +136,7 @@ def join(output: ConfigLike, file: str, *, name: str | None = None) -> Joined:
     """
     from longattn.selection.join import join as join_file
 
-    return join_file(output_of(output), str(absolute_path(file)), name)
+    return join_file(output_of(output), str(absolute_path(file)), name, replace=replace)
 
 
 def report(output: ConfigLike, *, check: bool = True) -> str:
@@ -282,7 +288,7 @@ def export(
     """
     from longattn.formats.export import Export
     from longattn.formats.export import export as write_export
-    from longattn.resume.origin import config_of_output, read_origin
+    from longattn.resume.origin import config_of_output, read_origin, unfinished
     from longattn.text import without_secrets
     from longattn.windows.tokenizer import load_tokenizer
 
@@ -308,4 +314,6 @@ def export(
         model=model,
         memory=settings.select.memory,
     )
+    if left := unfinished(settings.output):
+        log.warning("%s", left)
     return write_export(settings.output, wanted)

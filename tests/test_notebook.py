@@ -2,6 +2,7 @@
 
 import inspect
 import pkgutil
+import shutil
 import subprocess
 import sys
 import types
@@ -12,9 +13,11 @@ import pytest
 import torch
 import yaml
 from tokenizers import Tokenizer
+from typer.testing import CliRunner
 
 import longattn as la
 from longattn.builtin import CHECKPOINT
+from longattn.cli import app
 from longattn.config import Config
 from tests.conftest import config
 
@@ -126,6 +129,27 @@ def test_what_is_selected_is_exported_by_its_folder(ran):
     prefixes = la.export(settings.output)
     assert prefixes == la.export(settings)
     assert all(Path(f"{prefix}{end}").exists() for prefix in prefixes for end in (".bin", ".idx"))
+
+
+def test_what_is_selected_and_exported_of_a_run_without_an_end_is_said_to_be_a_part(
+    ran, tmp_path, caplog
+):
+    part = tmp_path / "part"
+    shutil.copytree(ran[1].output, part)
+    (part / "_longattn/summary.json").unlink()  # as before the end of the first run
+    missing = (
+        f"{part}: its run has not come to its end, so windows and whole categories may be missing"
+    )
+    la.select(str(part))
+    la.export(str(part))
+    command = CliRunner().invoke(app, ["select", str(part)])
+    assert command.exit_code == 0
+    assert [missing in line for line in caplog.messages if "its run" in line] == [True] * 3
+    assert missing in (part / "report.html").read_text()
+    caplog.clear()
+    la.select(ran[1].output)
+    assert "its run" not in caplog.text
+    assert "its run" not in Path(ran[1].output, "report.html").read_text()
 
 
 @pytest.mark.parametrize(

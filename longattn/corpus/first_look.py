@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -73,16 +73,21 @@ def _setting(split: Split, sources: Sequence[Source]) -> str:
     return f"{' or '.join(names)}: " if names else ""
 
 
-def column_types(splits: Iterable[Split], known: Mapping[str, str] | None = None) -> dict[str, str]:
+def column_types(
+    splits: Iterable[Split],
+    known: Mapping[str, str] | None = None,
+    sources: Sequence[Source] = (),
+) -> dict[str, str]:
     """The type of each column that goes with the documents, over all sources.
 
     Looks at the files that `check_sources` looks at: at schemas, else at their first 100 records.
 
     Args:
         known: types of columns that are decided; they stay.
+        sources: those that the splits are of, whose setting a refusal names.
 
     Raises:
-        ValueError: a column is in no file of a source, names what is there.
+        ValueError: a column is in no file; names the setting, and what those that ask for it have.
         OSError: the storage failed.
     """
     decided = dict(known or {})
@@ -99,12 +104,25 @@ def column_types(splits: Iterable[Split], known: Mapping[str, str] | None = None
             kinds[name].append(kind)
     for name in sorted(wanted):
         if name not in kinds and places:
-            there = sorted({other for types in seen for other in types} - wanted)
+            asked = [
+                (split, types)
+                for split, types in zip(places, seen, strict=True)
+                if name in dict(split.columns)
+            ]
+            of_lines = filter(None, (_columns_without(split, name) for split, _ in asked))
+            there = sorted({*chain(*(types for _, types in asked)), *next(of_lines, ())})
             also = f"; there are {', '.join(map(repr, there[:12]))}" if there else ""
             also = did_you_mean(name, there) + also
-            raise ValueError(f"sources.columns: {name!r} is in none of the files looked at{also}")
+            asking_for = [i for i, of in enumerate(sources) if name in getattr(of, "columns", ())]
+            setting = " or ".join(f"sources.{i}.columns" for i in asking_for) or "sources.columns"
+            raise ValueError(f"{setting}: {name!r} is in none of the files looked at{also}")
         decided[name] = common_type(kinds[name]) or "string"
     return decided
+
+
+def _columns_without(split: Split, name: str) -> list[str]:
+    """Columns of a file, as the refusal of a text column tells them that is not among them."""
+    return re.findall("'([^']+)'", _look(replace(split, text_column=name)).problem)
 
 
 def with_types(splits: Iterable[Split], types: Mapping[str, str]) -> list[Split]:

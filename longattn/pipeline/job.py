@@ -29,7 +29,7 @@ from longattn.pipeline.score_tables import (
     WindowFacts,
     tables_executor,
 )
-from longattn.pipeline.shares import is_last, of_share
+from longattn.pipeline.shares import of_share, taken_up, together
 from longattn.pipeline.stopping import Stop, stop_on_sigterm
 from longattn.pipeline.summary import RunSummary, proofs, summarise
 from longattn.reports.retelling import selection_proof
@@ -46,7 +46,7 @@ from longattn.resume.lock import Hold
 from longattn.resume.markers import forget
 from longattn.resume.remaining import Remaining, drop_repeats, find_remaining, mixture_remark
 from longattn.resume.shards import Shard, held, note_shards
-from longattn.resume.user_columns import decide_types, log_new_columns
+from longattn.resume.user_columns import decide_types, known_types, log_new_columns
 from longattn.scoring.settings import ScoreParts, ScoreSettings
 from longattn.selection.columns import require_selectable
 from longattn.selection.select_windows import select
@@ -104,7 +104,7 @@ def run(
     job = Job(config, executor, whole=check, shard=Shard.parse(shard) if shard else None)
     job.check()
     if select_after:
-        require_selectable(config)
+        require_selectable(config, job.types)
     with stop_on_sigterm() as stop, held(config.output, stop.end, job.shard) as hold:
         return job.run(stop, hold, select_after=select_after)
 
@@ -141,6 +141,7 @@ class Job:
         require_writable(config.output)
         require_apart(config.sources, config.output)
         self.tables: dict[str, TableSummary] = {}
+        self.types: dict[str, str] = {}  # of the user's columns, as far as `check` finds them
         self._cluster = ExitStack()  # keeps Ray between the stages and the further scores
         self.listing = list_sources(config.sources)
         self.splits = self.listing.splits
@@ -156,9 +157,10 @@ class Job:
             wanted = self.config.scorer.dtype
             require_settings_of(self.config.output, lambda dtype: self._parts(wanted or dtype))
             self.table_job.check()
+        self.types = known_types(self.folder)
         if read_run_record(self.config.output) is None:  # of what is refused, no folder is left
             check_sources(self.splits, self.config.sources)
-            column_types(self.splits)
+            self.types = column_types(self.splits, sources=self.config.sources)
 
     def run(self, stop: Stop, hold: Hold, *, select_after: bool = True) -> RunSummary:
         """Find what remains, execute it, compute further scores, select, and sum up."""
@@ -169,9 +171,10 @@ class Job:
                     raise stop.error
                 if self.shard:
                     own = of_share(self, self.shard, done)
-                    if not is_last(self, self.shard, stop, stack):
+                    others = taken_up(self, self.shard, stop, stack)
+                    if others is None:
                         return own
-                    done = self.label(stop, hold)  # what all shares have labelled
+                    done = together([done, *others], self.label(stop, hold))
                 done = self.score(done, stop, hold)
             return self.finish(done, stop, hold, select_after=select_after)
 
@@ -244,7 +247,7 @@ class Job:
             with self._executor()(self.config, self.settings, self._measure) as stages:
                 self._choose_dtype(stages.device)
                 fingerprint = self._own(self.precision["dtype"], grown)
-                types = decide_types(self.folder, left.splits)
+                types = decide_types(self.folder, left.splits, self.config.sources)
                 typed = replace(left, splits=with_types(left.splits, types))
                 settings = replace(self.settings, dtype=self.precision["dtype"])
                 columns = {name: types[name] for name in self.columns if name in types}

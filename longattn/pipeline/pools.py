@@ -72,13 +72,20 @@ class Pools:
 
 
 def plan_pools(
-    workers: Workers, dtype: str | None, meanwhile: Callable[[], object] = lambda: None
+    workers: Workers,
+    dtype: str | None,
+    meanwhile: Callable[[], object] = lambda: None,
+    *,
+    tell: bool = True,
 ) -> Pools:
     """Fit the pools to the cluster: scorers on GPUs where it has or can get some, else on its CPUs.
 
     With GPUs it does `meanwhile` and waits until one can be had, which starts the first GPU node of
     a cluster that grows from none. On CPUs, scoring actors times their threads equal the cores, and
     each reserves half of its threads, so that the other stages always find room.
+
+    Args:
+        tell: whether to log that no GPU was found.
 
     Raises:
         RunError: no GPU within `workers.wait_seconds`, or one that torch cannot use, unless `dtype`
@@ -98,10 +105,11 @@ def plan_pools(
                 "driver there, or set scorer.dtype: float32 to compute on the CPUs of GPU nodes"
             )
         return Pools(window, 1, score, 0, gpus, device, 1, int(free / gpus))
-    log.info(
-        "no GPU in the cluster: scoring on its CPUs; for GPU nodes that are yet to come set "
-        "workers.gpus_per_scorer: 1"
-    )
+    if tell and workers.gpus_per_scorer is None:
+        log.info(
+            "no GPU in the cluster: scoring on its CPUs; for GPU nodes that are yet to come set "
+            "workers.gpus_per_scorer: 1"
+        )
     cores = max(1, int(cluster.get("CPU", 1)))
     node = max(1, *(int(n["Resources"].get("CPU", 0)) for n in ray.nodes() if n["Alive"]))
     actor_pool = min(max(cores // 4, score[0]), score[1] or cores)

@@ -33,7 +33,7 @@ def tables_on_ray(output: str, workers: Workers, dtype: str | None) -> Iterator[
     """A cluster that computes tables, for a block."""
     with connected():
         require_shared_folder(output)
-        yield RayTables(workers, plan_pools(workers, dtype))
+        yield RayTables(workers, plan_pools(workers, dtype, tell=False))
 
 
 class RayTables:

@@ -137,10 +137,9 @@ def plan(
     """
     require_folder(config.output)
     require_apart(config.sources, config.output)
-    require_selectable(config)
     splits = list_splits(config.sources)
     check_sources(splits, config.sources)
-    column_types(splits)
+    require_selectable(config, column_types(splits, sources=config.sources))
     require_reachable(config.scorer.model)
     files: dict[str, list[Split]] = {}
     for (category, *_), parts in sorted(_by_file(splits).items()):

@@ -37,7 +37,7 @@ from longattn.reports.report_windows import (
 from longattn.reports.rule import cleared, heads_told
 from longattn.reports.score_columns import costs, further_figures
 from longattn.reports.verdict import last_selection
-from longattn.resume.origin import Origin, require_origin
+from longattn.resume.origin import Origin, require_origin, unfinished
 from longattn.resume.score_tables import table_records
 from longattn.selection.kept_heads import kept_choices
 from longattn.selection.selection_record import SelectionRecord
@@ -161,6 +161,7 @@ def report_page(output: str) -> str:
         title=f"Selection of {summary.get('output', output)}",
         summary=summary,
         unknown=origin.unknown,
+        unfinished=unfinished(output),
         parts=_parts(origin),
         min_distance=parts.min_distance if parts else None,
         fingerprint=origin.fingerprint,

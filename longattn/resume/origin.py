@@ -17,6 +17,7 @@ from longattn.config import Config, ConfigLike, is_config_file, output_of
 from longattn.errors import FolderError
 from longattn.resume.fingerprint import read_run_record
 from longattn.scoring.settings import ScoreParts
+from longattn.storage.files import exists
 from longattn.storage.output_folder import OutputFolder
 from longattn.storage.tables import file_metadata, open_parquet, own_files
 from longattn.text import without_secrets
@@ -62,6 +63,17 @@ def read_origin(output: str) -> Origin | None:
         with suppress(ValueError), open_parquet(url) as parquet:  # a broken file says nothing
             return _of_footer(file_metadata(parquet))
     return found
+
+
+def unfinished(output: str) -> str:
+    """That no run of a folder has come to its end yet, in a line; empty where one has, or none is known."""
+    folder = OutputFolder(output)
+    if read_run_record(output) is None or exists(folder.record("summary")):
+        return ""
+    return (
+        f"{without_secrets(output)}: its run has not come to its end, so windows and whole categories may be "
+        "missing; `longattn run` goes on"
+    )
 
 
 def require_origin(output: str) -> Origin:

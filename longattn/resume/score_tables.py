@@ -92,12 +92,18 @@ def table_records(output: str) -> list[TableRecord]:
     return [record for record in records if record is not None]
 
 
-def require_same(output: str, name: str, record: TableRecord | None, parts: TableParts) -> None:
-    """Raises FolderError where the tables of this name hold other numbers than these parts give."""
+def require_same(
+    output: str, name: str, record: TableRecord | None, parts: TableParts, remedy: str = ""
+) -> None:
+    """Raises FolderError where the tables of this name hold other numbers than these parts give.
+
+    Args:
+        remedy: what else helps, as the refusal tells it.
+    """
     if record is not None and record.parts != parts:
         raise FolderError(
             f"{without_secrets(output)} holds a score {name!r} of other settings "
-            f"({parts.differences(record.parts)}); give this one another name"
+            f"({parts.differences(record.parts)}); give this one another name{remedy}"
         )
 
 

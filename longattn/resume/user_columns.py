@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from longattn.corpus.columns import arrow_type
 from longattn.corpus.first_look import column_types
 from longattn.corpus.records import Split
+from longattn.corpus.sources import Source
 from longattn.errors import FolderError
 from longattn.storage.output_folder import OutputFolder
 from longattn.storage.records import read_record, write_record
@@ -16,10 +17,12 @@ from longattn.text import without_secrets
 log = logging.getLogger("longattn")
 
 
-def decide_types(folder: OutputFolder, splits: Sequence[Split]) -> dict[str, str]:
+def decide_types(
+    folder: OutputFolder, splits: Sequence[Split], sources: Sequence[Source] = ()
+) -> dict[str, str]:
     """Types of the columns of the folder, those that these splits bring for the first time included."""
     known = known_types(folder)
-    types = column_types(splits, known)
+    types = column_types(splits, known, sources)
     if types != known:
         write_record(folder.record("columns"), types)
     return types

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from longattn.config import Config
+from longattn.corpus.columns import arrow_type
 from longattn.selection.heads import mean_of_heads
 from longattn.selection.kept_heads import Heads
 from longattn.selection.table_heads import TableHeads, require_heads, table_heads
@@ -211,11 +212,17 @@ class Columns:
         return found
 
 
-def require_columns(folder: OutputFolder, select: Select, coming: Collection[str]) -> None:
+def require_columns(
+    folder: OutputFolder,
+    select: Select,
+    coming: Collection[str],
+    others: Mapping[str, str] | None = None,
+) -> None:
     """Refuse a column that no window will have, before anything is scored for it.
 
     Args:
         coming: columns of the score tables that will be computed, and that the corpus brings.
+        others: columns that windows will have and that hold no numbers, with their types.
 
     Raises:
         ValueError: in one line, with the columns that there will be.
@@ -227,8 +234,14 @@ def require_columns(folder: OutputFolder, select: Select, coming: Collection[str
     for table in score_tables(folder):  # a joined one, and those of runs before
         for url in list(folder.score_files(table))[:1]:
             with open_parquet(url) as parquet:
-                there |= dict.fromkeys(parquet.schema_arrow.names)
+                numbers = [of.name for of in parquet.schema_arrow if _is_number(of.type)]
+                there |= dict.fromkeys(numbers)
     for name in missing:
+        if name not in there and name in (others or {}):
+            raise ValueError(
+                f"{_setting(select, name)}: the column {name} is {(others or {})[name]}, not numbers; "
+                f"allowed: {', '.join(there)}"
+            )
         if name not in there:
             raise ValueError(
                 f"{_setting(select, name)}: no window will have a column {name}"
@@ -242,14 +255,22 @@ def coming_columns(config: Config) -> list[str]:
     return [*tables, *(name for source in config.sources for name in source.columns)]
 
 
-def require_selectable(config: Config) -> None:
+def require_selectable(config: Config, types: Mapping[str, str] | None = None) -> None:
     """Refuse what no selection of a config can be made by, before anything is scored for it.
 
+    Args:
+        types: of the columns that the corpus brings, as far as they are known.
+
     Raises:
-        ValueError: in one line, a column that no window will have, or heads that no table will have.
+        ValueError: in one line, a column that no window will have or that holds no numbers, or heads that no
+            table will have.
     """
     folder, select = OutputFolder(config.output), config.select
-    require_columns(folder, select, coming_columns(config))
+    others = {
+        name: kind for name, kind in (types or {}).items() if not _is_number(arrow_type(kind))
+    }
+    coming = [name for name in coming_columns(config) if name not in others]
+    require_columns(folder, select, coming, others)
     if select.heads_of_score:
         require_heads(folder, select.heads_of_score, {of.name: of.kind for of in config.scores})
 

@@ -7,6 +7,7 @@ written beside it, null where it has nothing. Rows are matched in a database tha
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -35,7 +36,7 @@ from longattn.selection.database import database
 from longattn.selection.score_table import batches
 from longattn.settings.scores import TAKEN, check_score_name
 from longattn.storage.digests import RowDigest
-from longattn.storage.files import parallel
+from longattn.storage.files import parallel, remove
 from longattn.storage.output_folder import OutputFolder
 from longattn.storage.tables import (
     DamagedFileError,
@@ -62,7 +63,7 @@ class Joined:
     columns: tuple[str, ...]
     """Of the tables."""
     left_out: tuple[str, ...]
-    """Columns of the file that hold no numbers."""
+    """Columns of the file that hold no numbers, or are the index of a pandas frame."""
     rows: int
     """Of the file."""
     unknown: int
@@ -75,7 +76,7 @@ class Joined:
     """Written now."""
 
 
-def join(output: str, file: str, name: str | None = None) -> Joined:
+def join(output: str, file: str, name: str | None = None, *, replace: bool = False) -> Joined:
     """Make a table of the numbers in a Parquet file; the same again writes what is missing.
 
     A single column of numbers becomes `<name>`, of several each `<name>_<column>`.
@@ -84,6 +85,9 @@ def join(output: str, file: str, name: str | None = None) -> Joined:
         output: folder with labelled windows.
         file: local or any fsspec URL.
         name: of the score; None: the file's, without its suffix.
+        replace: whether tables of other numbers that were joined under this name give way. Killed in
+            the middle, the score lacks tables, so that nothing is selected by it, until this is
+            called again.
 
     Raises:
         ValueError: one line; a name or a column that cannot be, ids that are there twice or null, a
@@ -102,13 +106,7 @@ def join(output: str, file: str, name: str | None = None) -> Joined:
     labelled = own_files(folder.labelled_files())
     if not labelled:
         raise ConfigError(f"{without_secrets(folder.labelled)}: no labelled windows to join to")
-    try:
-        with open_parquet(file):
-            pass
-    except DamagedFileError:
-        raise ConfigError(
-            f"{without_secrets(file)}: not a Parquet file; one with data_id and columns of numbers is wanted"
-        ) from None
+    _require_parquet(file)
     with (
         held(output),
         open_parquet(file) as parquet,
@@ -127,7 +125,7 @@ def join(output: str, file: str, name: str | None = None) -> Joined:
             {"rows": digest.rows, "digest": digest.hex, "columns": list(columns)},
         )
         record = TableRecord(name, parts, tuple(columns.values()))
-        require_same(output, name, read_table_record(output, name), parts)
+        _make_way(folder, read_table_record(output, name), record, replace=replace)
         write_table_record(output, record)
         todo = set(tables_there(folder, record, labelled).missing)
         for url, table in _tables(connection, labelled, list(columns.values())):
@@ -142,16 +140,53 @@ def _stem(file: str) -> str:
     return PurePosixPath(file.partition("?")[0]).stem
 
 
+def _require_parquet(file: str) -> None:
+    """Raises ConfigError where there is no file, or one of another kind."""
+    wanted = "one with data_id and columns of numbers is wanted"
+    try:
+        with open_parquet(file):
+            pass
+    except FileNotFoundError:
+        raise ConfigError(f"{without_secrets(file)}: no such file; {wanted}") from None
+    except IsADirectoryError:
+        raise ConfigError(f"{without_secrets(file)}: a folder, not a file; {wanted}") from None
+    except DamagedFileError:
+        raise ConfigError(f"{without_secrets(file)}: not a Parquet file; {wanted}") from None
+
+
+def _make_way(
+    folder: OutputFolder, there: TableRecord | None, record: TableRecord, *, replace: bool
+) -> None:
+    """Remove joined tables of other numbers, where that is asked for; else raises FolderError.
+
+    The record is left to be written over: whatever a kill leaves is of one record, and not whole.
+    """
+    joined = there is not None and there.parts.kind == KIND
+    if there is None or there.parts == record.parts or not (joined and replace):
+        remedy = ", or replace it: --replace" if joined else ""
+        require_same(folder.url, record.name, there, record.parts, remedy)
+        return
+    for url in own_files(folder.score_files(record.name)):
+        remove(url)
+
+
 def _columns(schema: pa.Schema, name: str, file: str) -> tuple[dict[str, str], tuple[str, ...]]:
     """Column of the file -> column of the tables, and those that hold no numbers."""
     shown = without_secrets(file)
     if "data_id" not in schema.names:
         raise ConfigError(f"{shown}: no column data_id; there are {', '.join(schema.names)}")
     others = [field for field in schema if field.name != "data_id"]
-    numbers = [f.name for f in others if types.is_floating(f.type) or types.is_integer(f.type)]
+    index = [field.name for field in others if field.name in _pandas_index(schema)]
+    numbers = [
+        field.name
+        for field in others
+        if field.name not in index
+        and (types.is_floating(field.type) or types.is_integer(field.type))
+    ]
     left_out = tuple(field.name for field in others if field.name not in numbers)
     if not numbers:
-        raise ConfigError(f"{shown}: no column of numbers beside data_id")
+        beside = "".join(f" and the index of pandas, {name}" for name in index)
+        raise ConfigError(f"{shown}: no column of numbers beside data_id{beside}")
     if len(numbers) == 1:
         return {numbers[0]: name}, left_out
     columns = {column: column if column == name else f"{name}_{column}" for column in numbers}
@@ -159,6 +194,16 @@ def _columns(schema: pa.Schema, name: str, file: str) -> tuple[dict[str, str], t
         if not made.isidentifier() or TAKEN.fullmatch(made):
             raise ConfigError(f"{shown}: column {column!r} would be {made!r}: rename it")
     return columns, left_out
+
+
+def _pandas_index(schema: pa.Schema) -> set[str]:
+    """Columns that pandas wrote for the index of a frame."""
+    unnamed = {name for name in schema.names if re.fullmatch(r"__index_level_\d+__", name)}
+    try:
+        told = (schema.pandas_metadata or {}).get("index_columns", [])
+        return unnamed | {name for name in told if isinstance(name, str)}
+    except (ValueError, TypeError, AttributeError):  # what another program has put there
+        return unnamed
 
 
 def _require_free(output: str, name: str, columns: list[str]) -> None:

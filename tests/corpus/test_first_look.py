@@ -304,6 +304,20 @@ def test_a_column_that_is_in_no_file_is_refused(tmp_path: Path) -> None:
         match="'urll' is in none of the files looked at; did you mean url\?; there are 'text', 'url'",
     ):
         typed(Source(str(tmp_path), columns=("urll",)))
+    put(tmp_path / "c/c.parquet", parquet(pa.table({"text": ["c"], "words": [1]})))
+    sources = [Source(str(tmp_path / "c"), columns=("words", "url"))]
+    sources.append(Source(str(tmp_path / "*.parquet"), columns=("text", "urll")))
+    with pytest.raises(ValueError) as refused:
+        column_types(list_splits(sources), sources=sources)
+    assert str(refused.value) == (
+        "sources.1.columns: 'urll' is in none of the files looked at; did you mean url?; "
+        "there are 'text', 'url'"
+    )
+    put(tmp_path / "d/d.jsonl", jsonl([{"text": "d", "url": "u", "id": 1}]))
+    with pytest.raises(
+        ValueError, match=r"'urll' is in none .* did you mean url\?; there are 'id', 'text', 'url'$"
+    ):
+        typed(Source(str(tmp_path / "d"), columns=("id", "urll")))
     put(tmp_path / "b.jsonl", jsonl([{"text": "b", "urll": None}]))
     assert typed(Source(str(tmp_path), columns=("urll",)))[0] == {"urll": "string"}
 

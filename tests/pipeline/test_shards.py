@@ -49,15 +49,22 @@ def test_shares_one_after_the_other_give_what_one_run_gives(
     # The paths decide which shares have splits: so many shares that two have some.
     parted = (sorted({Shard.of(name, count) for name in ids}) for count in range(2, 100))
     shares = [str(shard) for shard in next(found for found in parted if len(found) > 1)]
-    seen = 0
+    seen, summaries = 0, []
     for share in shares:
         caplog.clear()
         summary = la.run(settings, executor="local", shard=share)
+        summaries.append(summary)
         if share != shares[-1]:
             assert not (tmp_path / "out/selected").exists()
             assert "shares that are not labelled yet: " in caplog.text
             seen += sum(c.counts.records for c in summary.categories.values())
     _, whole = finished
+    read = [of.splits["read"] for of in summaries]
+    assert sum(read) == len(ids) and all(read) and all(of.seconds for of in summaries)
+    assert summary.splits == {"all": len(ids), "read": read[-1], "done before": sum(read[:-1])}
+    windows = sum(category.windows for category in whole.categories.values())
+    assert sum(of.score.windows for of in summaries) == windows
+    assert sum(of.window.documents for of in summaries) == whole.window.documents
     assert summary.to_dict()["categories"] == whole.to_dict()["categories"]
     assert 0 < seen < sum(c.counts.records for c in whole.categories.values())
     assert_same(tmp_path / "out", finished[0].output)
@@ -107,7 +114,9 @@ def test_the_share_of_a_dead_run_is_taken_up_by_the_next_to_end(
 ):
     settings = config(corpus, tmp_path / "out", checkpoint)
     die(settings.output, Shard(1, 2))
-    la.run(settings, executor="local", shard="2/2")
+    summary = la.run(settings, executor="local", shard="2/2")
+    assert summary.splits["read"] == summary.splits["all"] and not summary.splits["done before"]
+    assert summary.score.windows == sum(of.windows for of in summary.categories.values())
     assert "the run of share 1/2 has died: what it left is done here" in caplog.text
     assert_same(tmp_path / "out", finished[0].output)
 

@@ -70,6 +70,7 @@ def test_ctrl_c_ends_at_once_what_swallows_exceptions_and_nothing_in_flight_is_t
     assert not reached and not caplog.messages
 
 
+TAKEN = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # a shell lets what it starts with & ignore it
 IMPORTING = """
 import os, signal, sys
 import longattn.__main__ as program
@@ -101,7 +102,11 @@ guarded(work)
 @pytest.mark.parametrize("code", [IMPORTING, WORKING], ids=["importing", "working"])
 def test_ctrl_c_before_a_run_is_one_line_and_its_status(code):
     result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", TAKEN + code],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
     assert (result.returncode, result.stdout) == (130, "")
     assert result.stderr == "longattn: stopped by Ctrl-C\n"

@@ -89,6 +89,69 @@ def test_the_same_file_again_writes_what_is_missing_and_another_one_is_refused(o
     assert la.join(str(output), other, name="mine2").tables == len(before)
 
 
+def test_joined_numbers_are_replaced_where_that_is_asked_for(output, tmp_path, monkeypatch):
+    file, name = given(output, tmp_path, v=number), ["--name", "mine"]
+    la.join(str(output), file, name="mine")
+    other = given(output, tmp_path, v=lambda data_id: number(data_id) + 1)
+    refused = CliRunner().invoke(app, ["join", str(output), other, *name])
+    assert refused.exit_code == 2 and "another name, or replace it: --replace" in refused.output
+
+    def killed(url):
+        if url.endswith(min(path.name for path in output.glob("scores/mine/*/*.parquet"))):
+            raise KeyboardInterrupt
+        Path(url).unlink()
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(join, "remove", killed)
+        la.join(str(output), other, name="mine", replace=True)
+    found = list(verify(str(output)))  # of the old record, and not whole
+    assert all("without a table" in finding for finding in found)
+    done = CliRunner().invoke(app, ["join", str(output), other, *name, "--replace"])
+    assert done.exit_code == 0
+    for path, ids in zip(sorted(output.glob("labelled/*/*.parquet")), ids_of(output), strict=True):
+        table = pq.read_table(output / "scores/mine" / path.parent.name / path.name)
+        assert table["mine"].to_pylist() == [number(data_id) + 1 for data_id in ids]
+    assert list(verify(str(output))) == []
+
+
+def test_a_computed_score_is_not_replaced(output, tmp_path):
+    la.score_tables(str(output), [{"name": "text", "kind": "measures"}], executor="local")
+    before = {p: p.read_bytes() for p in output.glob("scores/text/*/*.parquet")}
+    file = given(output, tmp_path, v=number)
+    with pytest.raises(ValueError, match=r"a score 'text' of other settings .*another name$"):
+        la.join(str(output), file, name="text", replace=True)
+    assert {p: p.read_bytes() for p in output.glob("scores/text/*/*.parquet")} == before
+
+
+@pytest.mark.parametrize("index", [None, "line"])
+def test_the_index_of_a_pandas_frame_is_no_score(output, tmp_path, index):
+    ids = [data_id for some in ids_of(output) for data_id in some]
+    frame = pa.table({"data_id": ids, "stars": list(map(number, ids))}).to_pandas()
+    frame.index = (frame.index * 2).rename(index)
+    frame.sort_values("stars").to_parquet(tmp_path / "stars.parquet")
+    done = CliRunner().invoke(app, ["join", str(output), str(tmp_path / "stars.parquet")])
+    assert done.exit_code == 0 and ": stars of " in done.output
+    left_out = index or "__index_level_0__"
+    assert f"left out, as no numbers or the index of pandas: {left_out}\n" in done.output
+    frame[["data_id"]].sort_values("data_id").to_parquet(tmp_path / "bare.parquet")
+    with pytest.raises(ConfigError, match=f"beside data_id and the index of pandas, {left_out}$"):
+        la.join(str(output), str(tmp_path / "bare.parquet"))
+    frame.set_index("data_id").to_parquet(tmp_path / "by_id.parquet")
+    assert la.join(str(output), str(tmp_path / "by_id.parquet")).columns == ("by_id",)
+
+
+@pytest.mark.parametrize(
+    ("there", "told"), [(False, "no such file"), (True, "a folder, not a file")]
+)
+def test_a_file_that_is_not_there_is_refused_in_one_line(output, tmp_path, there, told):
+    file = tmp_path / "gone.parquet"
+    if there:
+        file.mkdir()
+    done = CliRunner().invoke(app, ["join", str(output), str(file)])
+    assert done.exit_code == 2 and done.output.count("\n") == 1
+    assert f"{file}: {told}; one with data_id and columns of numbers is wanted" in done.output
+
+
 def test_a_file_is_read_a_part_at_a_time_and_is_the_same_however_large_they_are(
     output, tmp_path, monkeypatch
 ):

@@ -391,6 +391,14 @@ def test_a_column_that_no_window_will_have_is_refused_before_anything_is_scored(
     ):
         with pytest.raises(ValueError, match=r"column stars; allowed: lds, .*, ds, .*, gap$"):
             require_columns(folder, Select.check(asked, "select"), ["gap"])
+    for asked in ({"rank_by": "url"}, {"where": [bound | {"column": "url"}]}):
+        with pytest.raises(
+            ValueError, match=r"^select.*: the column url is string, not numbers; allowed: .*, gap$"
+        ):
+            require_columns(folder, Select.check(asked, "select"), ["gap"], {"url": "string"})
     url = write_labelled(tmp_path, "a", labelled_table("a", ["a-0"], np.ones(1), np.ones(1)))
     write_score_table(url, "stars", {"stars": pa.array([3.0])})
     require_columns(folder, Select(rank_by="stars"), [])
+    with pytest.raises(ValueError, match=r"allowed: lds, .*, stars$") as refused:
+        require_columns(folder, Select(rank_by="star"), [])
+    assert "data_id" not in str(refused.value)
