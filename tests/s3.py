@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import boto3
+from s3fs import S3FileSystem
 
 KEYS = {"AWS_ACCESS_KEY_ID": "access", "AWS_SECRET_ACCESS_KEY": "hidden-secret"}
 
@@ -24,13 +25,16 @@ def free_port() -> int:
 
 @contextmanager
 def environment(**values):
+    """Variables for as long as a block; a file system made before does not go on with other ones."""
     old = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
+    S3FileSystem.clear_instance_cache()
     try:
         yield
     finally:
         for name, value in old.items():
             os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+        S3FileSystem.clear_instance_cache()
 
 
 @contextmanager

@@ -157,6 +157,7 @@ def test_a_home_that_cannot_be_written_is_a_setting(monkeypatch):
     def refused(**_):
         raise FileNotFoundError(errno.ENOENT, "No such file or directory", "/proc/.ray")
 
+    monkeypatch.setenv("RAY_ADDRESS", "local")  # whatever else runs on this machine
     monkeypatch.setenv("HOME", "/proc")
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", refused)
