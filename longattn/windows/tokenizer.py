@@ -47,6 +47,9 @@ from longattn.windows.spec import Spec, normalizers
 
 logger = logging.getLogger("longattn")
 
+# White space up to Unicode 6.2: to fastokens in some chains, not to tokenizers.
+_DISPUTED = "\u180e"
+
 
 @dataclass(frozen=True, eq=False)
 class TokenizedDocument:
@@ -215,7 +218,7 @@ class DocumentTokenizer:
                 part = data[begin:end].decode()
                 normal = not self._nfc or unicodedata.is_normalized("NFC", part)
                 with _rust_errors(f"cannot tokenize a document of {len(data)} bytes"):
-                    fast = self._fast is not None and normal and not odd
+                    fast = self._fast is not None and normal and not odd and _DISPUTED not in part
                     ids.append(_fast_ids(self._fast, part) if fast else _slow_ids(self._slow, part))
                 if self._nfc:
                     texts.append(data[begin:end] if normal else tokens.decode(ids[-1]))

@@ -177,6 +177,12 @@ TEXTS = st.lists(
 
 
 @pytest.mark.parametrize("kind", [*BYTE_LEVEL, *SENTENCEPIECE])
+def test_what_unicode_once_called_a_space_is_one_to_nobody(kind: str) -> None:
+    for text in ("  \u180e", "\n\n\u180e", "a \u180e b", "1\u180e2", "\u180e" * 3, "x  \u180e" * 9):
+        assert small(kind).encode(text).ids.tolist() == ids_of(kind, text), text
+
+
+@pytest.mark.parametrize("kind", [*BYTE_LEVEL, *SENTENCEPIECE])
 @settings(max_examples=examples(80), deadline=None)
 @given(text=TEXTS)
 def test_ids_are_those_of_the_whole_document(kind: str, text: str) -> None:
