@@ -53,7 +53,9 @@ def connected() -> Iterator[None]:
                 log.info("connecting to Ray at %s%s", address, found)
                 _require_answer(address)
             else:
-                why = "RAY_ADDRESS=local says so" if given else "RAY_ADDRESS=HOST:PORT would take one that runs"
+                why = (
+                    "RAY_ADDRESS=local says so" if given else "RAY_ADDRESS=HOST:PORT takes another"
+                )
                 log.info("starting a Ray for this run; %s", why)
             with without_noise() if address else _on_loopback() as noise:
                 ray.init(logging_level=logging.WARNING)

@@ -43,7 +43,7 @@ def test_where_no_ray_runs_one_is_started(no_cluster, monkeypatch, caplog):
     monkeypatch.setattr(services, "find_bootstrap_address", lambda _: None)
     with caplog.at_level(logging.INFO, "longattn"), cluster.connected():
         pass
-    assert caplog.messages == ["starting a Ray for this run; RAY_ADDRESS=HOST:PORT would take one that runs"]
+    assert caplog.messages == ["starting a Ray for this run; RAY_ADDRESS=HOST:PORT takes another"]
 
 
 def test_a_ray_that_asks_for_another_token_is_a_setting(no_cluster, monkeypatch):

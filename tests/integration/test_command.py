@@ -71,7 +71,7 @@ def test_a_run_succeeds_and_says_what_it_wrote(ran, ray_folder):
     assert all((output / path).exists() for path in written) and len(written) == 4
     assert "Traceback" not in result.stderr
     said = [line.split(" ", 1)[1] for line in result.stderr.splitlines() if line[2:3] == ":"]
-    assert said[0] == "starting a Ray for this run; RAY_ADDRESS=HOST:PORT would take one that runs"
+    assert said[0] == "starting a Ray for this run; RAY_ADDRESS=HOST:PORT takes another"
 
 
 def test_a_good_run_on_ray_prints_no_error_line(ran):
